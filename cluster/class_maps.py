@@ -1,0 +1,59 @@
+"""Class maps that users bring: an image whose values are class ids. Knows Pillow; knows no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from cluster.spec import SpecError
+from storage.geometry import Box, Canvas
+
+
+@dataclass(frozen=True)
+class ImageMap:
+    """(H, W) class ids, stretched over the canvas by nearest neighbour. Satisfies ClassMap."""
+
+    ids: NDArray[np.uint8]
+    canvas: Canvas
+
+    @classmethod
+    def open(cls, path: Path, canvas: Canvas, classes: int) -> ImageMap:
+        """Raises SpecError where the file is no single-channel 8-bit image of ids below `classes`."""
+        ids = read_ids(path)
+        if ids.max() >= classes:
+            rows, columns = np.nonzero(ids >= classes)
+            raise SpecError(
+                f"class map {path} holds class {ids.max()} (first bad value {ids[rows[0], columns[0]]} at x {columns[0]}, "
+                f"y {rows[0]}); the model knows 0 to {classes - 1}: paint with those"
+            )
+        return cls(ids, canvas)
+
+    def read(self, box: Box) -> torch.Tensor:
+        """(h, w) int64: the map's pixel under each latent's centre."""
+        rows = _nearest(box.y0, box.y1, self.canvas.height, self.ids.shape[0])
+        columns = _nearest(box.x0, box.x1, self.canvas.width, self.ids.shape[1])
+        return torch.from_numpy(self.ids[np.ix_(rows, columns)].astype(np.int64))
+
+
+def _nearest(low: int, high: int, length: int, pixels: int) -> NDArray[np.int64]:
+    return ((np.arange(low, high) % length) * 2 + 1) * pixels // (2 * length)
+
+
+def read_ids(path: Path) -> NDArray[np.uint8]:
+    """The ids of a greyscale or palette image (a palette's colours are for people; its indices are the ids)."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P", "1"):
+                raise SpecError(
+                    f"class map {path} is a {image.mode} image; save class ids as 8-bit greyscale or palette (L or P)"
+                )
+            return np.asarray(image.convert("L") if image.mode == "1" else image, np.uint8)
+    except FileNotFoundError:
+        raise SpecError(f"class map {path} does not exist") from None
+    except UnidentifiedImageError:
+        raise SpecError(f"class map {path} is not an image that Pillow reads; PNG and TIFF are") from None

@@ -1,0 +1,170 @@
+"""The scheduling loop: ready tasks to the executor, outcomes to the ledger, released tasks to the queue. Moves no pixel.
+
+Tasks are taken stage by stage, but nothing waits for a whole stage: a task is ready when those it depends on are
+done. Arrays that no task will read again are deleted. Stopping at any point leaves a job that can be resumed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cluster.events import Event, JobFailed, JobFinished, JobInterrupted, JobStarted, StageTotal, TaskDone, TaskRetried
+from cluster.executors.contract import Executor
+from cluster.job import Job
+from cluster.outputs import outputs_for
+from cluster.plan import Plan, Task
+from cluster.tasks import Outcome
+from storage.arrays import ArrayStore
+from storage.ledger import Ledger
+
+ATTEMPTS = 4
+LEDGER = "ledger.jsonl"
+
+
+class Interrupted(Exception):
+    """The user stopped the job; it can be resumed."""
+
+
+class TaskFailed(RuntimeError):
+    """A task kept losing its worker."""
+
+
+def run(job: Job, executor: Executor, on_event: Callable[[Event], None]) -> None:
+    """Do every task of a job that its ledger does not have. Raises Interrupted, or what a task raised."""
+    began = time.perf_counter()
+    outputs = outputs_for(job.spec, job.plan.layout)
+    outputs.create()
+    try:
+        with Ledger(Path(job.spec.out) / LEDGER, job.fingerprint) as ledger:
+            on_event(_started(job.plan, ledger.done, executor.workers))
+            _loop(job, executor, ledger, on_event)
+        outputs.finish()
+    except KeyboardInterrupt:
+        on_event(JobInterrupted())
+        raise Interrupted from None
+    except Exception as error:
+        on_event(JobFailed(f"{type(error).__name__}: {error}"))
+        raise
+    on_event(JobFinished(time.perf_counter() - began))
+
+
+def _loop(job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Event], None]) -> None:
+    arrays = Arrays(job, ledger.done)
+    queue = Queue(job.plan, ledger.done)
+    under_way = 0
+    while under_way or queue:
+        while queue and under_way < executor.capacity:
+            task = queue.pop()
+            arrays.need(task)
+            executor.submit(task)
+            under_way += 1
+        outcome = executor.next()
+        under_way -= 1
+        if outcome.error is None:
+            ledger.record(*outcome.task)
+            queue.release_after(outcome.task)
+            arrays.done(outcome.task)
+            on_event(_done(job.plan, outcome))
+        else:
+            on_event(queue.retry(outcome))
+
+
+class Queue:
+    """Tasks that are ready and neither done nor under way, earliest stage first."""
+
+    def __init__(self, plan: Plan, done: set[Task]) -> None:
+        self.plan = plan
+        self.done = done
+        self._missing: dict[Task, int] = {}
+        self._attempts: Counter[Task] = Counter()
+        self._heap = [task for task in _frontier(plan, done)]
+        heapq.heapify(self._heap)
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def pop(self) -> Task:
+        return heapq.heappop(self._heap)
+
+    def release_after(self, task: Task) -> None:
+        """Count a done task off those that wait for it; what waits for nothing more is ready."""
+        for waiting in self.plan.dependents(task):
+            if waiting in self.done:
+                continue
+            if waiting not in self._missing:
+                self._missing[waiting] = sum(before not in self.done for before in self.plan.dependencies(waiting))
+            else:
+                self._missing[waiting] -= 1
+            if self._missing[waiting] == 0:
+                del self._missing[waiting]
+                heapq.heappush(self._heap, waiting)
+
+    def retry(self, outcome: Outcome) -> TaskRetried:
+        """Queue a task again whose worker was lost; raise any other error, and a loss that repeats itself."""
+        assert outcome.error is not None
+        if not outcome.lost:
+            raise outcome.error
+        self._attempts[outcome.task] += 1
+        stage, block = outcome.task
+        name = self.plan.stages[stage].name
+        if self._attempts[outcome.task] >= ATTEMPTS:
+            raise TaskFailed(f"{name}, block {block}: the worker died {ATTEMPTS} times; is there enough memory?")
+        heapq.heappush(self._heap, outcome.task)
+        return TaskRetried(stage, name, block, str(outcome.error).splitlines()[0])
+
+
+def _frontier(plan: Plan, done: set[Task]) -> Iterator[Task]:
+    """Tasks that are not done and whose dependencies are; none lie beyond the stage after the last one begun."""
+    begun = max((stage for stage, _ in done), default=-1)
+    for stage in range(min(begun + 2, len(plan.stages))):
+        for block in range(plan.stages[stage].tasks):
+            task = (stage, block)
+            if task not in done and all(before in done for before in plan.dependencies(task)):
+                yield task
+
+
+class Arrays:
+    """Creates a stage's arrays before its first task, deletes them after the last task that reads them."""
+
+    def __init__(self, job: Job, done: set[Task]) -> None:
+        self.plan = job.plan
+        self._store = ArrayStore(job.spec.out)
+        self._created: set[int] = set()
+        self._left = [stage.tasks for stage in self.plan.stages]
+        for stage, _ in done:
+            self._left[stage] -= 1
+        for stage, left in enumerate(self._left):
+            self._free(stage, left)
+
+    def need(self, task: Task) -> None:
+        stage = task[0]
+        if stage not in self._created:
+            for array in self.plan.arrays_of(stage):
+                self._store.create(array)
+            self._created.add(stage)
+
+    def done(self, task: Task) -> None:
+        stage = task[0]
+        self._left[stage] -= 1
+        self._free(stage, self._left[stage])
+
+    def _free(self, stage: int, left: int) -> None:
+        if left == 0:
+            for name in self.plan.arrays_freed_by(stage):
+                self._store.delete(name)
+
+
+def _started(plan: Plan, done: set[Task], workers: int) -> JobStarted:
+    finished = Counter(stage for stage, _ in done)
+    totals = (StageTotal(stage.name, stage.tasks, finished[index]) for index, stage in enumerate(plan.stages))
+    return JobStarted(tuple(totals), workers)
+
+
+def _done(plan: Plan, outcome: Outcome) -> TaskDone:
+    stage, block = outcome.task
+    name = plan.stages[stage].name
+    return TaskDone(stage, name, block, outcome.seconds, outcome.evaluations, outcome.worker)

@@ -1,0 +1,89 @@
+"""A pool of Ray actors, each with the model loaded. Only task ids and outcomes cross between them and the driver.
+
+Two tasks are in flight for each actor, so that none waits for the driver between two. An actor that dies is
+started again by Ray; its tasks come back as lost, and the driver gives them to whoever is free.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from cluster.job import Job
+from cluster.plan import Task
+from cluster.tasks import Outcome
+from cluster.worker import build_worker
+
+IN_FLIGHT = 2
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Ray's least is 75 MB; nothing larger than a job description goes through it."""
+
+
+class Actor:
+    """One worker in a process of its own."""
+
+    def __init__(self, job: Job) -> None:
+        self._worker = build_worker(job)
+
+    def run(self, task: Task) -> Outcome:
+        try:
+            return self._worker.run(task)
+        except Exception as error:  # as a value: Ray would wrap it in one of its own
+            return Outcome(task, error=error, worker=self._worker.name)
+
+
+class RayActors:
+    """Actors on the cluster of RAY_ADDRESS, or on a local one started for the job."""
+
+    def __init__(self, job: Job) -> None:
+        self._owns_ray = connect()
+        self.workers = job.spec.workers or 1
+        gpus = 1 if job.spec.device == "cuda" else 0
+        cpus = 0 if gpus else job.spec.threads
+        remote = ray.remote(num_gpus=gpus, num_cpus=cpus, max_restarts=-1, max_task_retries=0)(Actor)
+        description = ray.put(job)
+        self._actors = [remote.remote(description) for _ in range(self.workers)]
+        self._free: deque[int] = deque(list(range(self.workers)) * IN_FLIGHT)
+        self._running: dict[Any, tuple[int, Task]] = {}
+
+    @property
+    def capacity(self) -> int:
+        return self.workers * IN_FLIGHT
+
+    def submit(self, task: Task) -> None:
+        index = self._free.popleft()
+        self._running[self._actors[index].run.remote(task)] = (index, task)
+
+    def next(self) -> Outcome:
+        done, _ = ray.wait(list(self._running), num_returns=1)
+        index, task = self._running.pop(done[0])
+        self._free.append(index)
+        try:
+            outcome: Outcome = ray.get(done[0])
+        except (RayActorError, RayTaskError) as error:
+            return Outcome(task, error=error, lost=isinstance(error, RayActorError))
+        return outcome
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        if self._owns_ray:
+            ray.shutdown()
+
+
+def connect() -> bool:
+    """Join Ray if this process has not; True where this call started or joined it."""
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if "RAY_ADDRESS" not in os.environ:
+        options |= {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    ray.init(**options)
+    return True

@@ -1,0 +1,174 @@
+"""A job: a spec made definite, its plan and its identity. Composes model facts, cover, schedule and layout; runs nothing."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.plan import Plan
+from cluster.spec import JobSpec, SpecError, picture_facts, resolve
+from generation.models.contracts import ModelInfo
+from storage.fingerprint import file_hash, fingerprint
+from storage.geometry import TOPOLOGIES, Canvas, Grid
+from storage.pyramid import PyramidLayout
+
+if TYPE_CHECKING:
+    from generation.covers import Cover
+    from generation.schedules import Schedule
+
+PICTURE_VERSION = 1
+"""Raised whenever the same spec starts to give other pixels."""
+
+SUPERBLOCK_TILES = 4
+_MEMORY_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that driver and workers need to know; small, and sent to each worker once."""
+
+    spec: JobSpec
+    info: ModelInfo
+    plan: Plan
+    fingerprint: str
+
+    def schedule(self) -> Schedule:
+        return schedule_of(self.spec, self.info)
+
+
+def prepare(spec: JobSpec, check_fit: bool = True) -> Job:
+    """Resolve and plan a job. Raises SpecError, ModelError or ValueError, each in one clear line."""
+    from generation.models.loading import describe
+
+    info = describe(spec.model, loras=spec.loras, allow_pickle=spec.allow_pickle)
+    spec = resolve(spec, info)
+    _check_words(spec, info)
+    plan = _plan(spec, info)
+    job = Job(spec, info, plan, fingerprint(_facts(spec, info)))
+    if check_fit:
+        _check_fits(job)
+    return job
+
+
+def schedule_of(spec: JobSpec, info: ModelInfo) -> Schedule:
+    """The job's scheduler."""
+    from generation.schedules import Schedule
+
+    return Schedule(
+        spec.scheduler or info.scheduler,
+        info.scheduler_config,
+        spec.num_inference_steps or info.num_inference_steps,
+        eta=spec.eta,
+        mu=info.notes.get("mu"),
+        linear_sigmas=bool(info.notes.get("linear_sigmas")),
+    )
+
+
+def _plan(spec: JobSpec, info: ModelInfo) -> Plan:
+    from generation.decode import Tiling
+
+    canvas = canvas_of(spec, info)
+    schedule = schedule_of(spec, info)
+    block = max(info.patch, spec.block or 128)
+    return Plan(
+        canvas=canvas,
+        grid=Grid(canvas, block),
+        cover=_cover(spec, info, canvas),
+        tiling=Tiling(canvas, info.scale, info.tile, info.tile_margin, info.local_codec),
+        layout=PyramidLayout(spec.width, spec.height, spec.tile, SUPERBLOCK_TILES * spec.tile),
+        channels=info.latent_channels,
+        fields=tuple(1 + schedule.fields(k) for k in range(len(schedule) + 1)),
+        parameters_bytes=info.parameters_bytes,
+        batch_size=spec.batch_size or 1,
+        guided=(spec.guidance_scale or 0) > 1 and not info.notes.get("distilled_guidance"),
+    )
+
+
+def canvas_of(spec: JobSpec, info: ModelInfo) -> Canvas:
+    """The latent grid that covers the picture; at least a patch on each side, the surplus is cut off in pixels."""
+    topology = TOPOLOGIES[spec.topology]
+    for wraps, pixels, axis in ((topology.wraps_y, spec.height, "height"), (topology.wraps_x, spec.width, "width")):
+        least = info.patch * info.scale
+        if wraps and (pixels % info.scale or pixels < least):
+            raise SpecError(
+                f"{axis} {pixels} cannot wrap on a {topology.name}: it must be a multiple of {info.scale} pixels, "
+                f"at least {least}; try {max(least, round(pixels / info.scale) * info.scale)}"
+            )
+    height = max(info.patch, -(-spec.height // info.scale))
+    width = max(info.patch, -(-spec.width // info.scale))
+    return Canvas(height, width, topology)
+
+
+def _cover(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Cover:
+    from generation.covers import overlapping_grid, shifted_tiling
+
+    if spec.method == "shifted":
+        return shifted_tiling(canvas, info.patch, spec.seed)
+    return overlapping_grid(canvas, info.patch, spec.overlap)
+
+
+def _check_words(spec: JobSpec, info: ModelInfo) -> None:
+    """A class-map model understands a few words only, unless it is given a map."""
+    if info.class_names and spec.classes is None:
+        from generation.scenes import parse
+
+        parse(spec.prompt)
+    if spec.classes is not None and not info.class_names:
+        raise SpecError(f"--classes needs a class-map model; {spec.model!r} takes a prompt only, leave --classes out")
+
+
+def _facts(spec: JobSpec, info: ModelInfo) -> dict[str, Any]:
+    files = {Path(path).name + f":{index}": _hash(path) for index, path in enumerate(info.files)}
+    commit = info.notes.get("commit")
+    return {"version": PICTURE_VERSION, "picture": picture_facts(spec), "files": files, "commit": commit}
+
+
+@lru_cache(maxsize=64)
+def _hash(path: str) -> str:
+    return file_hash(Path(path))
+
+
+def _check_fits(job: Job) -> None:
+    """Refuse what neither memory nor disk can hold, before anything is written."""
+    plan, spec = job.plan, job.spec
+    memory = available_memory()
+    workers = spec.workers or 1
+    if plan.task_peak_bytes * workers > memory * _MEMORY_SHARE:
+        raise SpecError(
+            f"{workers} workers need {plan.task_peak_bytes * workers / 2**30:.1f} GiB of memory, {memory / 2**30:.1f} GiB "
+            f"are free; use fewer --workers or a smaller --block than {plan.grid.block}"
+        )
+    folder = next(parent for parent in (Path(spec.out).absolute(), *Path(spec.out).absolute().parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    needed = disk_peak_bytes(plan, spec.outputs)
+    if needed > free:
+        raise SpecError(
+            f"{spec.width}x{spec.height} needs about {needed / 2**30:.1f} GiB of disk, {free / 2**30:.1f} GiB are free at "
+            f"{folder}; make the picture smaller or choose another --out"
+        )
+
+
+def available_memory() -> int:
+    """Bytes that new processes may take (Linux's MemAvailable)."""
+    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 8 * 2**30
+
+
+BYTES_PER_PIXEL = {"ome-zarr": 2.6, "deep-zoom": 0.9}
+"""Typical of photographic pictures: zstd of RGB, and JPEG at quality 90; with the smaller levels, a third more."""
+
+
+def bytes_by_output(plan: Plan, outputs: tuple[str, ...]) -> dict[str, int]:
+    """Estimated bytes of each output of the finished job."""
+    pixels = plan.layout.width * plan.layout.height * 4 / 3
+    return {name: int(pixels * BYTES_PER_PIXEL[name]) for name in outputs} | {"latents": plan.latents_bytes}
+
+
+def disk_peak_bytes(plan: Plan, outputs: tuple[str, ...]) -> int:
+    """The most that the job's folder holds at once: while denoising, or when all is written."""
+    return max(plan.work_bytes + plan.latents_bytes, sum(bytes_by_output(plan, outputs).values()))

@@ -1,0 +1,209 @@
+"""Every stage and block of a job, computed from its geometry alone, lazily, before anything runs.
+
+Stages are numbered in the order in which a block passes through them:
+
+    0 .. S       denoise: stage k makes x[k] and, before the last, evaluates the network on it
+    S + 1        decode: one task a superblock of pixels, which also writes the finest levels of the pyramid
+    S + 2 ..     pyramid: reductions, until one task holds the whole picture
+
+A task is (stage, block). It depends on tasks of the stage before it only.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+
+from generation.covers import Cover
+from generation.decode import Tiling
+from storage.arrays import ArraySpec
+from storage.geometry import Box, Canvas, Grid
+from storage.pyramid import PyramidLayout
+
+Task = tuple[int, int]
+"""(stage, block)."""
+
+LATENTS = "latents.zarr"
+_FLOAT, _SUM = 4, 8
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A name shown to people, and how many tasks there are."""
+
+    name: str
+    tasks: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tasks of one job: what they read and write, what they wait for, and what they cost.
+
+    fields: channels groups of the state after k steps (x and its history), for k = 0 .. S. Lengths in latents.
+    """
+
+    canvas: Canvas
+    grid: Grid
+    cover: Cover
+    tiling: Tiling
+    layout: PyramidLayout
+    channels: int
+    fields: tuple[int, ...]
+    parameters_bytes: int
+    batch_size: int
+    guided: bool
+
+    @property
+    def steps(self) -> int:
+        """S, the evaluations of the network for each latent."""
+        return len(self.fields) - 1
+
+    @property
+    def decode_stage(self) -> int:
+        return self.steps + 1
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        denoise = [Stage(f"denoise {k}", len(self.grid)) for k in range(self.steps + 1)]
+        decode = [Stage("decode", self.layout.task_count(0))]
+        reduce = [Stage(f"pyramid {g}", self.layout.task_count(g)) for g in range(1, self.layout.groups)]
+        return (*denoise, *decode, *reduce)
+
+    # --- geometry of the tasks
+
+    @property
+    def halo(self) -> int:
+        """How far a patch whose centre lies in a block reaches out of it."""
+        return (self.cover.patch + 1) // 2
+
+    def frame(self, block: int) -> Box:
+        """A block and its halo: what a denoising task computes x on."""
+        return self.canvas.clip(self.grid.box(block).expanded(self.halo))
+
+    def neighbours(self, block: int) -> list[int]:
+        """Blocks whose own patches may reach into this block's frame; itself included. The relation is symmetric."""
+        return self.grid.meeting(self.grid.box(block).expanded(2 * self.halo))
+
+    def decode_box(self, superblock: int) -> Box:
+        """The latents under a superblock of pixels."""
+        return self.layout.reads(self.layout.task(0, superblock)).box.covering(self.tiling.scale)
+
+    # --- dependencies
+
+    def dependencies(self, task: Task) -> list[Task]:
+        """Tasks that must be done before this one."""
+        stage, block = task
+        if stage == 0:
+            return []
+        if stage <= self.steps:
+            return [(stage - 1, neighbour) for neighbour in self.neighbours(block)]
+        if stage == self.decode_stage:
+            sources = [source for _, source in self.tiling.tiles_over(self.decode_box(block))]
+            blocks = {block for source in sources for block in self.grid.meeting(source)}
+            return [(self.steps, block) for block in sorted(blocks)]
+        group = stage - self.decode_stage
+        columns = self.layout.cells(group - 1)[1]
+        before = self.layout.dependencies(self.layout.task(group, block))
+        return [(stage - 1, task.row * columns + task.column) for task in before]
+
+    def dependents(self, task: Task) -> list[Task]:
+        """Tasks that wait for this one."""
+        stage, block = task
+        if stage < self.steps:
+            return [(stage + 1, neighbour) for neighbour in self.neighbours(block)]
+        if stage + 1 == len(self.stages):
+            return []
+        return [(stage + 1, waiting) for waiting in self._waiting(stage + 1)[block]]
+
+    def _waiting(self, stage: int) -> dict[int, list[int]]:
+        """Blocks of the stage before -> tasks of this one that read them."""
+        if stage not in self._waiting_by_stage:
+            table: dict[int, list[int]] = defaultdict(list)
+            for block in range(self.stages[stage].tasks):
+                for _, read in self.dependencies((stage, block)):
+                    table[read].append(block)
+            self._waiting_by_stage[stage] = table
+        return self._waiting_by_stage[stage]
+
+    @cached_property
+    def _waiting_by_stage(self) -> dict[int, dict[int, list[int]]]:
+        return {}
+
+    # --- arrays
+
+    def state_array(self, k: int) -> ArraySpec:
+        """x[k] and its history, stacked over channels; after the last step, the final latents."""
+        if k == self.steps:
+            return self._grid_array(LATENTS, self.channels)
+        return self._grid_array(f"work/state-{k:04d}.zarr", self.channels * self.fields[k])
+
+    def sums_array(self, k: int) -> ArraySpec:
+        """Each block's fixed-point weighted sum of its own predictions at x[k], over its frame."""
+        side = self.grid.block + 2 * self.halo
+        chunk = (1, self.channels, side, side)
+        names = ("block", "c", "y", "x")
+        return ArraySpec(f"work/sums-{k:04d}.zarr", (len(self.grid), *chunk[1:]), chunk, "int32", names)
+
+    def arrays_of(self, stage: int) -> list[ArraySpec]:
+        """Arrays that a denoising stage writes."""
+        if stage > self.steps:
+            return []
+        sums = [self.sums_array(stage)] if stage < self.steps else []
+        return [self.state_array(stage), *sums]
+
+    def arrays_freed_by(self, stage: int) -> list[str]:
+        """Arrays that no task reads once the whole stage is done."""
+        before = stage - 1
+        return [array.name for array in self.arrays_of(before)] if 0 <= before < self.steps else []
+
+    def _grid_array(self, name: str, channels: int) -> ArraySpec:
+        shape = (channels, self.canvas.height, self.canvas.width)
+        chunk = (channels, min(self.grid.block, shape[1]), min(self.grid.block, shape[2]))
+        return ArraySpec(name, shape, chunk, "float32", ("c", "y", "x"))
+
+    # --- costs
+
+    @cached_property
+    def patches(self) -> int:
+        """Patch positions over all steps."""
+        return sum(self.cover.count(k) for k in range(self.steps))
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one patch: twice the patches under classifier-free guidance."""
+        return self.patches * (2 if self.guided else 1)
+
+    @property
+    def blocks(self) -> int:
+        return len(self.grid)
+
+    @property
+    def latents_bytes(self) -> int:
+        return self.channels * self.canvas.box.area * _FLOAT
+
+    @property
+    def work_bytes(self) -> int:
+        """The most that intermediate arrays take on disk: two steps live at once, and a third being written."""
+        side = self.grid.block + 2 * self.halo
+        state = max(self.fields) * self.latents_bytes
+        return 3 * (state + len(self.grid) * self.channels * side * side * _FLOAT)
+
+    @property
+    def denoise_bytes(self) -> int:
+        """Arrays of a denoising task at its fullest: state before and after, sums, and a batch of patches."""
+        side = self.grid.block + 2 * self.halo
+        frame = self.channels * min(side, self.canvas.height) * min(side, self.canvas.width)
+        return frame * ((2 * max(self.fields) + 4) * _FLOAT + 2 * _SUM)
+
+    @property
+    def decode_bytes(self) -> int:
+        """Arrays of a decode task: a superblock of float pixels, its levels, and one tile's pixels."""
+        pixels = 3 * min(self.layout.superblock, self.layout.width) * min(self.layout.superblock, self.layout.height)
+        tile = 3 * (self.tiling.tile * self.tiling.scale) ** 2
+        return pixels * 3 * _FLOAT + tile * 3 * _FLOAT + self.layout.peak_bytes()
+
+    @property
+    def task_peak_bytes(self) -> int:
+        """Arrays and weights of the largest task; the network's activations come on top."""
+        return max(self.denoise_bytes, self.decode_bytes) + self.parameters_bytes

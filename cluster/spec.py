@@ -1,0 +1,284 @@
+"""What a job is asked to do, checked once. Knows names, limits and defaults; knows no plan, no network, no array.
+
+    flags, YAML, fields  ->  JobSpec  ->  resolve(spec, model facts)  ->  JobSpec without a None that matters
+
+Every message is one line: the value, the limit, what to change.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from storage.fingerprint import file_hash
+
+if TYPE_CHECKING:
+    from generation.models.contracts import ModelInfo
+
+Method = Literal["hann", "uniform", "gaussian", "shifted"]
+TopologyName = Literal["plane", "ring", "torus"]
+DType = Literal["float32", "float16", "bfloat16"]
+Device = Literal["cpu", "cuda"]
+Output = Literal["ome-zarr", "deep-zoom"]
+TileFormat = Literal["jpg", "png", "webp"]
+ExecutorName = Literal["ray", "in-process"]
+
+LONGEST_SIDE = 10_000_000
+BLOCK = 128
+BATCH_SIZES: Mapping[str, int] = {"cpu": 4, "cuda": 16}
+DTYPES: Mapping[str, DType] = {"cpu": "float32", "cuda": "float16"}
+
+
+class SpecError(ValueError):
+    """Something asked for cannot be; the message is one line with the value, the limit and what to change."""
+
+
+class JobSpec(BaseModel):
+    """One picture to make, and where and how to make it. Sizes are in pixels unless said otherwise.
+
+    prompt, negative_prompt: words; a class-map model knows a few only. width, height: of the picture.
+    model: "embedded", a folder in diffusers' layout, a .safetensors file, or a hub id[@revision].
+    loras: path_or_id[:weight] each. allow_pickle: load weights that are not safetensors, which can run code.
+    method: how overlapping patches become one picture; "shifted" does without overlap. overlap: share of a patch,
+    in [0, 1), that it has in common with the next; read by the other methods only.
+    scheduler, num_inference_steps, guidance_scale, eta: as in diffusers; None is the model's default.
+    seed: in [0, 2**64). classes: an image of class ids, for class-map models. topology: which sides join.
+    dtype, device: of the network; None is float16 on a GPU, where there is one, else float32 on the CPU.
+    batch_size: patches in one evaluation. block: side, in latents, of the square that one task works on.
+    threads: CPU threads of a worker. outputs, tile, tile_format: what is written, the side of its tiles, the
+    encoding of Deep Zoom's. executor, workers: what runs the tasks; None is every core or GPU of this machine.
+    out: the folder of the job. Raises SpecError, on construction, for the first field that is wrong.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    prompt: str
+    negative_prompt: str = ""
+    width: int = Field(ge=1, le=LONGEST_SIDE)
+    height: int = Field(ge=1, le=LONGEST_SIDE)
+    model: str = Field("embedded", min_length=1)
+    loras: tuple[str, ...] = ()
+    allow_pickle: bool = False
+    method: Method = "shifted"
+    overlap: float = Field(0.5, ge=0, lt=1)
+    scheduler: str | None = None
+    num_inference_steps: int | None = Field(None, ge=1, le=1000)
+    guidance_scale: float | None = Field(None, ge=0)
+    eta: float | None = Field(None, ge=0, le=1)
+    seed: int = Field(0, ge=0, lt=2**64)
+    classes: Path | None = None
+    topology: TopologyName = "plane"
+    dtype: DType | None = None
+    device: Device | None = None
+    batch_size: int | None = Field(None, ge=1, le=4096)
+    block: int | None = Field(None, ge=1, le=8192)
+    threads: int = Field(1, ge=1, le=1024)
+    outputs: tuple[Output, ...] = Field(("ome-zarr", "deep-zoom"), min_length=1)
+    tile: int = Field(512, ge=16, le=8192)
+    tile_format: TileFormat = "jpg"
+    executor: ExecutorName = "ray"
+    workers: int | None = Field(None, ge=1, le=100_000)
+    out: Path
+
+    if not TYPE_CHECKING:  # type checkers see the fields as the arguments
+
+        def __init__(self, /, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                raise SpecError(_one_line(error)) from None
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_words(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("the prompt is empty; say in words what the picture shows")
+        return prompt
+
+    @field_validator("outputs", "loras", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("outputs")
+    @classmethod
+    def _in_one_order(cls, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
+        return tuple(name for name in get_args(Output) if name in outputs)
+
+
+class SpecFields(TypedDict, total=False):
+    """The fields of JobSpec as keyword arguments; `prompt`, `width`, `height` and `out` are required."""
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    model: str
+    loras: tuple[str, ...]
+    allow_pickle: bool
+    method: Method
+    overlap: float
+    scheduler: str | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    eta: float | None
+    seed: int
+    classes: Path | str | None
+    topology: TopologyName
+    dtype: DType | None
+    device: Device | None
+    batch_size: int | None
+    block: int | None
+    threads: int
+    outputs: tuple[Output, ...]
+    tile: int
+    tile_format: TileFormat
+    executor: ExecutorName
+    workers: int | None
+    out: Path | str
+
+
+HINTS: Mapping[str, str] = {
+    "width": "give pixels, as in --size 4096x4096",
+    "height": "give pixels, as in --size 4096x4096",
+    "overlap": "give a share of the patch, such as 0.5",
+    "num_inference_steps": "20 to 50 are usual",
+    "guidance_scale": "1 switches guidance off, 7.5 is usual for text models",
+    "seed": "any whole number from 0 on will do",
+    "tile": "512 is usual",
+    "outputs": f"name one or both of {', '.join(get_args(Output))}",
+    "prompt": "say in words what the picture shows",
+    "out": "name the folder to write to",
+}
+
+
+def _one_line(invalid: ValidationError) -> str:
+    """The first thing that is wrong, with the value, the limit and what to change."""
+    error = invalid.errors(include_url=False)[0]
+    name, value, limits = str(error["loc"][0]), error["input"], error.get("ctx", {})
+    hint = f"; {HINTS[name]}" if name in HINTS else ""
+    match error["type"]:
+        case "value_error":
+            return str(limits["error"])
+        case "extra_forbidden":
+            near = difflib.get_close_matches(name, JobSpec.model_fields, n=1)
+            meant = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(JobSpec.model_fields)}"
+            return f"unknown setting {name}{meant}"
+        case "literal_error":
+            return f"unknown {name.removesuffix('s')} {value!r}; choose {str(limits['expected']).replace(chr(39), '')}"
+        case "missing":
+            return f"{name} is missing{hint}"
+        case "greater_than_equal" | "greater_than" | "less_than" | "less_than_equal":
+            return f"{name} {_short(value)} is out of range: it {_lower(error['msg'])}{hint}"
+    return f"{name} {_short(value)} cannot be used: {_lower(error['msg'])}{hint}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _lower(message: str) -> str:
+    """pydantic's sentence as a part of ours."""
+    text = message.removeprefix("Input ")
+    return text[:1].lower() + text[1:]
+
+
+# --- what the model and the machine settle ---------------------------------------------------------------------------
+
+
+def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
+    """The same job with every open choice made: by the model's own settings, then by this machine.
+
+    Raises SpecError for a scheduler that does not exist, a block smaller than the model's patch, and a GPU that
+    is not there.
+    """
+    from cluster.machine import local_machine
+
+    _check_scheduler(spec.scheduler)
+    machine = local_machine()
+    device: Device = spec.device or ("cuda" if machine.gpus else "cpu")
+    if device == "cuda" and not machine.gpus and not (spec.executor == "ray" and machine.ray_address):
+        raise SpecError("device cuda needs a GPU, and PyTorch finds none here; use --device cpu, or RAY_ADDRESS")
+    batch_size = spec.batch_size or BATCH_SIZES[device]
+    return spec.model_copy(
+        update={
+            "scheduler": spec.scheduler or info.scheduler,
+            "num_inference_steps": spec.num_inference_steps or info.num_inference_steps,
+            "guidance_scale": info.guidance_scale if spec.guidance_scale is None else spec.guidance_scale,
+            "dtype": spec.dtype or DTYPES[device],
+            "device": device,
+            "batch_size": batch_size,
+            "block": _block(spec, info, batch_size),
+            "workers": _workers(spec, device, machine.cores, machine.gpus),
+        }
+    )
+
+
+def _check_scheduler(name: str | None) -> None:
+    if name is None:
+        return
+    from generation import schedules
+
+    try:
+        schedules.resolve(name)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+
+
+def _block(spec: JobSpec, info: ModelInfo, batch_size: int) -> int:
+    """The side of a block: at least 128 latents, whose patches fill a batch; no larger than the canvas."""
+    if spec.block is not None and spec.block < info.patch:
+        raise SpecError(
+            f"block {spec.block} is smaller than the model's patch of {info.patch} latents; give at least {info.patch}"
+        )
+    stride = info.patch if spec.method == "shifted" else info.patch * (1 - spec.overlap)
+    filling = math.ceil(math.ceil(math.sqrt(batch_size)) * stride)
+    longest = max(info.patch, math.ceil(max(spec.height, spec.width) / info.scale))
+    return min(spec.block or max(BLOCK, info.patch, filling), longest)
+
+
+def _workers(spec: JobSpec, device: str, cores: int, gpus: int) -> int:
+    if spec.executor == "in-process":
+        return 1
+    return spec.workers or (max(1, gpus) if device == "cuda" else max(1, cores // spec.threads))
+
+
+def picture_facts(spec: JobSpec) -> dict[str, Any]:
+    """What of a resolved spec determines the pixels, as plain JSON values. The model's files are not among it."""
+    return {
+        "prompt": spec.prompt,
+        "negative_prompt": spec.negative_prompt,
+        "size": [spec.width, spec.height],
+        "loras": [Path(lora).name for lora in spec.loras],  # their content is among the model's files
+        "method": spec.method,
+        "overlap": None if spec.method == "shifted" else spec.overlap,
+        "scheduler": spec.scheduler,
+        "num_inference_steps": spec.num_inference_steps,
+        "guidance_scale": spec.guidance_scale,
+        "eta": spec.eta,
+        "seed": spec.seed,
+        "classes": None if spec.classes is None else _class_map_hash(spec.classes),
+        "topology": spec.topology,
+        "dtype": spec.dtype,
+        "device": spec.device,
+        "batch_size": spec.batch_size,
+        "threads": spec.threads,
+        "outputs": list(spec.outputs),
+        "tile": spec.tile,
+        "tile_format": spec.tile_format,
+    }
+
+
+def _class_map_hash(path: Path) -> str:
+    try:
+        return file_hash(path)
+    except OSError as error:
+        raise SpecError(f"class map {path} cannot be read: {error.strerror}; give the path of an image") from None

@@ -1,0 +1,132 @@
+"""run(stage, block): the one function that every executor runs. Reads boxes, computes, writes one box that no other
+task writes. Holds the model and handles of arrays, nothing else; running a task twice writes the same bytes twice.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.job import Job
+from cluster.outputs import Outputs
+from cluster.plan import LATENTS, Task
+from generation.decode import decode_box
+from generation.denoise import NumericalError, Sampler
+from generation.fusion import from_fixed
+from generation.models.contracts import Codec
+from storage.arrays import ArrayStore, box_index
+from storage.geometry import Box
+from storage.pyramid import Pixels8, PyramidTask, write_superblock
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the driver hears of a task: small values only. `error` is None where it succeeded."""
+
+    task: Task
+    seconds: float = 0.0
+    evaluations: int = 0
+    worker: str = ""
+    error: Exception | None = None
+    lost: bool = False
+    """The worker went away under the task, which can be given to another."""
+
+
+class Worker:
+    """A loaded job: run() its tasks in any order."""
+
+    def __init__(self, job: Job, sampler: Sampler, codec: Codec, outputs: Outputs) -> None:
+        self.plan = job.plan
+        self.sampler = sampler
+        self.codec = codec
+        self.outputs = outputs.formats
+        self.master = outputs.master
+        self.store = ArrayStore(job.spec.out)
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+
+    def run(self, task: Task) -> Outcome:
+        """Do one task; its output is durable when this returns. Raises what the task raises."""
+        began = time.perf_counter()
+        stage, block = task
+        evaluations = 0
+        if stage <= self.plan.steps:
+            evaluations = self._denoise(stage, block)
+        elif stage == self.plan.decode_stage:
+            self._decode(block)
+        else:
+            self._reduce(self.plan.layout.task(stage - self.plan.decode_stage, block))
+        return Outcome(task, time.perf_counter() - began, evaluations, self.name)
+
+    # --- denoise
+
+    def _denoise(self, k: int, block: int) -> int:
+        frame, own = self.plan.frame(block), self.plan.grid.box(block)
+        state = self._state(k, block, frame)
+        if k < self.plan.steps:
+            sums = self._evaluate(k, own, frame, state[: self.plan.channels])
+            self._write_sums(k, block, sums)
+        inside = state[(slice(None), *own.slices_in(frame))]
+        name = self.plan.state_array(k).name
+        self.store.write(name, box_index(slice(0, len(inside)), own), inside)
+        return len(self.sampler.own_patches(k, own)) if k < self.plan.steps else 0
+
+    def _state(self, k: int, block: int, frame: Box) -> NDArray[np.float32]:
+        """x[k] and its history on the frame."""
+        if k == 0:
+            return self.sampler.start(frame)
+        array = self.plan.state_array(k - 1)
+        before = self.store.read_box(array.name, slice(0, array.shape[0]), frame, self.plan.canvas)
+        return self.sampler.advance(k - 1, frame, before, from_fixed(self._fused(k - 1, block, frame)))
+
+    def _fused(self, k: int, block: int, frame: Box) -> NDArray[np.int64]:
+        """The neighbours' sums of step k over the frame; integers, so their order does not matter."""
+        name = self.plan.sums_array(k).name
+        total = np.zeros((self.plan.channels, *frame.shape), np.int64)
+        for neighbour in self.plan.neighbours(block):
+            theirs = self.plan.frame(neighbour)
+            for dy, dx in self.plan.canvas.images(theirs, frame):
+                common = theirs.shifted(dy, dx).intersection(frame)
+                assert common is not None
+                rows, columns = common.slices_in(theirs.shifted(dy, dx))
+                part = self.store.read(name, (neighbour, slice(0, self.plan.channels), rows, columns))
+                total[(slice(None), *common.slices_in(frame))] += part
+        return total
+
+    def _evaluate(self, k: int, own: Box, frame: Box, x: NDArray[np.float32]) -> NDArray[np.int32]:
+        try:
+            return self.sampler.evaluate(k, own, frame, x)
+        except OverflowError as error:
+            place = f"step {k}, block at latent (y {own.y0}, x {own.x0})"
+            raise NumericalError(f"{error} ({place}); try --dtype float32 or a lower --guidance-scale") from error
+
+    def _write_sums(self, k: int, block: int, sums: NDArray[np.int32]) -> None:
+        array = self.plan.sums_array(k)
+        entry = np.zeros(array.chunk[1:], np.int32)
+        entry[:, : sums.shape[1], : sums.shape[2]] = sums
+        self.store.write(array.name, (block, slice(None), slice(None), slice(None)), entry)
+
+    # --- pixels
+
+    def _decode(self, superblock: int) -> None:
+        task = self.plan.layout.task(0, superblock)
+        wanted = self.plan.layout.reads(task).box
+        latents = self.plan.decode_box(superblock)
+        pixels = decode_box(self.codec, self.plan.tiling, latents, self._latents, self.sampler.device)
+        inside = wanted.slices_in(latents.scaled(self.plan.tiling.scale))
+        write_superblock(self.outputs, self.plan.layout, task, pixels[inside])
+
+    def _latents(self, box: Box) -> NDArray[np.float32]:
+        return self.store.read_box(LATENTS, slice(0, self.plan.channels), box, self.plan.canvas)
+
+    def _reduce(self, task: PyramidTask) -> None:
+        write_superblock(self.outputs, self.plan.layout, task, self._level(task))
+
+    def _level(self, task: PyramidTask) -> Pixels8:
+        place = self.plan.layout.reads(task)
+        return self.master.read_level(place.level, place.box)
+

@@ -1,0 +1,65 @@
+"""Builds a Worker of a job: loads its model, encodes its prompt, opens its outputs. The one place that composes them."""
+
+from __future__ import annotations
+
+import torch
+
+from cluster.job import Job
+from cluster.outputs import outputs_for
+from cluster.tasks import Worker
+from generation.denoise import Sampler
+from generation.fusion import WINDOWS
+from generation.models.contracts import ClassMap, Model, Request
+from generation.models.loading import load
+from generation.scenes import Scene, SceneMap, UniformMap, parse
+
+
+def build_worker(job: Job) -> Worker:
+    """Load everything that the job's tasks need. Raises ModelError where the model cannot be loaded."""
+    torch.set_num_threads(job.spec.threads)
+    spec = job.spec
+    model = load(
+        spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,
+        allow_pickle=spec.allow_pickle,
+    )  # fmt: skip
+    return Worker(job, build_sampler(job, model), model.codec, outputs_for(spec, job.plan.layout))
+
+
+def build_sampler(job: Job, model: Model) -> Sampler:
+    """The job's sampler around a loaded model."""
+    spec = job.spec
+    request = Request(
+        prompt=spec.prompt,
+        negative_prompt=spec.negative_prompt,
+        height=job.plan.canvas.height,
+        width=job.plan.canvas.width,
+        classes=class_map(job) if job.info.class_names else None,
+        guidance_scale=spec.guidance_scale,
+    )
+    return Sampler(
+        canvas=job.plan.canvas,
+        cover=job.plan.cover,
+        window=WINDOWS["uniform" if spec.method == "shifted" else spec.method],
+        schedule=job.schedule(),
+        seed=spec.seed,
+        channels=job.info.latent_channels,
+        denoiser=model.denoiser,
+        conditioner=model.conditioner_for(request),
+        guidance_scale=(spec.guidance_scale or 1.0) if job.plan.guided else 1.0,
+        batch_size=job.plan.batch_size,
+        device=torch.device(spec.device or "cpu"),
+        dtype=getattr(torch, spec.dtype or "float32"),
+    )
+
+
+def class_map(job: Job) -> ClassMap:
+    """Where the classes lie: the user's map, or the scene or class that the prompt names."""
+    from cluster.class_maps import ImageMap
+
+    names, cell = job.info.class_names, int(job.info.notes.get("cell", 1))
+    if job.spec.classes is not None:
+        return ImageMap.open(job.spec.classes, job.plan.canvas, len(names))
+    wanted = parse(job.spec.prompt)
+    if isinstance(wanted, Scene):
+        return SceneMap(wanted, job.spec.seed, job.plan.canvas, cell, names)
+    return UniformMap(names.index(wanted))

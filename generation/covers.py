@@ -1,0 +1,185 @@
+"""Where the patches of a denoising step lie, anchored to the canvas. Knows no weights, no network, no worker.
+
+A patch reads `box` and its prediction counts on `owns`, a part of it (all of it unless the cover says otherwise).
+A cover answers, lazily and for any box, which patches of a step meet it; so a gigapixel's cover is never listed.
+On axes that wrap, patches keep the coordinates in which they meet the asked box: they may leave the canvas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Protocol
+
+import numpy as np
+
+from storage.geometry import Box, Canvas, turns
+
+
+@dataclass(frozen=True, order=True)
+class Patch:
+    """One network evaluation: the latents it reads, and those that its prediction counts on."""
+
+    box: Box
+    owns: Box
+
+    @property
+    def centre(self) -> tuple[int, int]:
+        return (self.box.y0 + self.box.y1) // 2, (self.box.x0 + self.box.x1) // 2
+
+
+class Cover(Protocol):
+    """The patches of every step of one job."""
+
+    canvas: Canvas
+    patch: int
+
+    def meeting(self, step: int, box: Box) -> Iterator[Patch]:
+        """Patches whose box meets `box`, each in every position in which it does, in the cover's order."""
+
+    def count(self, step: int) -> int:
+        """How many patches the step has."""
+
+
+@dataclass(frozen=True, order=True)
+class Interval:
+    """A patch along one axis: reads [start, start + patch), owns [own0, own1)."""
+
+    start: int
+    own0: int
+    own1: int
+
+
+class Axis(Protocol):
+    """A cover along one axis."""
+
+    def intervals(self, step: int) -> list[Interval]:
+        """All of them, inside [0, length) or, where the axis wraps, starting there; ascending."""
+
+
+@dataclass(frozen=True)
+class GridAxis:
+    """Overlapping patches every `stride` latents.
+
+    plane  |0----|              the last patch is anchored at the border,
+              |s----|           so that no remainder is left out
+                |length-patch-|
+    ring   ceil(length / stride) patches, spread as evenly as integers allow
+    """
+
+    length: int
+    patch: int
+    stride: int
+    wraps: bool
+
+    def intervals(self, step: int) -> list[Interval]:
+        del step
+        return [Interval(start, start, start + self.patch) for start in self._starts()]
+
+    def _starts(self) -> list[int]:
+        if self.wraps:
+            count = -(-self.length // self.stride)
+            return [index * self.length // count for index in range(count)]
+        last = self.length - self.patch
+        return [*range(0, last, self.stride), last]
+
+
+@dataclass(frozen=True)
+class ShiftedAxis:
+    """A tight tiling whose offset changes every step; each latent has one owner (Frolov et al. 2024, "SpotDiffusion").
+
+    plane, offset o:  owners  |0..o|o..o+P|o+P..o+2P|..length|
+                      reads   border owners are narrower than a patch; the patch is moved inside the canvas
+    ring:             the tiling turns as a whole; the owner that closes the ring may be narrower
+    """
+
+    length: int
+    patch: int
+    wraps: bool
+    seed: int
+    axis: int
+
+    def intervals(self, step: int) -> list[Interval]:
+        offset = self.offset(step)
+        if self.wraps:
+            cuts = [*range(offset, offset + self.length, self.patch), offset + self.length]
+            return sorted(self._turned(a, b) for a, b in zip(cuts, cuts[1:], strict=False))
+        cuts = sorted({0, *range(offset, self.length, self.patch), self.length})
+        return [Interval(min(a, self.length - self.patch), a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+
+    def _turned(self, own0: int, own1: int) -> Interval:
+        turn = own0 // self.length * self.length
+        return Interval(own0 - turn, own0 - turn, own1 - turn)
+
+    def offset(self, step: int) -> int:
+        """The step's shift in [0, patch): van der Corput's sequence (base 2 and 3), started at a place that the seed picks.
+
+        Successive shifts are far from each other and all shifts are used equally often, so no lattice stays.
+        """
+        base = (2, 3)[self.axis]
+        start = np.random.Generator(np.random.Philox(key=[self.seed % (1 << 64), self.axis])).random()
+        return int((start + _radical_inverse(step, base)) % 1.0 * self.patch)
+
+
+def _radical_inverse(index: int, base: int) -> float:
+    value, unit = 0.0, 1.0
+    while index:
+        index, digit = divmod(index, base)
+        unit /= base
+        value += digit * unit
+    return value
+
+
+@dataclass(frozen=True)
+class ProductCover:
+    """Every pair of an interval in y and one in x."""
+
+    canvas: Canvas
+    patch: int
+    y: Axis
+    x: Axis
+
+    def meeting(self, step: int, box: Box) -> Iterator[Patch]:
+        wraps = self.canvas.topology
+        rows = _meeting(self.y.intervals(step), self.patch, box.y0, box.y1, self.canvas.height * wraps.wraps_y)
+        columns = _meeting(self.x.intervals(step), self.patch, box.x0, box.x1, self.canvas.width * wraps.wraps_x)
+        for row, column in product(rows, columns):
+            yield Patch(
+                Box(row.start, row.start + self.patch, column.start, column.start + self.patch),
+                Box(row.own0, row.own1, column.own0, column.own1),
+            )
+
+    def count(self, step: int) -> int:
+        return len(self.y.intervals(step)) * len(self.x.intervals(step))
+
+
+def _meeting(intervals: list[Interval], patch: int, low: int, high: int, period: int) -> list[Interval]:
+    """The intervals, with all their whole turns on an axis that wraps, that meet [low, high); ascending."""
+    found = [
+        Interval(interval.start + turn, interval.own0 + turn, interval.own1 + turn)
+        for interval in intervals
+        for turn in turns(interval.start, interval.start + patch, low, high, period)
+    ]
+    return sorted(found)
+
+
+def overlapping_grid(canvas: Canvas, patch: int, overlap: float) -> ProductCover:
+    """Patches on a regular grid that share `overlap`, in [0, 1), of their side with the next one."""
+    stride = max(1, round(patch * (1 - overlap)))
+    return ProductCover(
+        canvas,
+        patch,
+        GridAxis(canvas.height, patch, stride, canvas.topology.wraps_y),
+        GridAxis(canvas.width, patch, stride, canvas.topology.wraps_x),
+    )
+
+
+def shifted_tiling(canvas: Canvas, patch: int, seed: int) -> ProductCover:
+    """A tight tiling at another offset every step; every latent has one owner."""
+    return ProductCover(
+        canvas,
+        patch,
+        ShiftedAxis(canvas.height, patch, canvas.topology.wraps_y, seed, axis=0),
+        ShiftedAxis(canvas.width, patch, canvas.topology.wraps_x, seed, axis=1),
+    )

@@ -1,0 +1,115 @@
+"""Latents -> pixels, tile by tile, blended. Pure functions of arrays; knows the codec's contract, no files.
+
+Tiles lie on a lattice anchored to the canvas. A tile's core is `stride = tile - 2 margin` latents wide and its
+decode extends `margin` beyond on every side (as far as the canvas goes).
+
+    cores     |--------|--------|--------|
+    decodes  ============    ============        each core +- margin
+                  ============
+    weights   1 inside; Hann ramps across +- margin pixels round each core's border, which sum to one exactly
+
+For a *local* codec (no normalisation over a tile, receptive field within the margin) a core decodes to the same
+pixels whatever surrounds the tile, so the ramps have zero width and no neighbour is decoded twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from generation.models.contracts import Codec
+from storage.geometry import Box, Canvas
+
+ReadLatents = Callable[[Box], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The lattice of decode tiles. All lengths in latents."""
+
+    canvas: Canvas
+    scale: int
+    tile: int
+    margin: int
+    local: bool
+
+    def __post_init__(self) -> None:
+        if self.stride < 2 * self.margin or self.margin < 0:
+            raise ValueError(f"decode tile {self.tile} is too small for a margin of {self.margin}; need >= 4 margins")
+
+    @property
+    def stride(self) -> int:
+        return self.tile - 2 * self.margin
+
+    @property
+    def ramp(self) -> int:
+        """Half the width of the blend between two tiles."""
+        return 0 if self.local else self.margin
+
+    def tiles_over(self, box: Box) -> list[tuple[Box, Box]]:
+        """(core, decode box) of every tile whose weights reach a latent box, which may wrap; in order."""
+        reach = box.expanded(self.ramp)
+        found = []
+        for y0, y1 in self._cores(reach.y0, reach.y1, self.canvas.height, self.canvas.topology.wraps_y):
+            for x0, x1 in self._cores(reach.x0, reach.x1, self.canvas.width, self.canvas.topology.wraps_x):
+                core = Box(y0, y1, x0, x1)
+                found.append((core, self.canvas.clip(core.expanded(self.margin))))
+        return found
+
+    def _cores(self, low: int, high: int, length: int, wraps: bool) -> list[tuple[int, int]]:
+        """Cores along one axis that meet [low, high); a remnant at the border joins the core before it."""
+        count = max(1, length // self.stride)
+        cuts = [index * self.stride for index in range(count)] + [length]
+        turns = range(low // length, -(-high // length)) if wraps else [0]
+        spans = [(a + t * length, b + t * length) for t in turns for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [(a, b) for a, b in spans if a < high and low < b]
+
+    def weights(self, core: Box, box: Box) -> NDArray[np.float32]:
+        """(H, W) pixel weights of a tile over a latent box: a separable Hann partition of unity."""
+        wraps = self.canvas.topology
+        rows = self._profile(core.y0, core.y1, box.y0, box.y1, self.canvas.height, wraps.wraps_y)
+        columns = self._profile(core.x0, core.x1, box.x0, box.x1, self.canvas.width, wraps.wraps_x)
+        return np.multiply.outer(rows, columns).astype(np.float32)
+
+    def _profile(self, a: int, b: int, low: int, high: int, length: int, wraps: bool) -> NDArray[np.float64]:
+        """Weights along an axis: s(p - a) - s(p - b), with s a Hann step; borders of the canvas have no ramp."""
+        pixels = np.arange(low * self.scale, high * self.scale) + 0.5
+        rises = np.ones_like(pixels) if a == 0 and not wraps else self._step(pixels - a * self.scale)
+        falls = np.zeros_like(pixels) if b == length and not wraps else self._step(pixels - b * self.scale)
+        return rises - falls
+
+    def _step(self, distance: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """0 to 1 across +-ramp: sin^2, the rising half of a Hann window."""
+        if self.ramp == 0:
+            return (distance > 0).astype(np.float64)
+        phase = np.clip(distance / (2 * self.ramp * self.scale) + 0.5, 0.0, 1.0)
+        return np.asarray(np.sin(np.pi / 2 * phase) ** 2)
+
+
+def decode_box(codec: Codec, tiling: Tiling, box: Box, read: ReadLatents, device: torch.device) -> NDArray[np.float32]:
+    """(H, W, 3) pixels in [0, 1] of a latent box."""
+    height, width = box.scaled(tiling.scale).shape
+    out = np.zeros((height, width, 3), np.float32)
+    for core, source in tiling.tiles_over(box):
+        target = box.intersection(source)
+        if target is None:
+            continue
+        pixels = _decode_tile(codec, read(source), device)
+        part = pixels[_pixel_slices(target, source, tiling.scale)]
+        out[_pixel_slices(target, box, tiling.scale)] += part * tiling.weights(core, target)[..., None]
+    return np.clip(out, 0.0, 1.0)
+
+
+@torch.inference_mode()
+def _decode_tile(codec: Codec, latents: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
+    decoded = codec.decode(torch.from_numpy(np.ascontiguousarray(latents))[None].to(device))
+    return np.asarray((decoded[0].float() * 0.5 + 0.5).permute(1, 2, 0).cpu().numpy())
+
+
+def _pixel_slices(box: Box, frame: Box, scale: int) -> tuple[slice, slice]:
+    return box.scaled(scale).slices_in(frame.scaled(scale))

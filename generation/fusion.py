@@ -1,0 +1,112 @@
+"""How overlapping predictions become one: windows over a patch, normalised weights, exact sums. Knows no network.
+
+At a latent u that patches p with windows w_p cover, the fused prediction is
+
+    e(u) = sum_p  w_p(u) / n(u) * e_p(u),        n(u) = sum_p w_p(u)
+
+(Bar-Tal et al. 2023, "MultiDiffusion", eq. 5, with w uniform; Jimenez 2023, "Mixture of Diffusers", with w Gaussian.)
+n follows from the cover, so it is never stored. The terms are rounded to fixed point before they are added:
+integer addition is associative, so the sum is the same bits in whatever order, and however the canvas is cut
+into blocks, the terms arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from generation.covers import Cover, Patch
+from storage.geometry import Box, Canvas
+
+Window = Callable[[int], NDArray[np.float64]]
+
+FRACTION_BITS = 24
+WINDOW_BITS = 44
+"""Windows are multiples of 2^-44, so that float64 adds them exactly: n(u) has the same bits on every frame."""
+LIMIT = float(2 ** (31 - FRACTION_BITS))
+"""Fused predictions must stay within +-LIMIT; networks predict quantities of unit variance."""
+
+
+def uniform(size: int) -> NDArray[np.float64]:
+    """w(i) = 1."""
+    return np.ones(size)
+
+
+def hann(size: int) -> NDArray[np.float64]:
+    """w(i) = sin^2(pi (i + 1/2) / size), sampled at latent centres: symmetric and nowhere zero."""
+    return np.asarray(np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2)
+
+
+def gaussian(size: int, variance: float = 0.01) -> NDArray[np.float64]:
+    """w(i) = exp(-(x - 1/2)^2 / (2 variance)), x = (i + 1/2) / size: Mixture of Diffusers' window, centred."""
+    x = (np.arange(size) + 0.5) / size
+    return np.asarray(np.exp(-((x - 0.5) ** 2) / (2 * variance)))
+
+
+WINDOWS: dict[str, Window] = {"uniform": uniform, "hann": hann, "gaussian": gaussian}
+
+
+def patch_window(patch: Patch, window: Window) -> NDArray[np.float64]:
+    """(h, w) unnormalised weights over the patch's box, zero outside the part that it owns."""
+    weights = np.multiply.outer(window(patch.box.height), window(patch.box.width))
+    weights = np.rint(weights * 2.0**WINDOW_BITS) * 2.0**-WINDOW_BITS
+    owned = np.zeros_like(weights)
+    inside = patch.owns.slices_in(patch.box)
+    owned[inside] = weights[inside]
+    return owned
+
+
+class Normaliser:
+    """n(u), the sum of windows, over one frame of the canvas."""
+
+    def __init__(self, cover: Cover, step: int, frame: Box, window: Window) -> None:
+        self.frame = frame
+        self.window = window
+        self.total = np.zeros(frame.shape)
+        for patch in cover.meeting(step, frame):
+            self._add(patch)
+
+    def _add(self, patch: Patch) -> None:
+        part = patch.box.intersection(self.frame)
+        if part is not None:
+            self.total[part.slices_in(self.frame)] += patch_window(patch, self.window)[part.slices_in(patch.box)]
+
+    def weights(self, patch: Patch) -> NDArray[np.float32]:
+        """(h, w) normalised weights of a patch that lies within the frame."""
+        total = self.total[patch.box.slices_in(self.frame)]
+        weights = patch_window(patch, self.window)
+        return np.divide(weights, total, out=np.zeros_like(weights), where=weights > 0).astype(np.float32)
+
+
+def to_fixed(terms: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Round weighted predictions to multiples of 2^-24."""
+    fixed: NDArray[np.int64] = np.rint(terms.astype(np.float64) * 2**FRACTION_BITS).astype(np.int64)
+    return fixed
+
+
+def to_storage(total: NDArray[np.int64]) -> NDArray[np.int32]:
+    """A block's sum as 32-bit integers. Raises OverflowError where it leaves +-LIMIT."""
+    if total.size and max(abs(int(total.min())), abs(int(total.max()))) >= 2**31:
+        worst = float(np.abs(total).max()) / 2**FRACTION_BITS
+        raise OverflowError(f"a fused prediction reached {worst:.3g}; the limit is {LIMIT:g}")
+    return total.astype(np.int32)
+
+
+def from_fixed(total: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Fixed point back to float32."""
+    return (total.astype(np.float64) * 2.0**-FRACTION_BITS).astype(np.float32)
+
+
+def canvas_normaliser(cover: Cover, step: int, canvas: Canvas, window: Window) -> Normaliser:
+    """n(u) over the whole canvas: for tests and pictures of weights, not for giants."""
+    return Normaliser(cover, step, canvas.box, window)
+
+
+def total_weight(patches: Sequence[Patch], normaliser: Normaliser) -> NDArray[np.float64]:
+    """Sum of the normalised weights of patches inside the normaliser's frame; one everywhere if they are all there."""
+    total = np.zeros(normaliser.frame.shape)
+    for patch in patches:
+        total[patch.box.slices_in(normaliser.frame)] += normaliser.weights(patch)
+    return total

@@ -1,0 +1,394 @@
+"""Where models are and which family each belongs to: names -> sources -> ModelInfo or Model. Knows no tensor.
+
+    "embedded"          the folder that ships with the package
+    a folder            diffusers' layout: model_index.json, unet/ or transformer/, vae/, scheduler/, ...
+    a .safetensors file the original layout; its configuration comes from `config`, from a folder of that name
+                        beside it, or from the hub repository that diffusers reads for that kind of file
+    org/name[@revision] the hub; HF_HOME, HF_HUB_OFFLINE and the token are huggingface_hub's business
+
+`describe` reads configuration and safetensors headers; of a hub model it downloads configuration only. It
+imports no torch. A source's `listing` (path -> bytes) says which files there are, downloaded or not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import re
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from generation.models.contracts import Model, ModelInfo
+from generation.models.errors import ModelError, first_line
+
+if TYPE_CHECKING:
+    import torch
+
+    from generation.models.text_unet import Lora
+
+EMBEDDED = Path(__file__).parent / "weights" / "earth"
+DTYPES = ("float32", "float16", "bfloat16")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+CONFIGURATION = (".json", ".txt", ".model")
+DROPPED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts of diffusers' pipelines that no picture here depends on: never downloaded, never loaded."""
+
+CLASS_MAP = "class map"
+FAMILIES = {
+    CLASS_MAP: "generation.models.embedded",
+    "StableDiffusionPipeline": "generation.models.text_unet",
+    "LatentConsistencyModelPipeline": "generation.models.text_unet",
+    "StableDiffusionXLPipeline": "generation.models.text_unet",
+    "StableDiffusion3Pipeline": "generation.models.text_flow",
+    "FluxPipeline": "generation.models.text_flow",
+}
+"""Pipeline class of model_index.json -> module; a folder with a classes.json is a class-map model anyway."""
+
+LDM = "model.diffusion_model."
+HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model found: `folder` in diffusers' layout; `single`, a file with all weights if they are apart."""
+
+    name: str
+    folder: Path
+    listing: Mapping[str, int]
+    single: Path | None = None
+    commit: str = ""
+    loras: tuple[Lora, ...] = ()
+    allow_pickle: bool = False
+
+    def read(self, path: str) -> dict[str, Any]:
+        """A JSON file of the folder."""
+        return read_json(self.folder / path)
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The configuration of a part."""
+        return self.read(f"{part}/config.json")
+
+    @property
+    def kind(self) -> str:
+        """The key of this model's family in FAMILIES, or the name of a pipeline class that is not there."""
+        if "classes.json" in self.listing:
+            return CLASS_MAP
+        return str(self.read("model_index.json").get("_class_name"))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The folders of model_index.json that are used."""
+        index = self.read("model_index.json")
+        present = (name for name, value in index.items() if isinstance(value, list) and value[0] is not None)
+        return tuple(sorted(name for name in present if name not in DROPPED))
+
+    @property
+    def variant(self) -> str | None:
+        """ "fp16" where the network exists in no other form."""
+        network = "unet" if "unet" in self.parts else "transformer"
+        names = [PurePosixPath(path).name for path in self.listing if path.startswith(f"{network}/")]
+        full = [name for name in names if _is_weight(name, None, self.allow_pickle)]
+        return (
+            "fp16"
+            if not full and any(_is_weight(name, "fp16", self.allow_pickle) for name in names)
+            else None
+        )
+
+    def weights(self, part: str) -> tuple[str, ...]:
+        """The weight files of a part, safetensors before pickles; empty for tokenizers and schedulers."""
+        names = [path for path in self.listing if PurePosixPath(path).parent == PurePosixPath(part)]
+        for variant in dict.fromkeys((self.variant, None, "fp16")):
+            for pickled in (False, True):
+                found = [name for name in names if _is_weight(PurePosixPath(name).name, variant, pickled)]
+                if found:
+                    return tuple(sorted(found))
+        return ()
+
+
+def _is_weight(name: str, variant: str | None, pickled: bool) -> bool:
+    """Whether a file name is that of weights as diffusers and transformers write them (a shard included)."""
+    dotted = re.escape(f".{variant}") if variant else ""
+    suffix = "(safetensors|bin)" if pickled else "safetensors"
+    base = "(diffusion_pytorch_model|model|pytorch_model)"
+    return re.fullmatch(rf"{base}({dotted}(-\d+-of-\d+)?|-\d+-of-\d+{dotted})\.{suffix}", name) is not None
+
+
+class FamilyModule(Protocol):
+    """What each module of FAMILIES defines."""
+
+    def describe(self, source: Source) -> ModelInfo:
+        """The facts, from the configuration alone."""
+
+    def load(self, source: Source, info: ModelInfo, dtype: torch.dtype, device: torch.device) -> Model:
+        """The networks, with the source's LoRAs fused in."""
+
+
+def describe(
+    model: str,
+    *,
+    revision: str | None = None,
+    config: str | None = None,
+    loras: Sequence[str] = (),
+    allow_pickle: bool = False,
+) -> ModelInfo:
+    """The facts about a model, without its weights; raises ModelError."""
+    source = _resolve(model, revision, config, loras, allow_pickle)
+    return _describe(source)
+
+
+def load(
+    model: str,
+    *,
+    revision: str | None = None,
+    config: str | None = None,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "cpu",
+    loras: Sequence[str] = (),
+    allow_pickle: bool = False,
+) -> Model:
+    """A model ready to evaluate: the network in `dtype`, the codec in float32; raises ModelError."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ModelError(f"dtype {name!r} is not supported; use one of {', '.join(DTYPES)}")
+    source = _resolve(model, revision, config, loras, allow_pickle)
+    info = _describe(source)
+    if source.single is None and source.commit:
+        download(source, [path for part in source.parts for path in source.weights(part)])
+        _check_weights(source)
+    return _load(source, info, name, device)
+
+
+def _load(source: Source, info: ModelInfo, dtype: str, device: str | torch.device) -> Model:
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        return _family(source).load(source, info, getattr(torch, dtype), torch.device(device))
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(f"model {source.name!r} could not be loaded: {first_line(error)}") from error
+
+
+def _describe(source: Source) -> ModelInfo:
+    """Facts of the family, and what all families share: files, sizes, notes on origin."""
+    _check_weights(source)
+    try:
+        info = _family(source).describe(source)
+    except KeyError as error:
+        raise ModelError(f"the configuration of model {source.name!r} lacks {error}") from error
+    notes: dict[str, Any] = dict(info.notes)
+    if source.commit:
+        notes["commit"] = source.commit
+    if source.loras:
+        notes["loras"] = tuple((str(lora.path), lora.weight) for lora in source.loras)
+    return replace(info, files=_files(source), parameters_bytes=_parameters_bytes(source), notes=notes)
+
+
+def _family(source: Source) -> FamilyModule:
+    module = FAMILIES.get(source.kind)
+    if module is None:
+        supported = ", ".join(FAMILIES)
+        raise ModelError(
+            f"pipeline class {source.kind!r} of model {source.name!r} is not supported: {supported} are"
+        )
+    return cast(FamilyModule, importlib.import_module(module))
+
+
+# --- what a source consists of ------------------------------------------------------------------------------
+
+
+def _files(source: Source) -> tuple[str, ...]:
+    """Local files that fix what the model computes: configuration, weights (but for the hub's), LoRAs."""
+    paths = ["classes.json", "model_index.json"] if source.kind == CLASS_MAP else ["model_index.json"]
+    for part in source.parts:
+        paths += [
+            path for path in source.listing if path.startswith(f"{part}/") and path.endswith(CONFIGURATION)
+        ]
+        paths += source.weights(part) if source.single is None and not source.commit else ()
+    apart = [] if source.single is None else [source.single]
+    files = [
+        *apart,
+        *(source.folder / path for path in sorted(set(paths))),
+        *(lora.path for lora in source.loras),
+    ]
+    return tuple(str(file) for file in files)
+
+
+def _parameters_bytes(source: Source) -> int:
+    if source.single is not None:
+        return source.single.stat().st_size
+    parts = [part for part in source.parts if part in ("unet", "transformer", "vae")]
+    return sum(source.listing[path] for part in parts for path in source.weights(part))
+
+
+def _check_weights(source: Source) -> None:
+    """Refuse pickles unless they are allowed, parts without weights, and damaged safetensors files."""
+    if source.single is not None:
+        paths = [source.single]
+    else:
+        weighted = [part for part in source.parts if f"{part}/config.json" in source.listing]
+        for part in weighted:
+            _check_part(source, part)
+        paths = [source.folder / path for part in weighted for path in source.weights(part)]
+    for path in paths:
+        if path.suffix in PICKLES and not source.allow_pickle:
+            raise ModelError(
+                f"{path} is pickled, and unpickling can run code: convert it to safetensors or allow pickles"
+            )
+        if path.suffix == ".safetensors" and path.exists():
+            read_header(path)
+
+
+def _check_part(source: Source, part: str) -> None:
+    if source.weights(part) or "Tokenizer" in str(source.read("model_index.json")[part]):
+        return
+    raise ModelError(
+        f"{source.folder / part} holds no weights; a diffusion_pytorch_model or model .safetensors is needed"
+    )
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Tensor names -> dtype, shape, offsets of a safetensors file whose length agrees with them.
+
+    The file is an 8-byte length, that many bytes of JSON, then the tensors (huggingface/safetensors, README).
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("its header is cut off")
+            header: dict[str, Any] = json.loads(file.read(length))
+        end = max(
+            (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
+        )
+        if 8 + length + end != path.stat().st_size:
+            raise ValueError(
+                f"it has {path.stat().st_size} bytes where its header announces {8 + length + end}"
+            )
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise ModelError(
+            f"{path} is not a whole safetensors file: {first_line(error)}; fetch it again"
+        ) from error
+    return header
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; a missing or damaged file is a ModelError."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing: the folder is not a model in diffusers' layout") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
+    return content
+
+
+# --- where models are ---------------------------------------------------------------------------------------
+
+
+def _resolve(
+    model: str, revision: str | None, config: str | None, loras: Sequence[str], allow_pickle: bool
+) -> Source:
+    from generation.models.text_unet import find_lora
+
+    source = find(model, revision, config)
+    return replace(source, loras=tuple(find_lora(text) for text in loras), allow_pickle=allow_pickle)
+
+
+def find(model: str, revision: str | None, config: str | None) -> Source:
+    """A name in any of the forms above; folders and files before hub ids."""
+    path = EMBEDDED if model == "embedded" else Path(model).expanduser()
+    hub = HUB_ID.fullmatch(model)
+    if path.is_dir():
+        return folder_source(model, path)
+    if path.is_file():
+        return _single_file(model, path, config)
+    if hub is None or path.suffix in (".safetensors", *PICKLES):
+        raise ModelError(_unknown(model))
+    return from_hub(model, hub["id"], revision or hub["revision"])
+
+
+def _unknown(model: str) -> str:
+    """What to say of a name that is nothing: what is accepted, and what was perhaps meant."""
+    parent = Path(model).expanduser().parent
+    beside = [str(parent / path.name) for path in parent.iterdir()] if parent.is_dir() else []
+    near = difflib.get_close_matches(model, ["embedded", *beside], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    accepted = "'embedded', a folder, a .safetensors file or a hub id org/name[@revision]"
+    return f"unknown model {model!r}: give {accepted}{hint}"
+
+
+def folder_source(name: str, folder: Path) -> Source:
+    """A local folder with all its files."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return Source(name, folder, {path.relative_to(folder).as_posix(): path.stat().st_size for path in files})
+
+
+def _single_file(name: str, path: Path, config: str | None) -> Source:
+    """A file in the original layout, with the configuration that `config`, a neighbour or the hub gives."""
+    if path.suffix not in (".safetensors", *PICKLES):
+        raise ModelError(f"model file {name!r} is neither .safetensors nor one of {', '.join(PICKLES)}")
+    beside = path.with_suffix("")
+    if config is None and (beside / "model_index.json").exists():
+        config = str(beside)
+    if config is None and path.suffix != ".safetensors":
+        raise ModelError(f"a pickled file does not say what it is: give {name!r} a config (folder or hub id)")
+    return replace(find(config or _original_repository(path), None, None), name=name, single=path)
+
+
+def _original_repository(path: Path) -> str:
+    """The hub repository whose configuration fits a single file, by the tensors that diffusers looks for."""
+    from generation.models import text_flow, text_unet
+
+    header = read_header(path)
+    shapes = {
+        name.removeprefix(LDM): entry["shape"] for name, entry in header.items() if name != "__metadata__"
+    }
+    found = text_flow.original_repository(shapes) or text_unet.original_repository(shapes)
+    if found is None:
+        raise ModelError(f"{path} is no text-to-image checkpoint of Stable Diffusion 1, 2, XL, 3 or Flux")
+    return found
+
+
+def from_hub(name: str, repository: str, revision: str | None) -> Source:
+    """A hub model with its configuration on this machine; the cache serves where the hub cannot be asked."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    reason = "HF_HUB_OFFLINE is set"
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            about = HfApi().model_info(repository, revision=revision, files_metadata=True)
+            listing = {file.rfilename: file.size or 0 for file in about.siblings or ()}
+            wanted = [path for path in listing if path.endswith(CONFIGURATION) and path.count("/") < 2]
+            folder = snapshot_download(
+                repository, revision=about.sha, allow_patterns=wanted or "model_index.json"
+            )
+            return Source(name, Path(folder), listing, commit=about.sha or "")
+        except (
+            Exception
+        ) as error:  # the hub's client lets through the errors of its HTTP library, whichever it is
+            reason = first_line(error)
+    try:
+        folder = snapshot_download(repository, revision=revision, local_files_only=True)
+    except (OSError, ValueError) as error:  # a LocalEntryNotFoundError is an OSError
+        raise ModelError(f"{_unknown(name)} (no such folder; not in the hub cache; {reason})") from error
+    return replace(folder_source(name, Path(folder)), commit=Path(folder).name)
+
+
+def download(source: Source, names: Iterable[str]) -> None:
+    """Fetch the named files of a hub source that are not in its folder yet."""
+    from huggingface_hub import hf_hub_download
+
+    repository = source.name.partition("@")[0]
+    try:
+        for name in names:
+            if not (source.folder / name).exists():
+                hf_hub_download(repository, name, revision=source.commit)
+    except Exception as error:  # as above
+        message = f"weights of {source.name!r} could not be downloaded: {first_line(error)}"
+        raise ModelError(message) from error

@@ -1,0 +1,296 @@
+"""diffusers' schedulers as pure functions of fields. Knows schedulers; knows no canvas, no network, no storage.
+
+A diffusers scheduler is an object with memory. Seen from a latent, that memory is of two kinds: *scalars* (step
+index, solver order, ...), which depend on the step alone, and *fields* with the sample's shape (`model_outputs`,
+`ets`, `last_sample`, ...), which are pointwise. So step k of any block can be taken by a scheduler whose scalars
+come from a dry run of k steps on a tiny sample and whose fields come from storage:
+
+    x[k+1], history[k+1] = step(k, x[k], history[k], fused prediction, noise)
+
+Fields that no later step reads are found by poisoning the dry run with NaN, and are not kept. Steps are taken in
+float32 on the CPU, on flat vectors padded to a multiple of 64, so that vectorised and scalar remainders of the
+arithmetic cannot make a latent's bits depend on where a block's border lies.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+
+Draw = Callable[[int], torch.Tensor]
+"""The n-th standard normal field that one step asks for, flat, as long as the sample."""
+
+Path = tuple[str, int]
+"""Where a field lives in a scheduler: attribute, and index where the attribute is a list (else -1)."""
+
+_PAD = 64
+_LOOKAHEAD = 16
+_FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
+
+SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm_2": ("KDPM2DiscreteScheduler", {}),
+    "dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_2s": ("DPMSolverSinglestepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
+    "sa_solver": ("SASolverScheduler", {}),
+    "edm_euler": ("EDMEulerScheduler", {}),
+    "edm_dpmpp_2m": ("EDMDPMSolverMultistepScheduler", {}),
+    "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}),
+}
+CLASS_NAMES = tuple(sorted({name for name, _ in SHORT_NAMES.values()}))
+
+
+def resolve(name: str) -> tuple[str, dict[str, Any]]:
+    """Class name and overrides of a scheduler by either of its names. Raises ValueError for others."""
+    if name in SHORT_NAMES:
+        return SHORT_NAMES[name]
+    if name in CLASS_NAMES:
+        return name, {}
+    raise ValueError(f"unknown scheduler {name!r}; choose one of {', '.join(SHORT_NAMES)} or a class name of them")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A scheduler after some steps of the dry run, and the groups of paths that hold each field worth keeping."""
+
+    scheduler: Any
+    kept: tuple[tuple[Path, ...], ...]
+    dropped: tuple[Path, ...]
+
+
+class Schedule:
+    """All steps of one scheduler.
+
+    name: short or class name. config: the model's own scheduler configuration. num_inference_steps: as in
+    diffusers; some schedulers take more than one evaluation a step, so `len(schedule)` may be larger.
+    eta: as in DDIM and TCD; None is the scheduler's own default. mu, linear_sigmas: what a flow model's pipeline
+    passes to `set_timesteps` (the shift for the native patch; sigmas from 1 to 1/n).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        num_inference_steps: int,
+        eta: float | None = None,
+        mu: float | None = None,
+        linear_sigmas: bool = False,
+    ) -> None:
+        self._eta = eta
+        scheduler = _build(name, config)
+        _set_timesteps(scheduler, num_inference_steps, mu, linear_sigmas)
+        self.timesteps: torch.Tensor = scheduler.timesteps
+        self.init_noise_sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))
+        self._snapshots = self._dry_run(scheduler)
+
+    def __len__(self) -> int:
+        """Evaluations of the network for each latent."""
+        return len(self.timesteps)
+
+    def fields(self, k: int) -> int:
+        """How many history fields are kept beside x after k steps."""
+        return len(self._snapshots[k].kept)
+
+    def start(self, noise: torch.Tensor) -> torch.Tensor:
+        """x[0] of standard normal noise."""
+        return noise * self.init_noise_sigma
+
+    def model_input(self, k: int, x: torch.Tensor) -> torch.Tensor:
+        """What the network is shown of x[k]: same shape, pointwise."""
+        flat = _flatten(x)
+        scaled = _scale_model_input(_copied(self._snapshots[k].scheduler), flat, self.timesteps[k])
+        return _unflatten(scaled, x)
+
+    def step(
+        self, k: int, x: torch.Tensor, history: Sequence[torch.Tensor], prediction: torch.Tensor, draw: Draw
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """x[k] and its history, the fused prediction at x[k] -> x[k+1] and its history; all of x's shape, float32."""
+        snapshot = self._snapshots[k]
+        scheduler = _copied(snapshot.scheduler)
+        flat = _flatten(x)
+        for path in snapshot.dropped:
+            _put(scheduler, path, torch.zeros_like(flat))
+        for paths, field in zip(snapshot.kept, history, strict=True):
+            loaded = _flatten(field).clone()
+            for path in paths:
+                _put(scheduler, path, loaded)
+        stepped = self._advance(scheduler, k, flat, _flatten(prediction), lambda n: _flatten(draw(n)))
+        kept = [_unflatten(_get(scheduler, paths[0]), x) for paths in self._snapshots[k + 1].kept]
+        return _unflatten(stepped, x), kept
+
+    def _advance(
+        self, scheduler: Any, k: int, x: torch.Tensor, prediction: torch.Tensor, draw: Draw
+    ) -> torch.Tensor:
+        timestep = self.timesteps[k]
+        _scale_model_input(scheduler, x, timestep)
+        takes_eta = self._eta is not None and "eta" in inspect.signature(scheduler.step).parameters
+        extra = {"eta": self._eta} if takes_eta else {}
+        with _randomness(scheduler, draw):
+            result: torch.Tensor = scheduler.step(prediction, timestep, x, return_dict=False, **extra)[0]
+        return result
+
+    def _dry_run(self, scheduler: Any) -> list[Snapshot]:
+        """States before every step and after the last, on a sample of one padded row."""
+        states = [_copied(scheduler)]
+        probe = torch.linspace(0.1, 0.9, _PAD).reshape(1, 1, 1, _PAD)
+        for k in range(len(self.timesteps)):
+            following = _copied(states[-1])
+            probe = self._advance(following, k, probe, probe * 0.5, lambda n: torch.full((1, 1, 1, _PAD), 0.3))
+            states.append(following)
+        return [self._snapshot(state, k) for k, state in enumerate(states)]
+
+    def _snapshot(self, scheduler: Any, k: int) -> Snapshot:
+        groups: dict[int, list[Path]] = {}
+        for path in _field_paths(scheduler):
+            groups.setdefault(id(_get(scheduler, path)), []).append(path)
+        alive = {key for key, paths in groups.items() if self._is_read(scheduler, k, paths)}
+        kept = tuple(tuple(paths) for key, paths in groups.items() if key in alive)
+        dropped = tuple(path for key, paths in groups.items() if key not in alive for path in paths)
+        return Snapshot(scheduler, kept, dropped)
+
+    def _is_read(self, scheduler: Any, k: int, paths: Sequence[Path]) -> bool:
+        """Whether NaN in a field reaches x within the longest memory that a solver has."""
+        poisoned = _copied(scheduler)
+        x = torch.ones(1, 1, 1, _PAD)
+        for path in paths:
+            _put(poisoned, path, torch.full_like(x, torch.nan))
+        for later in range(k, min(k + _LOOKAHEAD, len(self.timesteps))):
+            x = self._advance(poisoned, later, x, torch.ones_like(x), lambda n: torch.ones(1, 1, 1, _PAD))
+            if bool(torch.isnan(x).any()):
+                return True
+        return False
+
+
+def _build(name: str, config: Mapping[str, Any]) -> Any:
+    class_name, overrides = resolve(name)
+    scheduler_class = getattr(diffusers, class_name)
+    settings = dict(config) | _flow_overrides(class_name, scheduler_class, config) | overrides
+    accepted = inspect.signature(scheduler_class.__init__).parameters
+    settings = {key: value for key, value in settings.items() if key in accepted}
+    scheduler = scheduler_class.from_config(settings)
+    _refuse_what_is_not_pointwise(scheduler, class_name)
+    return scheduler
+
+
+def _flow_overrides(class_name: str, scheduler_class: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that let a solver written for diffusion integrate a flow; an error where it cannot."""
+    model_flows = str(config.get("_class_name", "")) in _FLOW or config.get("prediction_type") == "flow_prediction"
+    if model_flows == (class_name in _FLOW):
+        return {}
+    if not model_flows:
+        raise ValueError(f"scheduler {class_name} needs a flow-matching model; this model predicts noise, choose another")
+    if "use_flow_sigmas" not in inspect.signature(scheduler_class.__init__).parameters:
+        raise ValueError(f"scheduler {class_name} cannot integrate a flow-matching model; choose flow_euler or dpmpp_2m")
+    shift = float(config.get("shift", 1.0))
+    return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+
+
+def _refuse_what_is_not_pointwise(scheduler: Any, class_name: str) -> None:
+    config = scheduler.config
+    if config.get("thresholding"):
+        raise ValueError(f"{class_name} with thresholding looks at the whole sample; set thresholding to false")
+    if "learned" in str(config.get("variance_type", "")):
+        raise ValueError(f"{class_name} with a learned variance is not supported; choose another scheduler")
+    if config.get("stochastic_sampling"):
+        raise ValueError(f"{class_name} with stochastic_sampling is not supported; set it to false")
+
+
+def _set_timesteps(scheduler: Any, steps: int, mu: float | None, linear_sigmas: bool) -> None:
+    takes = inspect.signature(scheduler.set_timesteps).parameters
+    shift = {"mu": mu} if mu is not None and "mu" in takes else {}
+    if linear_sigmas and "sigmas" in takes:
+        scheduler.set_timesteps(sigmas=[1 - index / steps for index in range(steps)], **shift)
+    else:
+        scheduler.set_timesteps(steps, **shift)
+
+
+def _scale_model_input(scheduler: Any, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """diffusers' method of that name, which flow schedulers do without."""
+    if not hasattr(scheduler, "scale_model_input"):
+        return x
+    scaled: torch.Tensor = scheduler.scale_model_input(x, timestep)
+    return scaled
+
+
+def _flatten(x: torch.Tensor) -> torch.Tensor:
+    """Any tensor -> (1, 1, 1, n), zero-padded to a multiple of 64."""
+    flat = x.reshape(1, 1, 1, -1)
+    return torch.nn.functional.pad(flat, (0, -flat.shape[-1] % _PAD))
+
+
+def _unflatten(flat: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return flat.reshape(-1)[: like.numel()].reshape(like.shape).to(torch.float32)
+
+
+def _copied(scheduler: Any) -> Any:
+    """A scheduler whose attributes, lists and fields can be changed without touching the original.
+
+    Fields are cloned because PNDM adds to one in place; what is one tensor stays one tensor.
+    """
+    twin = copy.copy(scheduler)
+    for name, value in vars(twin).items():
+        if isinstance(value, list):
+            setattr(twin, name, list(value))
+    clones: dict[int, torch.Tensor] = {}
+    for path in list(_field_paths(twin)):
+        field = _get(twin, path)
+        _put(twin, path, clones.setdefault(id(field), field.clone()))
+    return twin
+
+
+def _field_paths(scheduler: Any) -> Iterator[Path]:
+    for name, value in sorted(vars(scheduler).items()):
+        for index, item in enumerate(value) if isinstance(value, list) else [(-1, value)]:
+            if isinstance(item, torch.Tensor) and item.shape == (1, 1, 1, _PAD):
+                yield name, index
+
+
+def _get(scheduler: Any, path: Path) -> torch.Tensor:
+    name, index = path
+    value = getattr(scheduler, name)
+    tensor: torch.Tensor = value if index < 0 else value[index]
+    return tensor
+
+
+def _put(scheduler: Any, path: Path, field: torch.Tensor) -> None:
+    name, index = path
+    if index < 0:
+        setattr(scheduler, name, field)
+    else:
+        getattr(scheduler, name)[index] = field
+
+
+@contextmanager
+def _randomness(scheduler: Any, draw: Draw) -> Iterator[None]:
+    """While a step runs, diffusers' `randn_tensor` hands out our addressed noise instead."""
+    module = sys.modules[type(scheduler).__module__]
+    if not hasattr(module, "randn_tensor"):
+        yield
+        return
+    drawn = iter(range(1 << 30))
+    original = module.randn_tensor
+    module.randn_tensor = lambda *args, **kwargs: draw(next(drawn))  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        module.randn_tensor = original  # type: ignore[attr-defined]

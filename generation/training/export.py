@@ -1,0 +1,149 @@
+"""Knows how checkpoints become a model folder in the diffusers layout. Knows no training.
+
+    earth/
+      model_index.json   unet/   vae/   scheduler/    as diffusers writes them, weights in fp16
+      classes.json       names, colours and cell size of a class map, and the settings to sample with
+      README.md          the model card
+
+Every file is written beside the folder and renamed into place: a reader finds whole files at all times.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderDC, AutoencoderTiny
+
+from generation.training.autoencoder import CODECS, CodecSettings, averaged_half
+from generation.training.checkpoints import read
+from generation.training.classes import CLASS_COLOURS, CLASS_NAMES
+from generation.training.denoiser import averaged_unet
+from generation.training.samples import build_solver
+
+CELL = 4
+GUIDANCE_SCALE = 1.0
+NUM_INFERENCE_STEPS = 20
+MAX_WEIGHT_BYTES = 16_000_000
+
+
+def model_index(codec_class: str) -> dict[str, Any]:
+    """What a diffusers pipeline of these three parts would write."""
+    return {
+        "_class_name": "DiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+        "vae": ["diffusers", codec_class],
+    }
+
+
+def class_table() -> dict[str, Any]:
+    """classes.json: ids are places in the list; the null class is all zeros; `cell` latents share a class."""
+    classes = [
+        {"name": name, "colour": colour} for name, colour in zip(CLASS_NAMES, CLASS_COLOURS, strict=True)
+    ]
+    defaults = {"guidance_scale": GUIDANCE_SCALE, "num_inference_steps": NUM_INFERENCE_STEPS}
+    return {"format_version": 1, "cell": CELL, **defaults, "classes": classes}
+
+
+def assembled_codec(checkpoints: Path, name: str) -> AutoencoderTiny | AutoencoderDC:
+    """The codec of the two halves' averages; a half without a checkpoint keeps its initial weights."""
+    codec = CODECS[name]()
+    for part in ("encoder", "decoder"):
+        path = checkpoints / f"{part}.pt"
+        if path.exists():
+            codec.get_submodule(part).load_state_dict(
+                averaged_half(part, name, read(path)["average"]).state_dict()
+            )
+    return codec
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Indented JSON with a final newline."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_model(checkpoints: Path, folder: Path, codec: str) -> None:
+    """Write all machine-readable files of the model to `folder`."""
+    averaged_unet(read(checkpoints / "denoiser.pt")["average"]).to(torch.float16).save_pretrained(
+        folder / "unet"
+    )
+    autoencoder = assembled_codec(checkpoints, codec)
+    autoencoder.to(torch.float16).save_pretrained(folder / "vae")
+    build_solver().save_pretrained(folder / "scheduler")
+    write_json(model_index(type(autoencoder).__name__), folder / "model_index.json")
+    write_json(class_table(), folder / "classes.json")
+    for config in folder.glob("*/config.json"):
+        remove_local_path(config)
+
+
+def remove_local_path(config: Path) -> None:
+    """Drop the entry in which diffusers notes where a model was loaded from."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    content.pop("_name_or_path", None)
+    write_json(content, config)
+
+
+def weight_bytes(folder: Path) -> int:
+    """The size of all weights together."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
+def move_into_place(fresh: Path, folder: Path) -> None:
+    """Rename each file of `fresh` over its namesake in `folder`, configurations before weights."""
+    files = sorted(
+        (path for path in fresh.rglob("*") if path.is_file()), key=lambda path: path.suffix != ".json"
+    )
+    for path in files:
+        target = folder / path.relative_to(fresh)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o644)
+        os.replace(path, target)
+
+
+def export(checkpoints: Path, folder: Path, codec: str, card: Path | None = None) -> int:
+    """Export the averages under `checkpoints` to `folder`; returns the bytes of the weights."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        write_model(checkpoints, fresh, codec)
+        if card is not None:
+            shutil.copy(card, fresh / "README.md")
+        size = weight_bytes(fresh)
+        if size > MAX_WEIGHT_BYTES:
+            raise ValueError(
+                f"the weights take {size} bytes, more than {MAX_WEIGHT_BYTES}: make the network narrower"
+            )
+        move_into_place(fresh, folder)
+    finally:
+        shutil.rmtree(fresh)
+    return size
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Export checkpoints as a diffusers model folder.")
+    parser.add_argument(
+        "--checkpoints", type=Path, required=True, help="folder with denoiser.pt, decoder.pt, encoder.pt"
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="where the model goes")
+    parser.add_argument("--codec", choices=sorted(CODECS), default=CodecSettings.codec)
+    parser.add_argument("--card", type=Path, help="a model card to copy as README.md")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Export once."""
+    options = parse_arguments()
+    export(options.checkpoints, options.folder, options.codec, options.card)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Chunked Zarr v3 arrays of a job, through TensorStore. Knows names, shapes, chunks and boxes; knows no stage.
+
+Chunks are written whole and atomically, each by one writer; values are stored raw (latents do not compress) with a
+crc32c of every chunk, so a torn or rotten chunk is an error and never a picture. A root is a local folder or a URL
+that TensorStore opens (`file://`, `s3://`, `gs://`, `memory://`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from storage.geometry import Box, Canvas
+
+CACHE_BYTES = 64 * 2**20
+
+
+@lru_cache(maxsize=1)
+def _context() -> ts.Context:
+    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array: (channels, height, width) or, for blocks' sums, (block, channels, height, width)."""
+
+    name: str
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dtype: str
+    dimension_names: tuple[str, ...]
+
+    @property
+    def chunk_bytes(self) -> int:
+        return int(np.prod(self.chunk)) * np.dtype(self.dtype).itemsize
+
+
+class ArrayStore:
+    """The arrays under one root."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root)
+        self._open: dict[str, ts.TensorStore] = {}
+
+    def create(self, spec: ArraySpec, attributes: Mapping[str, Any] | None = None) -> None:
+        """Create the array, or leave one of the same metadata as it is."""
+        metadata = {
+            "shape": list(spec.shape),
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.chunk)}},
+            "data_type": spec.dtype,
+            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+            "fill_value": 0,
+            "dimension_names": list(spec.dimension_names),
+            "attributes": dict(attributes or {}),
+        }
+        document = self._document(spec.name) | {"metadata": metadata}
+        ts.open(document, create=True, open=True, context=_context()).result()
+
+    def write(self, name: str, index: tuple[slice | int, ...], values: NDArray[Any]) -> None:
+        """Write whole chunks; returns when they are durable."""
+        self._array(name)[index].write(np.ascontiguousarray(values)).result()
+
+    def read(self, name: str, index: tuple[slice | int, ...]) -> NDArray[Any]:
+        """Raises OSError where a chunk is corrupt or cannot be read."""
+        try:
+            return np.asarray(self._array(name)[index].read().result())
+        except ValueError as error:
+            raise OSError(f"cannot read {name}: {error}") from error
+
+    def read_box(self, name: str, channels: slice, box: Box, canvas: Canvas) -> NDArray[Any]:
+        """(C, h, w) values of a box that may wrap."""
+        pieces = [
+            (piece, self._array(name)[(channels, slice(home.y0, home.y1), slice(home.x0, home.x1))].read())
+            for piece, home in canvas.pieces(box)
+        ]
+        out = np.empty((channels.stop - channels.start, *box.shape), self._array(name).dtype.numpy_dtype)
+        for piece, pending in pieces:
+            out[(slice(None), *piece.slices_in(box))] = _finished(name, pending)
+        return out
+
+    def delete(self, name: str) -> None:
+        """Remove the array and its chunks; nothing happens where there is none."""
+        self._open.pop(name, None)
+        if "://" not in self.root:
+            shutil.rmtree(Path(self.root) / name, ignore_errors=True)
+        else:
+            ts.KvStore.open(f"{self.root.rstrip('/')}/{name}/").result().delete_range(ts.KvStore.KeyRange()).result()
+
+    def _array(self, name: str) -> ts.TensorStore:
+        if name not in self._open:
+            if len(self._open) > 16:  # arrays of steps long past
+                self._open.clear()
+            self._open[name] = ts.open(self._document(name), open=True, context=_context()).result()
+        return self._open[name]
+
+    def _document(self, name: str) -> dict[str, Any]:
+        if "://" in self.root:
+            return {"driver": "zarr3", "kvstore": f"{self.root.rstrip('/')}/{name}/"}
+        path = Path(self.root) / name
+        return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
+
+
+def _finished(name: str, pending: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(pending.result())
+    except ValueError as error:
+        raise OSError(f"cannot read {name}: {error}") from error
+
+
+def box_index(channels: slice, box: Box) -> tuple[slice, ...]:
+    """(channels, rows, columns) of a box on the canvas."""
+    return channels, slice(box.y0, box.y1), slice(box.x0, box.x1)
+
+
+def total_bytes(specs: Sequence[ArraySpec]) -> int:
+    """Bytes of the arrays when every chunk is written."""
+    return sum(int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize for spec in specs)

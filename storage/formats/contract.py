@@ -1,0 +1,75 @@
+"""What a pyramid format must do, and the table of those there are. Knows no format's bytes; imports each when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.geometry import Box
+
+if TYPE_CHECKING:
+    from storage.pyramid import PyramidLayout
+
+
+class PyramidFormat(Protocol):
+    """One output of a picture. Built from a folder and a layout wherever it is needed; holds nothing else.
+
+    Several processes write at once, each its own boxes; the same box written twice leaves the same bytes.
+    """
+
+    def create(self) -> None:
+        """Make what all writers share. Called once before the first write; harmless when called again."""
+
+    def write_level(self, level: int, box: Box, pixels: NDArray[np.uint8]) -> None:
+        """Store (height, width, 3) sRGB pixels. The box starts on a tile border and ends on one or at the picture's."""
+
+    def finish(self) -> None:
+        """Called once after the last write; raises, naming what is missing, where the picture is not complete."""
+
+
+def check_box(layout: PyramidLayout, level: int, box: Box, pixels: NDArray[np.uint8]) -> None:
+    """The promise of `write_level`, checked at the door of every format."""
+    height, width = layout.size(level)
+    starts = box.y0 % layout.tile == 0 and box.x0 % layout.tile == 0
+    ends = (box.y1 == height or box.y1 % layout.tile == 0) and (box.x1 == width or box.x1 % layout.tile == 0)
+    inside = Box(0, height, 0, width).contains(box)
+    if not (starts and ends and inside and box.area):
+        raise ValueError(
+            f"{box} is not made of whole {layout.tile}-pixel tiles of level {level} ({height} x {width})"
+        )
+    if pixels.dtype != np.uint8 or pixels.shape != (*box.shape, 3):
+        raise ValueError(
+            f"{box} takes uint8 pixels of shape {(*box.shape, 3)}, not {pixels.dtype} {pixels.shape}"
+        )
+
+
+def _ome_zarr(folder: Path, layout: PyramidLayout) -> PyramidFormat:
+    from storage.formats.ome_zarr import OmeZarr
+
+    return OmeZarr(folder, layout)
+
+
+def _deep_zoom(folder: Path, layout: PyramidLayout) -> PyramidFormat:
+    from storage.formats.deep_zoom import DeepZoom
+
+    return DeepZoom(folder, layout)
+
+
+FORMATS: dict[str, Callable[[Path, PyramidLayout], PyramidFormat]] = {
+    "ome-zarr": _ome_zarr,
+    "deep-zoom": _deep_zoom,
+}
+
+
+def open_formats(names: list[str], folder: Path, layout: PyramidLayout) -> list[PyramidFormat]:
+    """The named formats of one job folder."""
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown:
+        raise ValueError(
+            f"no pyramid format is called {unknown[0]!r}; there are {', '.join(sorted(FORMATS))}"
+        )
+    return [FORMATS[name](folder, layout) for name in names]

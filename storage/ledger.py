@@ -1,0 +1,75 @@
+"""Which tasks of a job are done. Knows lines in a file; knows nothing of what a task does.
+
+One writer, the driver, appends a line after a task's output is durable:
+
+    {"format": "hypermosaic-ledger", "version": 1, "fingerprint": "..."}
+    {"stage": 3, "block": 17}
+
+A line that a crash tore is dropped when the file is read again; the task is then simply done once more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from storage.fingerprint import FormatError
+
+VERSION = 1
+_FORMAT = "hypermosaic-ledger"
+
+
+class Ledger:
+    """The done tasks of one job, as (stage, block) pairs, on disk and in memory."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path = path
+        self.done: set[tuple[int, int]] = set()
+        if path.exists():
+            self._load(fingerprint)
+        else:
+            header = {"format": _FORMAT, "version": VERSION, "fingerprint": fingerprint}
+            path.write_text(json.dumps(header) + "\n")
+        self._file = path.open("a")
+
+    def record(self, stage: int, block: int) -> None:
+        """Append one done task; durable when this returns."""
+        self._file.write(json.dumps({"stage": stage, "block": block}) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.done.add((stage, block))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _load(self, fingerprint: str) -> None:
+        header, self.done, whole = read(self.path)
+        if header.get("fingerprint") != fingerprint:
+            raise FormatError(
+                f"{self.path} belongs to another job (fingerprint {str(header.get('fingerprint'))[:12]}, "
+                f"this one is {fingerprint[:12]}); choose another folder with --out"
+            )
+        if whole < self.path.stat().st_size:
+            os.truncate(self.path, whole)
+
+
+def read(path: Path) -> tuple[Mapping[str, Any], set[tuple[int, int]], int]:
+    """Header, done tasks, and how many bytes of the file are whole lines."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    lines = content[:whole].splitlines()
+    header = json.loads(lines[0]) if lines else {}
+    if header.get("format") != _FORMAT or header.get("version") != VERSION:
+        raise FormatError(f"{path} has version {header.get('version')!r} of its format; this program reads {VERSION}")
+    records = [json.loads(line) for line in lines[1:]]
+    return header, {(record["stage"], record["block"]) for record in records}, whole

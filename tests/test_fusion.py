@@ -1,0 +1,115 @@
+"""Covers and windows: every patch once, weights that sum to one, sums that do not depend on their order."""
+
+import random
+
+import numpy as np
+import pytest
+
+from generation.covers import Cover, overlapping_grid, shifted_tiling
+from generation.fusion import (
+    LIMIT,
+    WINDOWS,
+    Normaliser,
+    canvas_normaliser,
+    from_fixed,
+    to_fixed,
+    to_storage,
+)
+from storage.geometry import PLANE, RING, TOPOLOGIES, TORUS, Box, Canvas, Topology
+
+PATCH = 16
+SIZES = [(16, 16), (53, 37), (80, 104), (17, 31), (16, 97)]
+
+
+def covers(canvas: Canvas) -> dict[str, Cover]:
+    grids = {f"grid {overlap}": overlapping_grid(canvas, PATCH, overlap) for overlap in (0, 0.25, 0.5, 0.9)}
+    return {**grids, "shifted": shifted_tiling(canvas, PATCH, seed=5)}
+
+
+def patches_of(cover: Cover, step: int, canvas: Canvas):
+    """Each patch once, in the position in which its centre is on the canvas."""
+    inside = canvas.box
+    found = [p for p in cover.meeting(step, inside) if inside.contains(Box(p.centre[0], p.centre[0] + 1, p.centre[1], p.centre[1] + 1))]  # fmt: skip
+    assert len(found) == cover.count(step)
+    return found
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_weights_sum_to_one(size: tuple[int, int], topology: Topology) -> None:
+    canvas = Canvas(*size, topology)
+    for name, cover in covers(canvas).items():
+        for window in WINDOWS.values():
+            frame = canvas.clip(canvas.box.expanded(PATCH))
+            for step in (0, 1, 7):
+                normaliser = Normaliser(cover, step, frame, window)
+                total = np.zeros(canvas.box.shape)
+                for patch in patches_of(cover, step, canvas):
+                    weights = normaliser.weights(patch)
+                    for piece, home in canvas.pieces(patch.box):
+                        total[home.slices_in(canvas.box)] += weights[piece.slices_in(patch.box)]
+                assert abs(total - 1).max() < 1e-6, (name, window)
+
+
+@pytest.mark.parametrize("topology", [PLANE, RING, TORUS], ids=str)
+def test_a_shifted_tiling_gives_each_latent_one_owner_at_every_step(topology: Topology) -> None:
+    canvas = Canvas(53, 37, topology)
+    cover = shifted_tiling(canvas, PATCH, seed=3)
+    for step in range(9):
+        owners = np.zeros(canvas.box.shape, int)
+        for patch in patches_of(cover, step, canvas):
+            assert patch.box.contains(patch.owns)
+            for _, home in canvas.pieces(patch.owns):
+                owners[home.slices_in(canvas.box)] += 1
+        assert (owners == 1).all()
+
+
+def test_a_shifted_tiling_moves_its_borders_everywhere() -> None:
+    canvas = Canvas(160, 160)
+    cover = shifted_tiling(canvas, PATCH, seed=1)
+    borders = np.zeros(160, int)
+    for step in range(32):
+        for start in {patch.owns.x0 for patch in cover.meeting(step, canvas.box)} - {0}:
+            borders[start] += 1
+    inner = borders[PATCH:-PATCH].reshape(-1, PATCH).sum(0)
+    assert inner.max() <= 2 * inner.min() + 8, "some columns are seams more often than others"
+
+
+def test_border_patches_are_anchored_and_leave_no_remainder() -> None:
+    cover = overlapping_grid(Canvas(53, 37), PATCH, 0.25)
+    starts = sorted({patch.box.y0 for patch in cover.meeting(0, Box(0, 53, 0, 37))})
+    assert starts == [0, 12, 24, 36, 37]
+
+
+def test_meeting_a_box_finds_the_same_patches_as_the_whole_canvas() -> None:
+    canvas = Canvas(53, 37)
+    for cover in covers(canvas).values():
+        everything = list(cover.meeting(3, canvas.box))
+        box = Box(11, 19, 5, 23)
+        assert list(cover.meeting(3, box)) == [p for p in everything if p.box.intersection(box)]
+
+
+def test_fixed_point_sums_are_exact_in_any_order() -> None:
+    generator = np.random.default_rng(0)
+    terms = [generator.standard_normal((3, 8)).astype(np.float32) for _ in range(40)]
+    fixed = [to_fixed(term) for term in terms]
+    reference = sum(fixed, np.zeros((3, 8), np.int64))
+    for seed in range(3):
+        order = random.Random(seed).sample(fixed, len(fixed))
+        assert np.array_equal(sum(order, np.zeros((3, 8), np.int64)), reference)
+    assert abs(from_fixed(reference) - np.sum(terms, axis=0, dtype=np.float64)).max() < 40 * 2**-24
+
+
+def test_predictions_beyond_the_limit_are_an_error() -> None:
+    with pytest.raises(OverflowError, match="reached 300"):
+        to_storage(to_fixed(np.array([300.0], np.float32)))
+    assert to_storage(to_fixed(np.array([LIMIT * 0.99], np.float32))).dtype == np.int32
+
+
+def test_a_normaliser_has_the_same_bits_on_every_frame() -> None:
+    canvas = Canvas(53, 37)
+    cover = overlapping_grid(canvas, PATCH, 0.7)
+    for window in WINDOWS.values():
+        whole = canvas_normaliser(cover, 0, canvas, window).total
+        frame = Box(7, 41, 3, 30)
+        assert np.array_equal(Normaliser(cover, 0, frame, window).total, whole[frame.slices_in(canvas.box)])

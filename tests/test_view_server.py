@@ -1,0 +1,204 @@
+"""The server for one job folder: what it shows, what it refuses, and the page it shows it in."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from storage.formats.contract import PyramidFormat
+from storage.formats.deep_zoom import DeepZoom
+from storage.formats.ome_zarr import OmeZarr
+from storage.formats.page import Page, size_in_words, write_page
+from storage.pyramid import PyramidLayout, write_superblock
+from storage.viewer.server import build_app
+
+LAYOUT = PyramidLayout(width=100, height=40, tile=16, superblock=128)
+SECRET = "nobody may read this"
+
+
+def job_folder(folder: Path, *, deep_zoom: bool, title: str = "a harbour") -> Path:
+    """A finished job, with things beside the picture that are not for showing."""
+    formats: list[PyramidFormat] = [OmeZarr(folder, LAYOUT)]
+    if deep_zoom:
+        formats.append(DeepZoom(folder, LAYOUT))
+    pixels = np.full((40, 100, 3), (200, 120, 40), np.uint8)
+    for output in formats:
+        output.create()
+    write_superblock(formats, LAYOUT, LAYOUT.task(0, 0), pixels)
+    for output in formats:
+        output.finish()
+    write_page(folder, Page(title, LAYOUT, deep_zoom=deep_zoom))
+    (folder / "spec.yaml").write_text(SECRET)
+    return folder
+
+
+def client_of(folder: Path) -> TestClient:
+    return TestClient(build_app(folder), base_url="http://127.0.0.1:8000")
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return job_folder(tmp_path_factory.mktemp("tiled"), deep_zoom=True)
+
+
+@pytest.fixture(scope="module")
+def master_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return job_folder(tmp_path_factory.mktemp("master"), deep_zoom=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/index.html", "text/html; charset=utf-8"),
+        ("/viewer/page.js", "text/javascript; charset=utf-8"),
+        ("/viewer/page.css", "text/css; charset=utf-8"),
+        ("/viewer/openseadragon.min.js", "text/javascript; charset=utf-8"),
+        ("/viewer/openseadragon.LICENSE.txt", "text/plain; charset=utf-8"),
+        ("/image_files/7/6_2.jpg", "image/jpeg"),
+        ("/tiles/7/6_2.jpg", "image/jpeg"),
+    ],
+)
+def test_what_the_page_needs_is_there(tiled: Path, path: str, media_type: str) -> None:
+    client = client_of(tiled)
+    answer = client.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, media_type)
+    head = client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(answer.content))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/spec.yaml",
+        "/image.zarr/zarr.json",
+        "/viewer",
+        "/viewer/",
+        "/image_files/",
+        "/image_files/7",
+        "/viewer/../spec.yaml",
+        "/viewer/%2e%2e/spec.yaml",
+        "/viewer/..%2fspec.yaml",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "//etc/passwd",
+        "/viewer/%00",
+        "/image_files/7/7_0.jpg",
+        "/tiles/8/0_0.jpg",
+        "/tiles/7/7_0.jpg",
+        "/tiles/7/0_3.jpg",
+        "/tiles/-1/0_0.jpg",
+        "/tiles/7/-1_0.jpg",
+        "/tiles/7/0_0.png",
+        "/tiles/7/0_0xjpg",
+    ],
+)
+def test_what_is_not_there(tiled: Path, path: str) -> None:
+    answer = client_of(tiled).get(path, follow_redirects=False)
+    assert answer.status_code == 404
+    assert SECRET not in answer.text
+
+
+def test_links_out_of_the_visible_files_lead_nowhere(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text(SECRET)
+    folder = tmp_path / "job"
+    folder.mkdir()
+    job_folder(folder, deep_zoom=True)
+    (folder / "viewer" / "outside.txt").symlink_to(outside)
+    (folder / "viewer" / "spec.txt").symlink_to(folder / "spec.yaml")
+    (folder / "viewer" / "up").symlink_to(tmp_path)
+    client = client_of(folder)
+    for path in ("/viewer/outside.txt", "/viewer/spec.txt", "/viewer/up/outside.txt"):
+        assert client.get(path).status_code == 404
+    assert client.get("/viewer/page.js").status_code == 200
+
+
+def test_every_answer_is_guarded(tiled: Path) -> None:
+    client = client_of(tiled)
+    for path in ("/", "/spec.yaml", "/tiles/7/0_0.jpg", "/" + "9" * 5000):
+        headers = client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "script-src 'self';" in headers["content-security-policy"]
+        assert "access-control-allow-origin" not in headers
+    assert client.get("/tiles/1/" + "9" * 5000 + "_1.jpg").status_code == 414
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+    assert client.get("/", headers={"Host": "localhost:1"}).status_code == 200
+    assert client.post("/").status_code == 405
+    assert client.post("/tiles/7/0_0.jpg").status_code == 405
+
+
+def test_ranges_and_revalidation(tiled: Path) -> None:
+    client = client_of(tiled)
+    whole = client.get("/viewer/openseadragon.min.js")
+    part = client.get("/viewer/openseadragon.min.js", headers={"Range": "bytes=2-6"})
+    assert (part.status_code, part.content) == (206, whole.content[2:7])
+    again = client.get("/viewer/openseadragon.min.js", headers={"If-None-Match": whole.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_tiles_cut_out_of_the_master_are_those_that_deep_zoom_holds(tiled: Path, master_only: Path) -> None:
+    client = client_of(master_only)
+    assert client.get("/image.dzi").status_code == 404
+    for level in range(LAYOUT.deep_levels):
+        for file in (tiled / "image_files" / str(level)).iterdir():
+            answer = client.get(f"/tiles/{level}/{file.name}")
+            assert answer.content == file.read_bytes()
+    with Image.open(BytesIO(client.get("/tiles/7/6_2.jpg").content)) as corner:
+        assert corner.size == (4, 8)
+
+
+def test_a_folder_without_a_page_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no index"):
+        build_app(tmp_path)
+
+
+def test_a_folder_without_a_master_has_no_tiles_to_cut(tmp_path: Path) -> None:
+    write_page(tmp_path, Page("nothing yet", LAYOUT))
+    assert client_of(tmp_path).get("/tiles/0/0_0.jpg").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "title", ["</script><script>alert(1)</script>", '"quoted" & <b>bold</b>', "$title ${x}", "日本"]
+)
+def test_a_prompt_is_only_ever_text(title: str, tmp_path: Path) -> None:
+    html = write_page(tmp_path, Page(title, LAYOUT, wraps_x=True)).read_text(encoding="utf-8")
+    assert html.count("<script") == 3
+    assert html.count("<b>") == 0
+    heading = re.search(r"<h1[^>]*>(.*?)</h1>", html)
+    assert heading is not None
+    assert unescape(heading.group(1)) == title
+    described = re.search(r'id="description">(.*?)</script>', html)
+    assert described is not None
+    assert json.loads(described.group(1)) == {
+        "version": 1,
+        "title": title,
+        "width": 100,
+        "height": 40,
+        "tile": 16,
+        "maxLevel": 7,
+        "tiles": "image_files/",
+        "encoding": "jpg",
+        "wrapsX": True,
+        "opensFromDisk": True,
+    }
+
+
+def test_the_folder_stands_alone(tiled: Path) -> None:
+    html = (tiled / "index.html").read_text()
+    for reference in re.findall(r'(?:src|href)="([^"]+)"', html):
+        assert reference == "data:," or (tiled / reference).is_file()
+
+
+def test_sizes_read_well() -> None:
+    assert size_in_words(98_304, 49_152) == "98,304 × 49,152 pixels · 4,832 megapixels"
+    assert size_in_words(8192, 4096) == "8,192 × 4,096 pixels · 33.6 megapixels"
+    assert size_in_words(40, 30) == "40 × 30 pixels · 0.001 megapixels"
