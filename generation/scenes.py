@@ -1,9 +1,8 @@
-"""Fractal scenes: a class for every place, from a name and a seed, with no map in memory. Knows no model, no prompt's words
-beyond its table.
+"""Fractal scenes: a class for every place, from a name and a seed, with no map in memory. Knows no model.
 
-A scene has two fields of fractal value noise over the canvas, elevation and moisture, and a temperature that falls
-with height. A place's class is looked up in them the way biomes are in physical geography (after Whittaker 1975).
-Noise is addressed by coordinate (value noise on integer lattices, summed over octaves), so the map of a box is the
+A scene has fields of fractal gradient noise over the canvas: elevation, moisture, ridges, and a temperature that
+falls with height. A place's class is looked up in them the way biomes are in physical geography (after Whittaker 1975).
+Noise is addressed by coordinate (hashed gradients on integer lattices, summed over octaves), so the map of a box is the
 crop of the map of the canvas. On wrapping axes the lattices have a whole number of cells round the canvas.
 """
 
@@ -24,6 +23,10 @@ from storage.geometry import Box, Canvas
 Field = NDArray[np.floating[Any]]
 
 OCTAVES = 6
+_GRADIENT_DEVIATION = 0.25
+"""Standard deviation of one octave of two-dimensional gradient noise, measured."""
+_SHIFT = (0.7549, 0.5698)
+"""Lattices of different octaves are moved apart, or all would be zero on the same lines (the R2 sequence's steps)."""
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
@@ -42,12 +45,12 @@ class Scene:
 
 
 SCENES = {
-    "archipelago": Scene(size=110, sea=0.62, dry=-0.3, relief=0.1),
-    "continent": Scene(size=420, sea=-0.1),
-    "rainforest coast": Scene(size=260, sea=0.15, dry=-1.6, cold=-1.0, relief=-0.1),
-    "desert mountains": Scene(size=300, sea=-1.5, dry=1.3, cold=-0.5, relief=0.5),
-    "northern lakes": Scene(size=90, sea=-0.35, dry=-0.5, cold=1.6),
-    "savanna": Scene(size=360, sea=-0.9, dry=0.55, cold=-1.1, relief=-0.2),
+    "archipelago": Scene(size=120, sea=0.45, dry=-0.3, cold=-0.2),
+    "continent": Scene(size=380, sea=-0.25),
+    "rainforest coast": Scene(size=300, sea=0.0, dry=-1.5, cold=-1.0, relief=-0.2),
+    "desert mountains": Scene(size=240, sea=-2.2, dry=1.1, cold=-0.3, relief=0.1),
+    "northern lakes": Scene(size=110, sea=-0.4, dry=-0.5, cold=1.1),
+    "savanna plains": Scene(size=300, sea=-1.2, dry=0.3, cold=-1.3, relief=-0.3),
 }
 CLASSES = (
     "deep ocean",
@@ -79,7 +82,7 @@ def parse(prompt: str) -> Scene | str:
         return words
     near = difflib.get_close_matches(words, known_words(), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"the embedded model does not know {prompt!r}{hint} It knows: {', '.join(known_words())}")
+    raise ValueError(f"the embedded model does not know {prompt!r}{hint}. It knows: {', '.join(known_words())}")
 
 
 @dataclass(frozen=True)
@@ -94,50 +97,54 @@ class SceneMap:
 
     def read(self, box: Box) -> torch.Tensor:
         """(h, w) int64 class ids."""
-        y = _cell_centres(box.y0, box.y1, self.cell, self.canvas.height, self.canvas.topology.wraps_y)
-        x = _cell_centres(box.x0, box.x1, self.cell, self.canvas.width, self.canvas.topology.wraps_x)
-        return torch.from_numpy(self._ids(y, x))
+        rows = _cells(box.y0, box.y1, self.cell, self.canvas.height, self.canvas.topology.wraps_y)
+        columns = _cells(box.x0, box.x1, self.cell, self.canvas.width, self.canvas.topology.wraps_x)
+        cell_y, row_of = np.unique(rows, return_inverse=True)
+        cell_x, column_of = np.unique(columns, return_inverse=True)
+        centres = np.meshgrid((cell_y + 0.5) * self.cell, (cell_x + 0.5) * self.cell, indexing="ij")
+        return torch.from_numpy(self._ids(*centres)[np.ix_(row_of, column_of)])
 
     def _ids(self, y: Field, x: Field) -> NDArray[np.int64]:
-        """Biome of each place; later lines win."""
+        """Biome of each place; later lines win. Coordinates are warped first, so that coasts meander."""
         scene = self.scene
+        reach = scene.size * 0.06
+        y = y + reach * self._fractal(y, x, 8, scene.size * 0.5, octaves=3)
+        x = x + reach * self._fractal(y, x, 9, scene.size * 0.5, octaves=3)
         height = self._fractal(y, x, 1, scene.size) - scene.sea
-        wet = self._fractal(y, x, 2, scene.size * 1.3) - scene.dry
-        warm = self._fractal(y, x, 3, scene.size * 2) * 0.7 - scene.cold - np.clip(height, 0, None) * 0.35
-        rough = self._fractal(y, x, 4, scene.size * 0.5) + scene.relief + height * 0.35
-        ids = self._filled("grassland", height)
+        wet = self._fractal(y, x, 2, scene.size * 0.8) - scene.dry
+        warm = self._fractal(y, x, 3, scene.size * 1.6) * 0.6 - scene.cold - np.clip(height, 0, None) * 0.3
+        ridges = 1.2 - 2.4 * np.abs(self._fractal(y, x, 4, scene.size * 0.8, octaves=4))
+        rough = ridges + scene.relief + np.clip(height, -1, 1) * 0.5 + self._fractal(y, x, 5, scene.size * 1.5) * 0.6
+        ids = np.full(height.shape, self.names.index("grassland"), np.int64)
         rules = (
-            ("farmland", (wet > 0.15) & (rough < -0.3)),
-            ("shrubland", wet < -0.35),
-            ("savanna", (warm > 0.35) & (wet < 0.1)),
-            ("forest", wet > 0.35),
-            ("rainforest", (warm > 0.5) & (wet > 0.45)),
-            ("desert", (wet < -0.8) & (warm > -0.7)),
-            ("mountains", rough > 1.25),
+            ("farmland", (wet > 0.15) & (rough < 0.0)),
+            ("shrubland", wet < -0.45),
+            ("savanna", (warm > 0.3) & (wet < 0.1)),
+            ("forest", wet > 0.4),
+            ("rainforest", (warm > 0.5) & (wet > 0.5)),
+            ("desert", (wet < -0.9) & (warm > -0.7)),
             ("tundra", warm < -1.25),
-            ("ice", warm < -2.0),
+            ("mountains", rough > 1.3),
+            ("ice", (warm < -1.9) | ((rough > 1.9) & (warm < -0.6))),
             ("shallow sea", height < 0),
-            ("deep ocean", height < -0.45),
+            ("deep ocean", height < -0.3),
         )
         for name, where in rules:
             ids[where] = self.names.index(name)
         return ids
 
-    def _filled(self, name: str, like: Field) -> NDArray[np.int64]:
-        return np.full(like.shape, self.names.index(name), np.int64)
-
-    def _fractal(self, y: Field, x: Field, layer: int, size: float) -> Field:
-        """Sum of octaves of value noise, amplitude halving with each; about zero mean and unit variance."""
-        total = np.zeros((len(y), len(x)))
-        power = 0.0
-        for octave in range(OCTAVES):
-            period_y = _lattice(size / 2**octave, self.canvas.height, self.canvas.topology.wraps_y)
-            period_x = _lattice(size / 2**octave, self.canvas.width, self.canvas.topology.wraps_x)
-            amplitude = 0.5**octave
-            total += amplitude * _value_noise(y / period_y[0], x / period_x[0], period_y[1], period_x[1],
-                                              self.seed, layer * OCTAVES + octave)  # fmt: skip
-            power += amplitude**2
-        return np.asarray(total / np.sqrt(power) * 2.2)
+    def _fractal(self, y: Field, x: Field, layer: int, size: float, octaves: int = OCTAVES) -> Field:
+        """Sum of octaves of gradient noise, amplitude halving with each; about zero mean and unit variance."""
+        total, power = np.zeros(y.shape), 0.0
+        for octave in range(octaves):
+            cell_y, round_y = _lattice(size / 2**octave, self.canvas.height, self.canvas.topology.wraps_y)
+            cell_x, round_x = _lattice(size / 2**octave, self.canvas.width, self.canvas.topology.wraps_x)
+            number = layer * 16 + octave
+            turned_y, turned_x = y / cell_y + number * _SHIFT[0], x / cell_x + number * _SHIFT[1]
+            field = _gradient_noise(turned_y, turned_x, (round_y, round_x), (self.seed, number))
+            total += 0.5**octave * field
+            power += 0.25**octave
+        return np.asarray(total / (_GRADIENT_DEVIATION * np.sqrt(power)))
 
 
 @dataclass(frozen=True)
@@ -150,11 +157,10 @@ class UniformMap:
         return torch.full(box.shape, self.class_id, dtype=torch.int64)
 
 
-def _cell_centres(low: int, high: int, cell: int, length: int, wraps: bool) -> Field:
+def _cells(low: int, high: int, cell: int, length: int, wraps: bool) -> NDArray[np.int64]:
+    """The cell of each latent of [low, high)."""
     places = np.arange(low, high)
-    if wraps:
-        places = places % length
-    return (places // cell + 0.5) * cell
+    return np.asarray((places % length if wraps else places) // cell)
 
 
 def _lattice(size: float, length: int, wraps: bool) -> tuple[float, int]:
@@ -165,17 +171,18 @@ def _lattice(size: float, length: int, wraps: bool) -> tuple[float, int]:
     return length / cells, cells
 
 
-def _value_noise(y: Field, x: Field, wrap_y: int, wrap_x: int, seed: int, layer: int) -> Field:
-    """(len(y), len(x)) smooth noise in about [-1, 1]: lattice values, blended by the quintic 6t^5 - 15t^4 + 10t^3."""
+def _gradient_noise(y: Field, x: Field, rounds: tuple[int, int], address: tuple[int, int]) -> Field:
+    """Perlin's gradient noise (Perlin 1985, with the quintic fade of 2002): zero on the lattice, continuous slopes."""
     iy, ix = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
-    ty, tx = _quintic(y - iy)[:, None], _quintic(x - ix)[None, :]
-    corners = [
-        [_hashed(_wrapped(iy + dy, wrap_y)[:, None], _wrapped(ix + dx, wrap_x)[None, :], seed, layer) for dx in (0, 1)]
-        for dy in (0, 1)
-    ]
-    upper = corners[0][0] * (1 - tx) + corners[0][1] * tx
-    lower = corners[1][0] * (1 - tx) + corners[1][1] * tx
-    return np.asarray(upper * (1 - ty) + lower * ty)
+    ty, tx = y - iy, x - ix
+    fade_y, fade_x = _quintic(ty), _quintic(tx)
+    total = np.zeros(y.shape)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            angle = np.pi * _hashed(_wrapped(iy + dy, rounds[0]), _wrapped(ix + dx, rounds[1]), *address)
+            slope = np.sin(angle) * (ty - dy) + np.cos(angle) * (tx - dx)
+            total += slope * (fade_y if dy else 1 - fade_y) * (fade_x if dx else 1 - fade_x)
+    return total
 
 
 def _quintic(t: Field) -> Field:

@@ -55,6 +55,7 @@ class ArrayStore:
         metadata = {
             "shape": list(spec.shape),
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.chunk)}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
             "data_type": spec.dtype,
             "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
             "fill_value": 0,

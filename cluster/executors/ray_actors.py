@@ -41,13 +41,12 @@ class RayActors:
     """Actors on the cluster of RAY_ADDRESS, or on a local one started for the job."""
 
     def __init__(self, job: Job) -> None:
-        self._owns_ray = connect()
         self.workers = job.spec.workers or 1
+        self._owns_ray = connect(self.workers * job.spec.threads)
         gpus = 1 if job.spec.device == "cuda" else 0
         cpus = 0 if gpus else job.spec.threads
         remote = ray.remote(num_gpus=gpus, num_cpus=cpus, max_restarts=-1, max_task_retries=0)(Actor)
-        description = ray.put(job)
-        self._actors = [remote.remote(description) for _ in range(self.workers)]
+        self._actors = [remote.remote(job) for _ in range(self.workers)]
         self._free: deque[int] = deque(list(range(self.workers)) * IN_FLIGHT)
         self._running: dict[Any, tuple[int, Task]] = {}
 
@@ -76,8 +75,11 @@ class RayActors:
             ray.shutdown()
 
 
-def connect() -> bool:
-    """Join Ray if this process has not; True where this call started or joined it."""
+def connect(cpus: int) -> bool:
+    """Join Ray if this process has not; True where this call started or joined it.
+
+    A local Ray is told of at least `cpus` processors: as many workers start as were asked for.
+    """
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -85,5 +87,6 @@ def connect() -> bool:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" not in os.environ:
         options |= {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+        options["num_cpus"] = max(cpus, os.cpu_count() or 1)
     ray.init(**options)
     return True

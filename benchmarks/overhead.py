@@ -1,0 +1,145 @@
+"""What the engine costs on top of the network: time as a ratio to a plain loop in the same run, memory by size.
+
+    python benchmarks/overhead.py time            # in process, and on Ray with one and two workers
+    python benchmarks/overhead.py memory          # peak RSS of a worker at growing sizes
+    python benchmarks/overhead.py memory 2048 8192
+
+Times are of the denoising stages only, and the plain loop evaluates the same number of batches of the same shape
+with nothing else in it. Rounds alternate (loop, engine, loop, engine, ...) and medians are compared, so that a
+machine whose speed drifts spoils neither side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cluster.driver import run
+from cluster.events import Event, JobStarted, TaskDone
+from cluster.executors import make
+from cluster.executors.contract import Executor
+from cluster.job import Job, prepare
+from cluster.spec import JobSpec
+from cluster.worker import build_worker
+
+ROUNDS = 3
+
+
+def job_of(folder: Path, side: int, steps: int, executor: str, workers: int) -> Job:
+    return prepare(
+        JobSpec(
+            prompt="archipelago", width=side, height=side, num_inference_steps=steps, executor=executor,
+            workers=workers, out=folder, device="cpu", outputs=("ome-zarr",),
+        )
+    )  # fmt: skip
+
+
+def batches(job: Job) -> int:
+    """Padded batches that the job evaluates."""
+    sampler = build_worker(job).sampler
+    owned = (
+        len(sampler.own_patches(k, job.plan.grid.box(block)))
+        for k in range(job.plan.steps)
+        for block in range(len(job.plan.grid))
+    )
+    return sum(-(-patches // job.plan.batch_size) for patches in owned)
+
+
+def plain_loop(job: Job) -> Callable[[], float]:
+    """Seconds of the same evaluations in one loop."""
+    sampler = build_worker(job).sampler
+    side, count = job.info.patch, batches(job)
+    latents = torch.randn(job.plan.batch_size, job.info.latent_channels, side, side)
+    box = next(iter(sampler.cover.meeting(0, job.plan.canvas.box))).box
+    told = sampler.conditioner.conditional([box] * job.plan.batch_size)
+
+    @torch.inference_mode()
+    def loop() -> float:
+        torch.set_num_threads(job.spec.threads)
+        began = time.perf_counter()
+        for index in range(count):
+            sampler.denoiser.predict(latents, sampler.schedule.timesteps[index % len(sampler.schedule)], told)
+        return time.perf_counter() - began
+
+    return loop
+
+
+class DenoiseClock:
+    """Seconds from the job's start to its last denoising task."""
+
+    def __init__(self) -> None:
+        self.began = self.ended = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, JobStarted):
+            self.began = time.perf_counter()
+        if isinstance(event, TaskDone) and event.stage_name.startswith("denoise"):
+            self.ended = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
+
+
+def denoise_seconds(job: Job, executor: Executor) -> float:
+    """Denoise, decode and pyramid from nothing; seconds of the first."""
+    subprocess.run(["rm", "-rf", str(job.spec.out)], check=True)
+    clock = DenoiseClock()
+    run(job, executor, clock)
+    return clock.seconds
+
+
+def compare(side: int, steps: int) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        alone = job_of(Path(scratch) / "in-process", side, steps, "in-process", 1)
+        loop = plain_loop(alone)
+        print(f"{side} x {side}, {steps} steps, {batches(alone)} batches of {alone.plan.batch_size}, one thread a worker")
+        medians = {"loop": 0.0}
+        for name, workers in (("in-process", 1), ("ray", 1), ("ray", 2)):
+            job = job_of(Path(scratch) / f"{name}-{workers}", side, steps, name, workers)
+            executor = make(job)
+            denoise_seconds(job, executor)  # warm
+            rounds = [(loop(), denoise_seconds(job, executor)) for _ in range(ROUNDS)]
+            executor.close()
+            loops, engines = (statistics.median(column) for column in zip(*rounds, strict=True))
+            medians[f"{name} {workers}"] = engines
+            print(f"{name:>10}, {workers} worker(s): loop {loops:7.2f} s, engine {engines:7.2f} s, ratio {engines / loops:.3f}")
+        print(f"two workers over one: {medians['ray 1'] / medians['ray 2']:.2f}x")
+
+
+def peak_rss(side: int, steps: int) -> None:
+    """Run one job in this process and print its peak resident memory."""
+    with tempfile.TemporaryDirectory() as scratch:
+        job = job_of(Path(scratch) / "job", side, steps, "in-process", 1)
+        executor = make(job)
+        run(job, executor, lambda event: None)
+    print(f"{side:>6} x {side:<6} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:8.0f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["time", "memory", "one-size"])
+    parser.add_argument("sizes", nargs="*", type=int)
+    parser.add_argument("--steps", type=int)
+    chosen = parser.parse_args()
+    if chosen.what == "time":
+        compare((chosen.sizes or [1536])[0], chosen.steps or 4)
+    elif chosen.what == "one-size":
+        peak_rss(chosen.sizes[0], chosen.steps or 1)
+    else:
+        for side in chosen.sizes or [2048, 8192, 16384]:
+            command = [sys.executable, __file__, "one-size", str(side), "--steps", str(chosen.steps or 1)]
+            subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

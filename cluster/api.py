@@ -1,0 +1,201 @@
+"""The four things one can do with a job, from Python: plan, generate, resume, status. The command line calls these.
+
+    from cluster import generate
+    result = generate(prompt="archipelago", width=4096, height=4096, out="out/islands")
+    print(result.page)
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from cluster import job_file
+from cluster.events import OnEvent, unheard
+from cluster.progress import EVENTS, JsonLines, fan_out
+from cluster.spec import ExecutorName, JobSpec, SpecError, SpecFields
+from cluster.status import LEDGER, Status, read_status
+from storage.fingerprint import FormatError
+
+if TYPE_CHECKING:
+    from cluster.job import Job
+    from cluster.report import PlanReport
+
+__all__ = ["JobSpec", "Result", "SpecError", "Status", "generate", "plan", "resume", "status"]
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished picture: the job's folder, and in it the page that shows the picture."""
+
+    folder: Path
+    page: Path
+
+
+def generate(
+    spec: JobSpec | None = None, *, resume: bool = False, on_event: OnEvent = unheard, **fields: Unpack[SpecFields]
+) -> Result:
+    """Make one picture; returns when it is finished.
+
+    Give a JobSpec, or its fields as keyword arguments (`prompt`, `width`, `height` in pixels and `out` at least), or
+    both: fields override. With `resume`, a folder that already holds this job is gone on with; a finished job returns
+    at once. `on_event` hears of every task (cluster.events), in this thread.
+
+    The folder holds job.yaml, events.jsonl, ledger.jsonl, latents.zarr with (C, height / scale, width / scale) float32
+    latents, image.zarr with (3, height, width) uint8 sRGB, index.html and its tiles. The same spec gives the same bytes
+    with any number of workers, on the same kind of device.
+
+    Raises SpecError (a setting, or what the machine cannot hold), ModelError, FormatError (a folder of another job),
+    cluster.driver.Interrupted after Ctrl-C, OSError (a full disk), NumericalError (NaN from the network). Whatever
+    is done then stays done, and `resume` goes on from there.
+    """
+    asked = spec_of(spec, fields)
+    present = is_job(asked.out)
+    return run(prepared(asked, check_fit=not present), resume=resume, on_event=on_event)
+
+
+def plan(spec: JobSpec | None = None, *, calibrate: bool = True, **fields: Unpack[SpecFields]) -> PlanReport:
+    """What `generate` of the same arguments would cost: patches, files, bytes, memory, seconds. Writes nothing.
+
+    With `calibrate`, the model is loaded and a few evaluations are timed here; otherwise the time is guessed. A job that
+    does not fit this machine is reported on all the same. Raises SpecError and ModelError.
+    """
+    from cluster.report import report_on
+
+    job = prepared(spec_of(spec, fields), check_fit=False)
+    return report_on(job, measured(job) if calibrate else None)
+
+
+def resume(
+    folder: Path | str,
+    *,
+    executor: ExecutorName | None = None,
+    workers: int | None = None,
+    on_event: OnEvent = unheard,
+) -> Result:
+    """Go on with the job of a folder, wherever it stopped; a finished one returns at once.
+
+    `executor` and `workers` may differ from before; they do not change the picture. Raises what `generate` raises, and
+    FormatError where the model's files are no longer those that the job began with.
+    """
+    return run(continued(Path(folder), executor, workers), resume=True, on_event=on_event)
+
+
+def status(folder: Path | str) -> Status:
+    """How far the job of a folder is. Raises SpecError where the folder holds no job, FormatError for another version."""
+    return read_status(Path(folder))
+
+
+# --- steps that the command line takes one by one --------------------------------------------------------------------
+
+
+def spec_of(spec: JobSpec | None, fields: SpecFields) -> JobSpec:
+    """A spec with some fields replaced, all checked again."""
+    given = {} if spec is None else {name: getattr(spec, name) for name in spec.model_fields_set}
+    return JobSpec(**{**given, **fields})
+
+
+def prepared(spec: JobSpec, check_fit: bool) -> Job:
+    """The job of a spec: resolved, planned, identified. Of a folder that holds it already, the blocks are kept."""
+    from cluster.job import prepare
+
+    if is_job(spec.out) and (saved := job_file.load(spec.out).spec).model == spec.model:
+        spec = spec.model_copy(update={"block": saved.block})
+    return prepare(spec, check_fit=check_fit)
+
+
+def continued(folder: Path, executor: ExecutorName | None, workers: int | None) -> Job:
+    """The job of a folder, perhaps with other workers."""
+    saved = job_file.load(folder)
+    changes = {name: value for name, value in (("executor", executor), ("workers", workers)) if value is not None}
+    job = prepared(JobSpec(**{**saved.spec.model_dump(), **changes}), check_fit=False)
+    _say_versions_changed(saved)
+    if job.fingerprint != saved.fingerprint:
+        raise FormatError(
+            f"the model's files or this program changed since {folder} was begun, so going on would mix two pictures; "
+            "start again in another folder with --out"
+        )
+    return job
+
+
+def measured(job: Job) -> float:
+    """Seconds of one evaluation, by running a few here."""
+    from cluster.calibrate import seconds_per_evaluation
+
+    return seconds_per_evaluation(job)
+
+
+def run(job: Job, *, resume: bool, on_event: OnEvent) -> Result:
+    """Do what is left of a prepared job."""
+    folder = job.spec.out
+    result = Result(folder, folder / "index.html")
+    enter(job, resume)
+    if is_finished(job):
+        return result
+    job_file.save(job.spec, job.fingerprint)
+    _execute(job, on_event)
+    return result
+
+
+def _execute(job: Job, on_event: OnEvent) -> None:
+    from cluster import driver, executors
+
+    with JsonLines(job.spec.out / EVENTS) as log:
+        try:
+            with closing(executors.make(job)) as executor:
+                driver.run(job, executor, fan_out(log, on_event))
+        except KeyboardInterrupt:  # while the workers were starting or stopping
+            raise driver.Interrupted from None
+
+
+def enter(job: Job, resume: bool) -> None:
+    """Refuse a folder that is not this job's to write to."""
+    folder = job.spec.out
+    if folder.exists() and not folder.is_dir():
+        raise SpecError(f"{folder} is a file; name a folder with --out")
+    if not is_job(folder):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise SpecError(f"{folder} holds other files; name a new or empty folder with --out")
+        return
+    saved = job_file.load(folder)
+    if saved.fingerprint != job.fingerprint:
+        raise FormatError(
+            f"{folder} holds another job ({saved.spec.prompt!r}, {saved.spec.width}x{saved.spec.height}"
+            f"{_differences(saved.spec, job.spec)}); choose another folder with --out"
+        )
+    if not resume:
+        raise SpecError(f"{folder} already holds this job; add --resume to go on with it, or choose another --out")
+
+
+def _differences(old: JobSpec, new: JobSpec) -> str:
+    """Which settings differ, for people who believe that it is the same job."""
+    where = ("out", "executor", "workers", "block", "prompt", "width", "height", "allow_pickle")
+    names = [name for name in JobSpec.model_fields if name not in where and getattr(old, name) != getattr(new, name)]
+    return f"; other {', '.join(names)}" if names else ""
+
+
+def is_job(folder: Path) -> bool:
+    """Whether a folder holds a job, begun or finished."""
+    return (folder / job_file.NAME).is_file()
+
+
+def is_finished(job: Job) -> bool:
+    """Whether every task is in the ledger and the last run closed its outputs."""
+    folder = job.spec.out
+    if not (folder / LEDGER).exists():
+        return False
+    state = read_status(folder)
+    tasks = sum(stage.tasks for stage in job.plan.stages)
+    return state.state == "finished" and sum(group.done for group in state.groups) == tasks
+
+
+def _say_versions_changed(saved: job_file.SavedJob) -> None:
+    now = job_file.versions()
+    changed = [f"{name} {was} -> {now[name]}" for name, was in saved.versions.items() if now.get(name, was) != was]
+    if changed:
+        LOG.warning("versions changed since the job began, pixels may differ: %s", ", ".join(changed))

@@ -1,0 +1,53 @@
+"""The command line `hypermosaic`. Knows its commands' names; each is in cluster/commands.
+
+    hypermosaic plan | generate | resume | status | view | doctor
+
+Importing this imports no torch and no ray, so that --help is quick.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cluster.commands import doctor, looking, making
+from cluster.commands.boundary import Boundary, session_of
+
+app = typer.Typer(
+    name="hypermosaic",
+    cls=Boundary,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (making.generate, making.plan, making.resume, looking.status, looking.view, doctor.doctor):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from cluster.job_file import versions
+
+        print(versions()["hypermosaic"])
+        raise typer.Exit
+
+
+@app.callback()
+def settings(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and libraries' messages.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say it.")] = False,
+) -> None:
+    """Pictures larger than any network has seen, made of overlapping patches on one machine or many."""
+    del version
+    session_of(context).debug |= debug
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Where errors become one line and an exit code. Knows which errors are expected; knows no command.
+
+    0 done    1 failure    2 wrong use    130 interrupted
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import tempfile
+import traceback
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from cluster.machine import hush
+from cluster.spec import SpecError
+from generation.models.errors import ModelError
+from storage.fingerprint import FormatError
+
+FAILURE, USE, INTERRUPTED = 1, 2, 130
+USE_ERRORS = (SpecError, ModelError, FormatError)
+EXPECTED = (OSError, MemoryError, ArithmeticError)
+EXPECTED_NAMES = {"TaskFailed", "OutOfMemoryError", "RayError"}
+"""Errors of modules that the command line does not import before it must."""
+
+
+@dataclass
+class Session:
+    """What the boundary knows of a call when it ends badly: whether to show tracebacks, and the job's folder."""
+
+    debug: bool = False
+    folder: Path | None = None
+    running: bool = False
+
+    def resume_command(self) -> str:
+        return f"hypermosaic resume {self.folder}"
+
+
+def session_of(context: Any) -> Session:
+    """The call's session; made when first asked for."""
+    root: Any = context.find_root()
+    if root.obj is None:
+        root.obj = Session()
+    session: Session = root.obj
+    return session
+
+
+class Boundary(TyperGroup):
+    """A group whose commands may raise anything: what comes out is a line on standard error and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        hush()
+        session = session_of(ctx)
+        try:
+            with warnings.catch_warnings():
+                quieten(session)
+                return super().invoke(ctx)
+        except (TyperException, typer.Exit, typer.Abort):  # wrong flags, --help, an exit asked for
+            raise
+        except (KeyboardInterrupt, Exception) as error:
+            code, message = judged(error, session)
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(message)
+        raise typer.Exit(code)
+
+
+def quieten(session: Session) -> None:
+    """Keep libraries' chatter from the terminal; ours is what is left."""
+    if session.debug:
+        logging.basicConfig(level=logging.INFO)
+        return
+    warnings.simplefilter("ignore")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in ("diffusers", "transformers", "huggingface_hub", "ray", "py.warnings", "torch", "asyncio"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def judged(error: BaseException, session: Session) -> tuple[int, str]:
+    """Exit code and message of an error."""
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Interrupted":
+        return INTERRUPTED, _interrupted(session)
+    if session.debug:
+        traceback.print_exception(error)
+    if isinstance(error, USE_ERRORS) or (isinstance(error, ValueError) and not session.running):
+        return (FAILURE if session.running else USE), f"error: {one_line(error)}{_then_resume(session)}"
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, EXPECTED) or kinds & EXPECTED_NAMES:
+        return FAILURE, f"error: {told(error)}{_then_resume(session)}"
+    where = "" if session.debug else f"; the whole of it is in {_log(error)} (or use --debug)"
+    return FAILURE, f"unexpected error: {type(error).__name__}: {one_line(error)}{where}{_then_resume(session)}"
+
+
+def told(error: BaseException) -> str:
+    """An expected failure and what to do about it."""
+    if isinstance(error, OSError) and (error.errno == errno.ENOSPC or "No space left" in str(error)):
+        return f"the disk is full ({one_line(error)}); nothing done is lost: free some space"
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return "the port is taken; choose another with --port, or --port 0 for a free one"
+    if isinstance(error, MemoryError):
+        return "out of memory; use fewer --workers, a smaller --batch-size or --block"
+    return one_line(error)
+
+
+def one_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _interrupted(session: Session) -> str:
+    if not session.running:
+        return "interrupted"
+    return f"interrupted; nothing done is lost. Go on with:\n  {session.resume_command()}"
+
+
+def _then_resume(session: Session) -> str:
+    return f"; then go on with: {session.resume_command()}" if session.running else ""
+
+
+def _log(error: BaseException) -> Path:
+    """A file with the traceback."""
+    path = Path(tempfile.gettempdir()) / f"hypermosaic-{os.getpid()}.log"
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return path

@@ -1,0 +1,143 @@
+"""`doctor`: what works on this machine, what is missing, what to do about it. Knows the machine; knows no job."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster.commands.making import Json, gigabytes
+from cluster.machine import cores, environment, nearest_existing
+
+LEAST_PYTHON = (3, 11)
+LEAST_DISK, LEAST_MEMORY = 2 * 10**9, 2 * 10**9
+LIBRARIES = ("torch", "diffusers", "transformers", "ray", "tensorstore", "zarr", "PIL", "uvicorn", "starlette")
+OPTIONAL = {"pyvips": "export", "av": "video"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. ok: it works; missing: jobs will fail; note: worth knowing."""
+
+    name: str
+    verdict: Literal["ok", "missing", "note"]
+    text: str
+
+
+def doctor(as_json: Json = False) -> None:
+    """Say what works on this machine and what is missing. Exit code 1 where something needed is missing."""
+    findings = list(examine(CHECKS))
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        Console().print(table_of(findings))
+    if any(finding.verdict == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+def table_of(findings: Iterable[Finding]) -> Table:
+    colours = {"ok": "green", "missing": "red", "note": "yellow"}
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for finding in findings:
+        table.add_row(f"[{colours[finding.verdict]}]{finding.verdict}[/]", finding.name, finding.text)
+    return table
+
+
+Check = Callable[[], Iterable[Finding]]
+
+
+def examine(checks: Iterable[Check]) -> Iterable[Finding]:
+    """Every finding; a check that fails by itself is one too."""
+    for check in checks:
+        try:
+            yield from check()
+        except Exception as error:  # the point is to go on and say so
+            yield Finding(check.__name__, "missing", f"could not be examined: {type(error).__name__}: {error}")
+
+
+def python() -> Iterable[Finding]:
+    good = sys.version_info >= LEAST_PYTHON
+    least = ".".join(map(str, LEAST_PYTHON))
+    yield Finding("python", "ok" if good else "missing", f"{platform.python_version()} ({least} or newer is needed)")
+
+
+def libraries() -> Iterable[Finding]:
+    for name in LIBRARIES:
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:  # a broken binary raises anything
+            yield Finding(name, "missing", f"{type(error).__name__}: {error}; install it again: make env")
+        else:
+            yield Finding(name, "ok", str(getattr(module, "__version__", "present")))
+
+
+def extras() -> Iterable[Finding]:
+    for name, extra in OPTIONAL.items():
+        found = importlib.util.find_spec(name) is not None
+        fix = "present" if found else f"not installed; pip install 'hypermosaic[{extra}]' where it is wanted"
+        yield Finding(name, "ok" if found else "note", fix)
+
+
+def device() -> Iterable[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        yield Finding("device", "ok", f"{len(names)} GPU(s): {', '.join(names)}")
+    else:
+        yield Finding("device", "note", f"no GPU for PyTorch; {cores()} CPU core(s) will do the work")
+
+
+def embedded_model() -> Iterable[Finding]:
+    from generation.models.loading import describe
+
+    info = describe("embedded")
+    yield Finding("embedded model", "ok", f"{info.parameters_bytes / 1e6:.0f} MB, {len(info.class_names)} classes")
+
+
+def memory() -> Iterable[Finding]:
+    from cluster.job import available_memory
+
+    free = available_memory()
+    good = free >= LEAST_MEMORY
+    fix = "" if good else f"; a worker needs about {gigabytes(LEAST_MEMORY)}"
+    yield Finding("memory", "ok" if good else "missing", f"{gigabytes(free)} available{fix}")
+
+
+def disk() -> Iterable[Finding]:
+    folder = nearest_existing(Path("out"))
+    free = shutil.disk_usage(folder).free
+    good = free >= LEAST_DISK
+    fix = "" if good else "; a picture of 4096 x 4096 needs about 2 GB, give --out on a larger disk"
+    yield Finding("disk", "ok" if good else "missing", f"{gigabytes(free)} free at {folder}{fix}")
+
+
+def ray_cluster() -> Iterable[Finding]:
+    address = environment().get("RAY_ADDRESS")
+    text = f"RAY_ADDRESS is {address}" if address else "RAY_ADDRESS is not set; a local Ray is started for each job"
+    yield Finding("cluster", "note" if address else "ok", text)
+
+
+def hub() -> Iterable[Finding]:
+    found = environment()
+    offline = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if found.get(name, "0") not in ("", "0")]
+    where = f"models are kept in {found.get('HF_HOME', '~/.cache/huggingface')}"
+    if offline:
+        yield Finding("hub", "note", f"offline by {', '.join(offline)}; {where}")
+    else:
+        yield Finding("hub", "ok", f"models are downloaded when first used; {where}")
+
+
+CHECKS: tuple[Check, ...] = (
+    python, libraries, extras, device, embedded_model, memory, disk, ray_cluster, hub,
+)  # fmt: skip

@@ -1,0 +1,113 @@
+"""The flags that describe a picture, for every command that takes one. Knows flags and YAML; checks no value.
+
+A command takes one parameter `flags: SpecFlags`; `with_spec_flags` shows typer the single flags in its place.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from cluster.job_file import read_fields, sides
+from cluster.spec import JobSpec, SpecError
+
+PICTURE, PLACE, RUN = "Picture", "Model", "Run"
+
+
+def _flag(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
+@dataclass(frozen=True)
+class SpecFlags:
+    """None, or an empty list, where a flag was not given: then the YAML file's value counts, then the default."""
+
+    prompt: Annotated[str | None, typer.Argument(help="What the picture shows.", show_default=False)] = None
+    size: Annotated[str | None, _flag("Size in pixels (default: 2048x2048).", PICTURE, metavar="WIDTHxHEIGHT")] = None
+    model: Annotated[str | None, _flag("embedded, a folder, a .safetensors file or a hub id, perhaps @revision (default: embedded).",
+                                       PLACE, metavar="ID|PATH|embedded")] = None  # fmt: skip
+    loras: Annotated[list[str] | None, _flag("LoRA to fuse; repeat for more.", PLACE, "--lora",
+                                             metavar="ID|PATH[:WEIGHT]")] = None  # fmt: skip
+    allow_pickle: Annotated[bool | None, _flag("Load weights that are not safetensors; that can run code.", PLACE,
+                                               "--allow-pickle")] = None  # fmt: skip
+    negative_prompt: Annotated[str | None, _flag("What it should not show.", PICTURE)] = None
+    method: Annotated[str | None, _flag("How patches become one picture: hann, uniform, gaussian or shifted (default: shifted).",
+                                        PICTURE)] = None  # fmt: skip
+    overlap: Annotated[str | None, _flag("Share of a patch that overlaps the next, in (default: 0, 1) [0.5).", PICTURE,
+                                         metavar="SHARE")] = None  # fmt: skip
+    scheduler: Annotated[str | None, _flag("ddim, euler, dpmpp_2m, unipc, ... or diffusers' class name (default: the model's).",
+                                           PICTURE)] = None  # fmt: skip
+    num_inference_steps: Annotated[str | None, _flag("Denoising steps (default: the model's).", PICTURE, metavar="N")] = None
+    guidance_scale: Annotated[str | None, _flag("Classifier-free guidance; 1 is none (default: the model's).", PICTURE,
+                                                metavar="X")] = None  # fmt: skip
+    eta: Annotated[str | None, _flag("Noise of DDIM-like schedulers, 0 to 1.", PICTURE, metavar="X")] = None
+    seed: Annotated[str | None, _flag("Whole number that picks the picture (default: 0).", PICTURE, metavar="N")] = None
+    classes: Annotated[Path | None, _flag("Image of class ids, for class-map models.", PICTURE, metavar="MAP")] = None
+    topology: Annotated[str | None, _flag("plane, ring (joins left and right) or torus (all sides) (default: plane).",
+                                          PICTURE)] = None  # fmt: skip
+    dtype: Annotated[str | None, _flag("float32, float16 or bfloat16 (default: by device).", PLACE)] = None
+    device: Annotated[str | None, _flag("cpu or cuda (default: cuda where there is one).", PLACE)] = None
+    out: Annotated[Path | None, _flag("Folder of the result (default: out/<prompt>).", RUN, metavar="DIR")] = None
+    config: Annotated[Path | None, _flag("YAML file of settings; flags override it.", RUN, metavar="FILE")] = None
+    executor: Annotated[str | None, _flag("ray (local, or RAY_ADDRESS) or in-process (default: ray).", RUN)] = None
+    workers: Annotated[str | None, _flag("Workers (default: every core, or every GPU).", RUN, metavar="N")] = None
+    threads: Annotated[str | None, _flag("CPU threads of a worker (default: 1).", RUN, metavar="N")] = None
+    batch_size: Annotated[str | None, _flag("Patches of one evaluation (default: 4, on GPUs 16).", RUN, metavar="N")] = None
+    block: Annotated[str | None, _flag("Side of a task's square, in latents (default: 128 or more).", RUN, metavar="N")] = None
+    outputs: Annotated[str | None, _flag("What to write, separated by commas (default: ome-zarr,deep-zoom).", RUN, "--output",
+                                         metavar="NAMES")] = None  # fmt: skip
+    tile: Annotated[str | None, _flag("Side of a tile in pixels (default: 512).", RUN, metavar="N")] = None
+    tile_format: Annotated[str | None, _flag("Encoding of Deep Zoom tiles: jpg, png or webp (default: jpg).", RUN)] = None
+
+    def spec(self) -> JobSpec:
+        """Defaults, then the YAML file, then the flags. Raises SpecError."""
+        given = {} if self.config is None else read_fields(self.config)
+        for name in (field.name for field in fields(self) if field.name not in ("size", "config")):
+            value = getattr(self, name)
+            if value is not None and value != []:
+                given[name] = value
+        given |= sides(self.size)
+        if "prompt" not in given:
+            raise SpecError("the prompt is missing; say what the picture shows, as in: hypermosaic generate archipelago")
+        if "width" not in given and "height" not in given:
+            given |= {"width": 2048, "height": 2048}
+        given.setdefault("out", Path("out") / slug(str(given["prompt"])))
+        return JobSpec(**given)
+
+
+def slug(prompt: str) -> str:
+    """A folder name from a prompt: lower-case words joined by hyphens, at most 40 characters."""
+    words = "-".join(re.findall(r"\w+", prompt.lower()))
+    return words[:40].strip("-") or "picture"
+
+
+def with_spec_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter `flags` of a command by the fields of SpecFlags, as typer reads them."""
+    hints = get_type_hints(SpecFlags, include_extras=True)
+    shown = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[field.name])
+        for field in fields(SpecFlags)
+    ]
+    own_hints = get_type_hints(command, include_extras=True)
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=own_hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != "flags"
+    ]
+
+    @wraps(command)
+    def called(**values: Any) -> None:
+        flags = SpecFlags(**{field.name: values.pop(field.name) for field in fields(SpecFlags)})
+        command(flags=flags, **values)
+
+    vars(called)["__signature__"] = inspect.Signature([*shown, *own])
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in [*shown, *own]}
+    del vars(called)["__wrapped__"]
+    return called

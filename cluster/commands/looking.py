@@ -1,0 +1,111 @@
+"""`status` and `view`. Knows a job's folder; changes nothing in it."""
+
+from __future__ import annotations
+
+import json
+import time
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from cluster.commands.making import Json
+from cluster.progress import duration
+from cluster.status import Status, read_status
+
+WATCH_SECONDS = 2.0
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a job.")]
+
+
+def status(
+    folder: Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say how far a job is."""
+    now = read_status(folder)
+    if as_json:
+        _json_lines(folder, now, watch)
+    elif watch:
+        _follow(folder, now)
+    else:
+        Console().print(picture_of(now))
+
+
+def _json_lines(folder: Path, now: Status, watch: bool) -> None:
+    """One object; a line of it every two seconds where the job is followed."""
+    if not watch:
+        print(json.dumps(now.as_json(), indent=2))
+        return
+    print(json.dumps(now.as_json()), flush=True)
+    while goes_on(now):
+        time.sleep(WATCH_SECONDS)
+        now = read_status(folder)
+        print(json.dumps(now.as_json()), flush=True)
+
+
+def _follow(folder: Path, now: Status) -> None:
+    with Live(picture_of(now), console=Console(), refresh_per_second=2) as live:
+        while goes_on(now):
+            time.sleep(WATCH_SECONDS)
+            now = read_status(folder)
+            live.update(picture_of(now))
+
+
+def goes_on(now: Status) -> bool:
+    """Whether there is more to see."""
+    return now.state in ("not started", "running")
+
+
+def picture_of(now: Status) -> RenderableType:
+    """A line of facts, a bar for each group, and what to do next."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for group in now.groups:
+        bar = ProgressBar(total=max(1, group.total), completed=group.done, width=32)
+        table.add_row(group.name, bar, f"{group.done:,}/{group.total:,}")
+    return Group(Text(headline(now)), table, Text(advice(now), style="dim"))
+
+
+def headline(now: Status) -> str:
+    """ "islands, 4096x4096: running, 35 %, 2 min 10 s so far, about 4 min left"."""
+    parts = [now.state, f"{100 * now.share:.0f} %", f"{duration(now.seconds)} so far"]
+    if now.seconds_left is not None:
+        parts.append(f"about {duration(now.seconds_left)} left")
+    if now.retried:
+        parts.append(f"{now.retried} tasks run again")
+    return f"{now.prompt}, {now.size[0]}x{now.size[1]}: {', '.join(parts)}"
+
+
+def advice(now: Status) -> str:
+    """What the user can do in this state."""
+    match now.state:
+        case "finished":
+            return f"open {now.folder}/index.html, or: hypermosaic view {now.folder}"
+        case "running":
+            return f"watch it grow: hypermosaic view {now.folder}"
+        case "failed":
+            return f"{now.error}\ngo on with: hypermosaic resume {now.folder}"
+        case _:
+            return f"go on with: hypermosaic resume {now.folder}"
+
+
+def view(
+    folder: Folder,
+    port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.", min=0, max=65535)] = 8000,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+) -> None:
+    """Show a picture, finished or not, from a small server on this machine until Ctrl-C."""
+    from storage.viewer.server import serve
+
+    def ready(address: str) -> None:
+        print(address, flush=True)
+        if open_browser:
+            webbrowser.open(address)
+
+    serve(folder, port, ready)

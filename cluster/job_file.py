@@ -1,0 +1,124 @@
+"""`job.yaml`: a job's spec, identity and the versions that made it; and the YAML specs that people write. Knows YAML.
+
+    format_version: 1
+    fingerprint: 9051c4e9...
+    versions: {hypermosaic: 0.1.0, torch: 2.13.0, ...}
+    spec: {prompt: archipelago, width: 4096, ...}
+
+A spec that people write is the mapping under `spec` alone, with `size: 4096x4096` for the two sides if they like.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.spec import JobSpec, SpecError
+from storage.fingerprint import FormatError
+from storage.formats.atomic import replace_file
+
+FORMAT_VERSION = 1
+NAME = "job.yaml"
+PACKAGES = ("hypermosaic", "torch", "diffusers", "transformers", "numpy", "pillow", "tensorstore", "zarr", "ray")
+
+
+@dataclass(frozen=True)
+class SavedJob:
+    """What job.yaml of a folder says; `spec.out` is that folder, wherever it has been moved to."""
+
+    spec: JobSpec
+    fingerprint: str
+    versions: Mapping[str, str]
+
+
+def save(spec: JobSpec, fingerprint: str) -> Path:
+    """Write job.yaml into the job's folder; returns its path."""
+    path = spec.out / NAME
+    document = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint,
+        "versions": dict(versions()),
+        "spec": spec.model_dump(mode="json"),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode())
+    return path
+
+
+def load(folder: Path) -> SavedJob:
+    """Read it back. Raises SpecError where there is none, FormatError where it is of a version not known here."""
+    path = folder / NAME
+    if not path.is_file():
+        raise SpecError(f"{folder} holds no {NAME}; give the folder that a job was written to")
+    document = _mapping(path)
+    if document.get("format_version") != FORMAT_VERSION:
+        raise FormatError(
+            f"{path} has format_version {document.get('format_version')!r}; this program reads {FORMAT_VERSION}"
+        )
+    try:
+        spec = JobSpec(**{**document["spec"], "out": folder})
+        return SavedJob(spec, str(document["fingerprint"]), document["versions"])
+    except (KeyError, TypeError, SpecError) as error:
+        raise FormatError(f"{path} is damaged: {error}; start the job again in another folder") from None
+
+
+@cache
+def versions() -> Mapping[str, str]:
+    """Versions of Python and of the packages that can change a pixel or a file."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """The fields of JobSpec that a YAML spec names, or those of a job.yaml. Values are not checked here."""
+    document = _mapping(path)
+    if "format_version" in document and "spec" in document:
+        document = dict(document["spec"])
+        document.pop("out", None)  # the folder of that other job
+    fields = {str(name).replace("-", "_"): value for name, value in document.items()}
+    return fields | sides(fields.pop("size", None))
+
+
+def sides(size: str | None) -> dict[str, int]:
+    """ "4096x2048" -> {"width": 4096, "height": 2048}; nothing for None. Raises SpecError."""
+    if size is None:
+        return {}
+    found = re.fullmatch(r"\s*(-?\d+)\s*[xX\N{MULTIPLICATION SIGN}]\s*(-?\d+)\s*", str(size))
+    if found is None:
+        raise SpecError(f"size {size!r} is not WIDTHxHEIGHT in pixels; write it like 4096x4096")
+    return {"width": int(found[1]), "height": int(found[2])}
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error.strerror}{_nearby(path)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" (line {place.line + 1}, column {place.column + 1})" if place else ""
+        raise SpecError(f"{path} is not YAML{where}; write one `name: value` a line") from None
+    if not isinstance(document, dict):
+        raise SpecError(f"{path} holds {json.dumps(document, default=str)[:40]}, not `name: value` lines")
+    return document
+
+
+def _nearby(path: Path) -> str:
+    names = [other.name for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""

@@ -1,0 +1,251 @@
+"""Listeners of a job's events: a file of JSON lines, bars on a terminal, lines elsewhere. Knows events; knows no plan.
+
+Stages are shown by group, the first word of their names: "denoise 0" .. "denoise 20" are one bar.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from cluster.events import (
+    Event,
+    JobFailed,
+    JobFinished,
+    JobInterrupted,
+    JobStarted,
+    OnEvent,
+    TaskDone,
+    TaskRetried,
+)
+
+EVENTS = "events.jsonl"
+RECENT = 64
+
+
+def fan_out(*listeners: OnEvent) -> OnEvent:
+    """One listener that tells several, in order."""
+
+    def tell(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return tell
+
+
+# --- a file of JSON lines --------------------------------------------------------------------------------------------
+
+
+class JsonLines:
+    """Appends {"time", "event", ...} lines to a file, each flushed, so that others can follow the job."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+
+    def __call__(self, event: Event) -> None:
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {"time": stamp, "event": type(event).__name__, **asdict(event)}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+
+def read_events(path: Path) -> list[Mapping[str, Any]]:
+    """The whole lines of such a file; one that a crash tore is left out."""
+    if not path.exists():
+        return []
+    found: list[Mapping[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and "event" in record:
+            found.append(record)
+    return found
+
+
+# --- how far a job is ------------------------------------------------------------------------------------------------
+
+
+def group_of(stage_name: str) -> str:
+    """ "denoise 7" -> "denoise"."""
+    return stage_name.partition(" ")[0]
+
+
+@dataclass
+class Group:
+    """The stages of one kind, added up. ends: by the clock, when its first task of this run began and the latest ended."""
+
+    name: str
+    total: int = 0
+    done: int = 0
+    ends: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def seconds_left(self) -> float | None:
+        """By the pace of its recent tasks; None before there is one."""
+        if self.done >= self.total:
+            return 0.0
+        if len(self.ends) < 2:
+            return None
+        pace = (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+        return pace * (self.total - self.done)
+
+
+class Tally:
+    """Counts events by group."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.groups: dict[str, Group] = {}
+        self.retried = 0
+        self._clock = clock
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case JobStarted():
+                self._start(event)
+            case TaskDone():
+                group = self.groups[group_of(event.stage_name)]
+                group.done += 1
+                if not group.ends:
+                    group.ends.append(self._clock() - event.seconds)
+                group.ends.append(self._clock())
+            case TaskRetried():
+                self.retried += 1
+
+    def _start(self, event: JobStarted) -> None:
+        for stage in event.stages:
+            group = self.groups.setdefault(group_of(stage.name), Group(group_of(stage.name)))
+            group.total += stage.total
+            group.done += stage.done
+
+    def current(self) -> Group | None:
+        """The first group with tasks left."""
+        return next((group for group in self.groups.values() if group.done < group.total), None)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 10 min; "?" for None."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+# --- for people ------------------------------------------------------------------------------------------------------
+
+
+class Lines:
+    """A line every few seconds, for logs and pipes: `denoise 120/340 (35 %), about 2 min 10 s left`."""
+
+    def __init__(
+        self, stream: TextIO, seconds_between: float = 5.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = stream
+        self._between = seconds_between
+        self._clock = clock
+        self._tally = Tally(clock)
+        self._last = clock()
+
+    def __call__(self, event: Event) -> None:
+        self._tally(event)
+        match event:
+            case TaskDone() if self._clock() - self._last >= self._between:
+                self._say(self._where())
+            case TaskRetried():
+                self._say(f"{event.stage_name}, block {event.block} runs again: {event.error}")
+            case JobStarted():
+                self._say(f"started: {started(self._tally.groups.values(), event.workers)}")
+            case JobFinished() | JobFailed() | JobInterrupted():
+                self._say(ended(event))
+
+    def _where(self) -> str:
+        group = self._tally.current()
+        if group is None:
+            return "finishing"
+        share = 100 * group.done // group.total
+        left = group.seconds_left()
+        return f"{group.name} {group.done}/{group.total} ({share} %), about {duration(left)} left"
+
+    def _say(self, text: str) -> None:
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
+        self._last = self._clock()
+
+
+def started(groups: Iterable[Group], workers: int) -> str:
+    """ "340 denoise, 4 decode tasks; 2 workers", and what earlier runs did."""
+    parts = [f"{group.total} {group.name}" for group in groups]
+    earlier = sum(group.done for group in groups)
+    resumed = f", {earlier} done before" if earlier else ""
+    return f"{', '.join(parts)} tasks{resumed}; {workers} worker{'s' * (workers != 1)}"
+
+
+def ended(event: JobFinished | JobFailed | JobInterrupted) -> str:
+    match event:
+        case JobFinished():
+            return f"finished in {duration(event.seconds)}"
+        case JobFailed():
+            return f"failed: {event.error.splitlines()[0] if event.error else 'no reason given'}"
+        case JobInterrupted():
+            return "interrupted"
+
+
+class Bars:
+    """A bar with the time left for each group of stages, while used as a context."""
+
+    def __init__(self, console: Console) -> None:
+        self._tally = Tally()
+        self._rows: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("[dim]{task.fields[left]:>12}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+
+    def __call__(self, event: Event) -> None:
+        self._tally(event)
+        for group in self._tally.groups.values():
+            self._show(group)
+        if isinstance(event, TaskRetried):
+            self._progress.console.print(f"[yellow]{event.stage_name}, block {event.block} runs again[/]: {event.error}")
+
+    def _show(self, group: Group) -> None:
+        if group.name not in self._rows:
+            self._rows[group.name] = self._progress.add_task(group.name, total=group.total, left="", start=False)
+        row = self._rows[group.name]
+        under_way = 0 < group.done < group.total
+        if under_way:
+            self._progress.start_task(row)
+        left = f"{duration(group.seconds_left())} left" if under_way else ""
+        self._progress.update(row, completed=group.done, left=left)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._progress.stop()

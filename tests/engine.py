@@ -1,0 +1,136 @@
+"""A tiny engine for tests: small networks, a spec, and jobs run in process. Not a test itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.driver import run
+from cluster.executors.in_process import InProcess
+from cluster.job import Job, prepare
+from cluster.outputs import outputs_for
+from cluster.spec import JobSpec
+from cluster.tasks import Worker
+from cluster.worker import build_sampler
+from generation.models.contracts import Conditioning, Model, ModelInfo, Request
+from storage.arrays import ArrayStore
+from storage.geometry import Box
+
+CHANNELS, SCALE, PATCH = 3, 2, 16
+
+INFO = ModelInfo(
+    family="test",
+    latent_channels=CHANNELS,
+    scale=SCALE,
+    patch=PATCH,
+    multiple=1,
+    tile=24,
+    tile_margin=4,
+    local_codec=False,
+    guidance_scale=1.0,
+    num_inference_steps=4,
+    scheduler="ddim",
+    scheduler_config={"_class_name": "DDIMScheduler"},
+)
+FLOW_CONFIG = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+
+
+class ConvolutionalDenoiser:
+    """Random weights, and a receptive field of 7: it sees where a patch ends. Counts its evaluations."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.kernels = [torch.randn(CHANNELS, CHANNELS, 3, 3, generator=generator) * 0.3 for _ in range(3)]
+        self.evaluated = 0
+
+    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        self.evaluated += len(latents)
+        x = latents + conditioning["told"][:, None, None, None]
+        for kernel in self.kernels:
+            x = torch.tanh(torch.nn.functional.conv2d(x, kernel, padding=1))
+        return x
+
+
+class IdentityDenoiser:
+    """Predicts what it is shown."""
+
+    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        return latents
+
+
+class NearestCodec:
+    """Pixels are the latents, enlarged: decode(encode(x)) == x where x is constant on cells."""
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents.repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3)
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(pixels, SCALE)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Tells every patch the same number; another one without the prompt."""
+
+    value: float
+
+    def conditional(self, boxes: Sequence[Box]) -> Conditioning:
+        return {"told": torch.full((len(boxes),), self.value)}
+
+    def unconditional(self, boxes: Sequence[Box]) -> Conditioning:
+        return {"told": torch.zeros(len(boxes))}
+
+
+def tiny_model(denoiser: Any = None, info: ModelInfo = INFO) -> Model:
+    def conditioner_for(request: Request) -> Told:
+        return Told(len(request.prompt) / 10)
+
+    return Model(info, denoiser or ConvolutionalDenoiser(), NearestCodec(), conditioner_for)
+
+
+def tiny_job(out: Path, monkeypatch: Any, info: ModelInfo = INFO, **fields: Any) -> Job:
+    """A prepared job around the tiny model's facts."""
+    monkeypatch.setattr("generation.models.loading.describe", lambda *args, **kwargs: info)
+    defaults: dict[str, Any] = {
+        "prompt": "a test", "width": 2 * 53, "height": 2 * 41, "executor": "in-process", "batch_size": 3, "block": 16,
+        "tile": 16, "tile_format": "png", "num_inference_steps": 4, "device": "cpu", "dtype": "float32", "workers": 1,
+    }  # fmt: skip
+    return prepare(JobSpec(**{**defaults, **fields}, out=out))
+
+
+def tiny_worker(job: Job, denoiser: Any = None) -> Worker:
+    torch.set_num_threads(1)
+    model = tiny_model(denoiser, job.info)
+    return Worker(job, build_sampler(job, model), model.codec, outputs_for(job.spec, job.plan.layout))
+
+
+def run_here(job: Job, denoiser: Any = None, executor: Any = None) -> list[Any]:
+    """Run a job in process; the events."""
+    events: list[Any] = []
+    run(job, executor or InProcess(tiny_worker(job, denoiser)), events.append)
+    return events
+
+
+def latents_of(job: Job) -> np.ndarray:
+    return ArrayStore(job.spec.out).read("latents.zarr", (slice(None),) * 3)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file of the finished picture (latents and tiles) and its bytes."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.parts[len(folder.parts)] in ("latents.zarr", "image.zarr", "image_files")
+    }
+
+
+def whole_block(job: Job) -> Job:
+    """The same job with the whole canvas in one block."""
+    side = max(job.plan.canvas.height, job.plan.canvas.width)
+    grid = replace(job.plan.grid, block=side)
+    return replace(job, plan=replace(job.plan, grid=grid))

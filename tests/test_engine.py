@@ -1,0 +1,218 @@
+"""The promise: the picture does not depend on blocks, order, worker or crash. And oracles for fusion and decode."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.driver import Interrupted, TaskFailed
+from cluster.executors.in_process import InProcess
+from cluster.tasks import Outcome
+from engine import (
+    FLOW_CONFIG,
+    INFO,
+    ConvolutionalDenoiser,
+    IdentityDenoiser,
+    files_of,
+    latents_of,
+    run_here,
+    tiny_job,
+    tiny_worker,
+)
+from generation.schedules import SHORT_NAMES
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+TOPOLOGIES = ["plane", "ring", "torus"]
+METHODS = [("hann", 0.5), ("uniform", 0.25), ("gaussian", 0.7), ("shifted", 0.0)]
+
+
+class Shuffled(InProcess):
+    """Takes many tasks at once and runs them in an order of its own."""
+
+    capacity = 50
+
+    def next(self) -> Outcome:
+        self._waiting.rotate(random.Random(len(self._waiting)).randrange(50))
+        return super().next()
+
+
+def info_for(scheduler: str):
+    return replace(INFO, scheduler_config=FLOW_CONFIG) if scheduler.startswith("flow") else INFO
+
+
+def blockwise_equals_whole(tmp_path: Path, monkeypatch, **fields) -> None:
+    info = info_for(fields.get("scheduler", "ddim"))
+    blocks = tiny_job(tmp_path / "blocks", monkeypatch, info, **fields)
+    whole = tiny_job(tmp_path / "whole", monkeypatch, info, **{**fields, "block": 64})
+    assert len(whole.plan.grid) == 1 < len(blocks.plan.grid)
+    assert whole.fingerprint == blocks.fingerprint
+    run_here(blocks, executor=Shuffled(tiny_worker(blocks)))
+    run_here(whole)
+    assert np.array_equal(latents_of(blocks), latents_of(whole))
+    pictures = [{k: v for k, v in files_of(job.spec.out).items() if k.startswith("image")} for job in (blocks, whole)]
+    assert pictures[0] == pictures[1] and pictures[0]
+
+
+@pytest.mark.parametrize("scheduler", SHORT_NAMES)
+def test_every_scheduler_in_blocks_equals_the_whole_canvas(scheduler: str, tmp_path: Path, monkeypatch) -> None:
+    blockwise_equals_whole(tmp_path, monkeypatch, scheduler=scheduler, num_inference_steps=5, method="hann")
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize(("method", "overlap"), METHODS)
+def test_every_cover_in_blocks_equals_the_whole_canvas(method, overlap, topology, tmp_path: Path, monkeypatch) -> None:
+    blockwise_equals_whole(
+        tmp_path, monkeypatch, scheduler="euler_a", method=method, overlap=overlap, topology=topology,
+        guidance_scale=3.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("block", [16, 19, 33, 48])
+def test_block_size_does_not_show(block: int, tmp_path: Path, monkeypatch) -> None:
+    fields = {"method": "hann", "overlap": 0.6, "topology": "ring", "width": 2 * 37}
+    first = tiny_job(tmp_path / "a", monkeypatch, **fields)
+    other = tiny_job(tmp_path / "b", monkeypatch, **fields, block=block)
+    run_here(first)
+    run_here(other)
+    assert np.array_equal(latents_of(first), latents_of(other))
+
+
+def test_each_patch_is_evaluated_once_a_step(tmp_path: Path, monkeypatch) -> None:
+    job = tiny_job(tmp_path, monkeypatch, method="hann", batch_size=1)
+    denoiser = ConvolutionalDenoiser()
+    events = run_here(job, denoiser)
+    assert denoiser.evaluated == job.plan.patches == sum(getattr(event, "evaluations", 0) for event in events)
+
+
+def test_guidance_evaluates_twice(tmp_path: Path, monkeypatch) -> None:
+    job = tiny_job(tmp_path, monkeypatch, method="shifted", batch_size=1, guidance_scale=2.0)
+    denoiser = ConvolutionalDenoiser()
+    run_here(job, denoiser)
+    assert denoiser.evaluated == job.plan.evaluations == 2 * job.plan.patches
+
+
+@pytest.mark.parametrize(("method", "overlap"), METHODS)
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_an_identity_network_returns_its_input_through_every_fusion(method, overlap, topology, tmp_path, monkeypatch):
+    job = tiny_job(tmp_path, monkeypatch, method=method, overlap=overlap, topology=topology)
+    worker = tiny_worker(job, IdentityDenoiser())
+    canvas, frame = job.plan.canvas, job.plan.canvas.box
+    x = worker.sampler.start(frame)
+    shown = worker.sampler.schedule.model_input(1, torch.from_numpy(x)).numpy()
+    total = np.zeros(x.shape, np.int64)
+    for block in range(len(job.plan.grid)):
+        around = job.plan.frame(block)
+        local = worker.sampler.start(around)
+        sums = worker.sampler.evaluate(1, job.plan.grid.box(block), around, local)
+        for piece, home in canvas.pieces(around):
+            total[(slice(None), *home.slices_in(frame))] += sums[(slice(None), *piece.slices_in(around))]
+    assert abs(total / 2**24 - shown).max() < 1e-6
+
+
+def test_a_resumed_job_has_the_same_bytes(tmp_path: Path, monkeypatch) -> None:
+    """Stopped after every task in turn, each time by a fresh driver."""
+
+    class OneTask(InProcess):
+        taken = 0
+
+        def next(self) -> Outcome:
+            self.taken += 1
+            if self.taken > 7:
+                raise KeyboardInterrupt
+            return super().next()
+
+    straight = tiny_job(tmp_path / "straight", monkeypatch, scheduler="dpmpp_2m", method="hann")
+    run_here(straight)
+    stopped = tiny_job(tmp_path / "stopped", monkeypatch, scheduler="dpmpp_2m", method="hann")
+    stops = 0
+    while True:
+        try:
+            run_here(stopped, executor=OneTask(tiny_worker(stopped)))
+            break
+        except Interrupted:
+            stops += 1
+    assert stops > 5
+    assert files_of(stopped.spec.out) == files_of(straight.spec.out)
+    assert not list((stopped.spec.out / "work").iterdir())
+
+
+def test_a_lost_worker_costs_nothing_but_time(tmp_path: Path, monkeypatch) -> None:
+    class Flaky(InProcess):
+        """Loses every fifth task after having done it."""
+
+        count = 0
+
+        def next(self) -> Outcome:
+            outcome = super().next()
+            self.count += 1
+            if self.count % 5 == 0:
+                return Outcome(outcome.task, error=RuntimeError("worker died"), lost=True)
+            return outcome
+
+    straight = tiny_job(tmp_path / "straight", monkeypatch)
+    flaky = tiny_job(tmp_path / "flaky", monkeypatch)
+    run_here(straight)
+    events = run_here(flaky, executor=Flaky(tiny_worker(flaky)))
+    assert sum(type(event).__name__ == "TaskRetried" for event in events) > 10
+    assert files_of(flaky.spec.out) == files_of(straight.spec.out)
+
+
+def test_a_task_that_always_kills_its_worker_ends_the_job(tmp_path: Path, monkeypatch) -> None:
+    class Deadly(InProcess):
+        def next(self) -> Outcome:
+            return Outcome(self._waiting.popleft(), error=RuntimeError("worker died"), lost=True)
+
+    job = tiny_job(tmp_path, monkeypatch)
+    with pytest.raises(TaskFailed, match="denoise 0, block 0: the worker died 4 times"):
+        run_here(job, executor=Deadly(tiny_worker(job)))
+
+
+def test_nan_is_named_by_step_and_patch(tmp_path: Path, monkeypatch) -> None:
+    class Broken(ConvolutionalDenoiser):
+        def predict(self, latents, timestep, conditioning):
+            prediction = super().predict(latents, timestep, conditioning)
+            if self.evaluated > 40:
+                prediction[0, 0, 0, 0] = torch.nan
+            return prediction
+
+    job = tiny_job(tmp_path, monkeypatch)
+    with pytest.raises(ArithmeticError, match=r"returned NaN at step \d+, patch at latent \(y \d+, x \d+\)"):
+        run_here(job, Broken())
+
+
+def test_an_identity_codec_through_the_decode_blend(tmp_path: Path, monkeypatch) -> None:
+    """What is decoded is the latents, enlarged, whatever the tiles: weights sum to one."""
+    from generation.decode import decode_box
+
+    for topology in TOPOLOGIES:
+        job = tiny_job(tmp_path / topology, monkeypatch, topology=topology)
+        worker = tiny_worker(job)
+        box = job.plan.canvas.box
+        field = np.random.default_rng(1).uniform(-1, 1, (3, *box.shape)).astype(np.float32)
+
+        def read(asked, field=field, canvas=job.plan.canvas):
+            out = np.empty((3, *asked.shape), np.float32)
+            for piece, home in canvas.pieces(asked):
+                out[(slice(None), *piece.slices_in(asked))] = field[(slice(None), *home.slices_in(canvas.box))]
+            return out
+
+        pixels = decode_box(worker.codec, job.plan.tiling, box, read, torch.device("cpu"))
+        expected = field.repeat(2, 1).repeat(2, 2).transpose(1, 2, 0) * 0.5 + 0.5
+        assert abs(pixels - expected).max() < 1e-6
+
+
+def test_any_pixel_size_is_made(tmp_path: Path, monkeypatch) -> None:
+    for index, (width, height) in enumerate([(1, 1), (33, 7), (101, 67)]):
+        job = tiny_job(tmp_path / str(index), monkeypatch, width=width, height=height)
+        run_here(job)
+        assert (job.plan.layout.width, job.plan.layout.height) == (width, height)
+        from PIL import Image
+
+        finest = max((job.spec.out / "image_files").iterdir(), key=lambda path: int(path.name))
+        right = max(finest.iterdir(), key=lambda path: tuple(int(n) for n in path.stem.split("_")))
+        column, row = (int(n) for n in right.stem.split("_"))
+        with Image.open(right) as tile:
+            assert (column * 16 + tile.width, row * 16 + tile.height) == (width, height)

@@ -1,0 +1,87 @@
+"""Ray gives the bytes that the in-process executor gives, with any number of workers, and when a worker dies."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+
+from cluster.driver import run
+from cluster.executors.in_process import InProcess
+from cluster.executors.ray_actors import RayActors, connect
+from cluster.job import Job, prepare
+from cluster.spec import JobSpec
+from engine import files_of
+from tiny_models import build_class_map
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    connect(4)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    ids = np.random.default_rng(0).integers(0, 3, (9, 11)).astype(np.uint8)
+    Image.fromarray(ids, "L").save(folder / "map.png")
+    return build_class_map(folder)
+
+
+def job_of(model: Path, out: Path, **fields: Any) -> Job:
+    defaults: dict[str, Any] = {
+        "prompt": "a map", "classes": model / "map.png", "model": str(model), "width": 4 * 75, "height": 4 * 50,
+        "block": 32, "tile": 64, "num_inference_steps": 4, "method": "hann", "scheduler": "euler_a", "topology": "ring",
+        "device": "cpu", "batch_size": 3,
+    }  # fmt: skip
+    return prepare(JobSpec(**{**defaults, **fields}, out=out))
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    job = job_of(model, tmp_path_factory.mktemp("in-process"), executor="in-process")
+    run(job, InProcess.of(job), lambda event: None)
+    return files_of(job.spec.out)
+
+
+def on_ray(job: Job, on_event: Any = lambda event, executor: None) -> dict[str, bytes]:
+    executor = RayActors(job)
+    try:
+        run(job, executor, lambda event: on_event(event, executor))
+    finally:
+        executor.close()
+    return files_of(job.spec.out)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_gives_the_same_bytes(workers, cluster, model, reference, tmp_path: Path) -> None:
+    assert on_ray(job_of(model, tmp_path, workers=workers)) == reference
+    assert len(reference) > 20
+
+
+def test_a_killed_worker_changes_nothing(cluster, model, reference, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def kill_one(event: Any, executor: RayActors) -> None:
+        seen.append(type(event).__name__)
+        if len(seen) == 12:
+            ray.kill(executor._actors[0], no_restart=False)
+
+    assert on_ray(job_of(model, tmp_path, workers=2), kill_one) == reference
+    assert "TaskRetried" in seen
+
+
+def test_an_error_in_a_worker_arrives_as_itself(cluster, model, tmp_path: Path) -> None:
+    job = job_of(model, tmp_path, workers=1)
+    array = tmp_path / "work"
+    array.parent.mkdir(exist_ok=True)
+    array.write_text("in the way")
+    with pytest.raises(Exception, match="work"):
+        on_ray(job)
