@@ -1,7 +1,11 @@
-"""Where the tests' files go: memory, where the system has a folder for that (they sync thousands of small files)."""
+"""Models built once for all tests, and where files go: memory, where the system has a folder for that (they sync thousands of small files)."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 SHARED_MEMORY = Path("/dev/shm")
 ROOM = 2 * 2**30
@@ -12,3 +16,31 @@ def pytest_configure() -> None:
         usage = os.statvfs(SHARED_MEMORY)
         if usage.f_bavail * usage.f_frsize > ROOM:
             os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(SHARED_MEMORY))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny networks lose time to threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder of each family."""
+    from families import BUILDERS
+
+    root = tmp_path_factory.mktemp("models")
+    return {name: build(root / name) for name, build in BUILDERS.items()}
+
+
+@pytest.fixture(scope="session")
+def models(folders: dict[str, Path]) -> dict[str, Any]:
+    """The same, loaded."""
+    from generation.models.loading import load
+
+    return {name: load(str(folder)) for name, folder in folders.items()}

@@ -48,7 +48,9 @@ class ConvolutionalDenoiser:
         self.kernels = [torch.randn(CHANNELS, CHANNELS, 3, 3, generator=generator) * 0.3 for _ in range(3)]
         self.evaluated = 0
 
-    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+    def predict(
+        self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
         self.evaluated += len(latents)
         x = latents + conditioning["told"][:, None, None, None]
         for kernel in self.kernels:
@@ -59,7 +61,9 @@ class ConvolutionalDenoiser:
 class IdentityDenoiser:
     """Predicts what it is shown."""
 
-    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+    def predict(
+        self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
         return latents
 
 

@@ -7,10 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from cluster.driver import Interrupted, TaskFailed
-from cluster.executors.in_process import InProcess
-from cluster.tasks import Outcome
 from engine import (
     FLOW_CONFIG,
     INFO,
@@ -22,6 +18,10 @@ from engine import (
     tiny_job,
     tiny_worker,
 )
+
+from cluster.driver import Interrupted, TaskFailed
+from cluster.executors.in_process import InProcess
+from cluster.tasks import Outcome
 from generation.schedules import SHORT_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -52,18 +52,24 @@ def blockwise_equals_whole(tmp_path: Path, monkeypatch, **fields) -> None:
     run_here(blocks, executor=Shuffled(tiny_worker(blocks)))
     run_here(whole)
     assert np.array_equal(latents_of(blocks), latents_of(whole))
-    pictures = [{k: v for k, v in files_of(job.spec.out).items() if k.startswith("image")} for job in (blocks, whole)]
+    pictures = [
+        {k: v for k, v in files_of(job.spec.out).items() if k.startswith("image")} for job in (blocks, whole)
+    ]
     assert pictures[0] == pictures[1] and pictures[0]
 
 
 @pytest.mark.parametrize("scheduler", SHORT_NAMES)
-def test_every_scheduler_in_blocks_equals_the_whole_canvas(scheduler: str, tmp_path: Path, monkeypatch) -> None:
+def test_every_scheduler_in_blocks_equals_the_whole_canvas(
+    scheduler: str, tmp_path: Path, monkeypatch
+) -> None:
     blockwise_equals_whole(tmp_path, monkeypatch, scheduler=scheduler, num_inference_steps=5, method="hann")
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 @pytest.mark.parametrize(("method", "overlap"), METHODS)
-def test_every_cover_in_blocks_equals_the_whole_canvas(method, overlap, topology, tmp_path: Path, monkeypatch) -> None:
+def test_every_cover_in_blocks_equals_the_whole_canvas(
+    method, overlap, topology, tmp_path: Path, monkeypatch
+) -> None:
     blockwise_equals_whole(
         tmp_path, monkeypatch, scheduler="euler_a", method=method, overlap=overlap, topology=topology,
         guidance_scale=3.0,
@@ -96,7 +102,9 @@ def test_guidance_evaluates_twice(tmp_path: Path, monkeypatch) -> None:
 
 @pytest.mark.parametrize(("method", "overlap"), METHODS)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_an_identity_network_returns_its_input_through_every_fusion(method, overlap, topology, tmp_path, monkeypatch):
+def test_an_identity_network_returns_its_input_through_every_fusion(
+    method, overlap, topology, tmp_path, monkeypatch
+):
     job = tiny_job(tmp_path, monkeypatch, method=method, overlap=overlap, topology=topology)
     worker = tiny_worker(job, IdentityDenoiser())
     canvas, frame = job.plan.canvas, job.plan.canvas.box
@@ -196,7 +204,9 @@ def test_an_identity_codec_through_the_decode_blend(tmp_path: Path, monkeypatch)
         def read(asked, field=field, canvas=job.plan.canvas):
             out = np.empty((3, *asked.shape), np.float32)
             for piece, home in canvas.pieces(asked):
-                out[(slice(None), *piece.slices_in(asked))] = field[(slice(None), *home.slices_in(canvas.box))]
+                out[(slice(None), *piece.slices_in(asked))] = field[
+                    (slice(None), *home.slices_in(canvas.box))
+                ]
             return out
 
         pixels = decode_box(worker.codec, job.plan.tiling, box, read, torch.device("cpu"))

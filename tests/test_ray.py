@@ -7,17 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from engine import files_of
 from PIL import Image
+from tiny_models import build_class_map
 
 from cluster.driver import run
 from cluster.executors.in_process import InProcess
 from cluster.executors.ray_actors import RayActors, connect
 from cluster.job import Job, prepare
 from cluster.spec import JobSpec
-from engine import files_of
-from tiny_models import build_class_map
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,9 @@ def on_ray(job: Job, on_event: Any = lambda event, executor: None) -> dict[str, 
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_any_number_of_workers_gives_the_same_bytes(workers, cluster, model, reference, tmp_path: Path) -> None:
+def test_any_number_of_workers_gives_the_same_bytes(
+    workers, cluster, model, reference, tmp_path: Path
+) -> None:
     assert on_ray(job_of(model, tmp_path, workers=workers)) == reference
     assert len(reference) > 20
 

@@ -58,7 +58,9 @@ def test_a_part_of_the_sample_takes_the_same_steps_bit_for_bit(name: str) -> Non
         history: list[torch.Tensor] = []
         for k in range(len(schedule)):
             prediction = (field(k, 99, shape) * 0.5)[where].contiguous()
-            x, history = schedule.step(k, x, history, prediction, lambda n, k=k: field(k, n, shape)[where].contiguous())
+            x, history = schedule.step(
+                k, x, history, prediction, lambda n, k=k: field(k, n, shape)[where].contiguous()
+            )
         return x
 
     whole = run((slice(None), slice(None), slice(None)))
@@ -88,4 +90,6 @@ def test_a_solver_written_for_diffusion_integrates_a_flow() -> None:
     x, history = schedule.start(noise), []
     for k in range(len(schedule)):
         x, history = schedule.step(k, x, history, noise - target, lambda n: noise)
-    assert torch.allclose(x, target, atol=5e-3), "a straight flow ends at its end, but for the last sigma of 1e-3"
+    assert torch.allclose(x, target, atol=5e-3), (
+        "a straight flow ends at its end, but for the last sigma of 1e-3"
+    )
