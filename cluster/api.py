@@ -1,8 +1,8 @@
 """The four things one can do with a job, from Python: plan, generate, resume, status. The command line calls these.
 
-    from cluster import generate
-    result = generate(prompt="archipelago", width=4096, height=4096, out="out/islands")
-    print(result.page)
+from cluster import generate
+result = generate(prompt="archipelago", width=4096, height=4096, out="out/islands")
+print(result.page)
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ class Result:
 
 
 def generate(
-    spec: JobSpec | None = None, *, resume: bool = False, on_event: OnEvent = unheard, **fields: Unpack[SpecFields]
+    spec: JobSpec | None = None,
+    *,
+    resume: bool = False,
+    on_event: OnEvent = unheard,
+    **fields: Unpack[SpecFields],
 ) -> Result:
     """Make one picture; returns when it is finished.
 
@@ -62,8 +66,8 @@ def generate(
 def plan(spec: JobSpec | None = None, *, calibrate: bool = True, **fields: Unpack[SpecFields]) -> PlanReport:
     """What `generate` of the same arguments would cost: patches, files, bytes, memory, seconds. Writes nothing.
 
-    With `calibrate`, the model is loaded and a few evaluations are timed here; otherwise the time is guessed. A job that
-    does not fit this machine is reported on all the same. Raises SpecError and ModelError.
+    With `calibrate`, the model is loaded and a few evaluations are timed here; otherwise the time is guessed. A job
+    that does not fit this machine is reported on all the same. Raises SpecError and ModelError.
     """
     from cluster.report import report_on
 
@@ -87,7 +91,7 @@ def resume(
 
 
 def status(folder: Path | str) -> Status:
-    """How far the job of a folder is. Raises SpecError where the folder holds no job, FormatError for another version."""
+    """How far the job of a folder is. Raises SpecError where it holds no job, FormatError for another version."""
     return read_status(Path(folder))
 
 
@@ -112,7 +116,9 @@ def prepared(spec: JobSpec, check_fit: bool) -> Job:
 def continued(folder: Path, executor: ExecutorName | None, workers: int | None) -> Job:
     """The job of a folder, perhaps with other workers."""
     saved = job_file.load(folder)
-    changes = {name: value for name, value in (("executor", executor), ("workers", workers)) if value is not None}
+    changes = {
+        name: value for name, value in (("executor", executor), ("workers", workers)) if value is not None
+    }
     job = prepared(JobSpec(**{**saved.spec.model_dump(), **changes}), check_fit=False)
     _say_versions_changed(saved)
     if job.fingerprint != saved.fingerprint:
@@ -169,13 +175,19 @@ def enter(job: Job, resume: bool) -> None:
             f"{_differences(saved.spec, job.spec)}); choose another folder with --out"
         )
     if not resume:
-        raise SpecError(f"{folder} already holds this job; add --resume to go on with it, or choose another --out")
+        raise SpecError(
+            f"{folder} already holds this job; add --resume to go on with it, or choose another --out"
+        )
 
 
 def _differences(old: JobSpec, new: JobSpec) -> str:
     """Which settings differ, for people who believe that it is the same job."""
     where = ("out", "executor", "workers", "block", "prompt", "width", "height", "allow_pickle")
-    names = [name for name in JobSpec.model_fields if name not in where and getattr(old, name) != getattr(new, name)]
+    names = [
+        name
+        for name in JobSpec.model_fields
+        if name not in where and getattr(old, name) != getattr(new, name)
+    ]
     return f"; other {', '.join(names)}" if names else ""
 
 
@@ -196,6 +208,8 @@ def is_finished(job: Job) -> bool:
 
 def _say_versions_changed(saved: job_file.SavedJob) -> None:
     now = job_file.versions()
-    changed = [f"{name} {was} -> {now[name]}" for name, was in saved.versions.items() if now.get(name, was) != was]
+    changed = [
+        f"{name} {was} -> {now[name]}" for name, was in saved.versions.items() if now.get(name, was) != was
+    ]
     if changed:
         LOG.warning("versions changed since the job began, pixels may differ: %s", ", ".join(changed))

@@ -37,7 +37,9 @@ def _print_version(wanted: bool) -> None:
 def settings(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and libraries' messages.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say it.")
+    ] = False,
 ) -> None:
     """Pictures larger than any network has seen, made of overlapping patches on one machine or many."""
     del version

@@ -1,6 +1,6 @@
 """What a running job tells the world. Knows names and numbers only; knows nobody who listens.
 
-    JobStarted  (TaskDone | TaskRetried)*  (JobFinished | JobFailed | JobInterrupted)
+JobStarted  (TaskDone | TaskRetried)*  (JobFinished | JobFailed | JobInterrupted)
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,8 @@ from storage.pyramid import PyramidLayout
 if TYPE_CHECKING:
     from generation.covers import Cover
     from generation.schedules import Schedule
+
+log = logging.getLogger(__name__)
 
 PICTURE_VERSION = 1
 """Raised whenever the same spec starts to give other pixels."""
@@ -118,6 +121,20 @@ def _check_words(spec: JobSpec, info: ModelInfo) -> None:
         parse(spec.prompt)
     if spec.classes is not None and not info.class_names:
         raise SpecError(f"--classes needs a class-map model; {spec.model!r} takes a prompt only, leave --classes out")
+    if spec.classes is not None:
+        _check_classes(spec.classes, canvas_of(spec, info), info)
+
+
+def _check_classes(path: Path, canvas: Canvas, info: ModelInfo) -> None:
+    """Open the map here, so that an unusable one is refused before any worker starts; say if it is resampled."""
+    from cluster.class_maps import ImageMap
+
+    rows, columns = ImageMap.open(path, canvas, len(info.class_names)).ids.shape
+    if (rows, columns) != (canvas.height, canvas.width):
+        log.warning(
+            "class map %s of %d x %d is stretched over %d x %d latents by nearest neighbour",
+            path, columns, rows, canvas.width, canvas.height,
+        )  # fmt: skip
 
 
 def _facts(spec: JobSpec, info: ModelInfo) -> dict[str, Any]:

@@ -29,7 +29,17 @@ from storage.formats.atomic import replace_file
 
 FORMAT_VERSION = 1
 NAME = "job.yaml"
-PACKAGES = ("hypermosaic", "torch", "diffusers", "transformers", "numpy", "pillow", "tensorstore", "zarr", "ray")
+PACKAGES = (
+    "hypermosaic",
+    "torch",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "pillow",
+    "tensorstore",
+    "zarr",
+    "ray",
+)
 
 
 @dataclass(frozen=True)

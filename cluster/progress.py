@@ -62,7 +62,9 @@ class JsonLines:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         self._file.close()
 
 
@@ -91,7 +93,7 @@ def group_of(stage_name: str) -> str:
 
 @dataclass
 class Group:
-    """The stages of one kind, added up. ends: by the clock, when its first task of this run began and the latest ended."""
+    """The stages of one kind, added up. ends: when its first task of this run began and the latest ended."""
 
     name: str
     total: int = 0
@@ -231,11 +233,15 @@ class Bars:
         for group in self._tally.groups.values():
             self._show(group)
         if isinstance(event, TaskRetried):
-            self._progress.console.print(f"[yellow]{event.stage_name}, block {event.block} runs again[/]: {event.error}")
+            self._progress.console.print(
+                f"[yellow]{event.stage_name}, block {event.block} runs again[/]: {event.error}"
+            )
 
     def _show(self, group: Group) -> None:
         if group.name not in self._rows:
-            self._rows[group.name] = self._progress.add_task(group.name, total=group.total, left="", start=False)
+            self._rows[group.name] = self._progress.add_task(
+                group.name, total=group.total, left="", start=False
+            )
         row = self._rows[group.name]
         under_way = 0 < group.done < group.total
         if under_way:
@@ -247,5 +253,7 @@ class Bars:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         self._progress.stop()

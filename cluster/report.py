@@ -103,7 +103,9 @@ def count_files(job: Job) -> int:
     """Files of the finished folder: tiles, shards, chunks of latents, and the small ones."""
     layout, outputs = job.plan.layout, job.spec.outputs
     tiles = _cells(layout, layout.deep_levels, lambda level: layout.tile) if "deep-zoom" in outputs else 0
-    shards = _cells(layout, layout.levels, layout.write_edge) + layout.levels + 1 if "ome-zarr" in outputs else 0
+    shards = (
+        _cells(layout, layout.levels, layout.write_edge) + layout.levels + 1 if "ome-zarr" in outputs else 0
+    )
     return tiles + shards + job.plan.blocks + 1 + SMALL_FILES
 
 

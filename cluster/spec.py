@@ -206,7 +206,9 @@ def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
     machine = local_machine()
     device: Device = spec.device or ("cuda" if machine.gpus else "cpu")
     if device == "cuda" and not machine.gpus and not (spec.executor == "ray" and machine.ray_address):
-        raise SpecError("device cuda needs a GPU, and PyTorch finds none here; use --device cpu, or RAY_ADDRESS")
+        raise SpecError(
+            "device cuda needs a GPU, and PyTorch finds none here; use --device cpu, or RAY_ADDRESS"
+        )
     batch_size = spec.batch_size or BATCH_SIZES[device]
     return spec.model_copy(
         update={
@@ -281,4 +283,6 @@ def _class_map_hash(path: Path) -> str:
     try:
         return file_hash(path)
     except OSError as error:
-        raise SpecError(f"class map {path} cannot be read: {error.strerror}; give the path of an image") from None
+        raise SpecError(
+            f"class map {path} cannot be read: {error.strerror}; give the path of an image"
+        ) from None

@@ -111,7 +111,11 @@ def _last_run(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _state(run: list[Mapping[str, Any]], now: datetime) -> State:
-    ends: dict[str, State] = {"JobFinished": "finished", "JobFailed": "failed", "JobInterrupted": "interrupted"}
+    ends: dict[str, State] = {
+        "JobFinished": "finished",
+        "JobFailed": "failed",
+        "JobInterrupted": "interrupted",
+    }
     if not run:
         return "not started"
     if run[-1]["event"] in ends:

@@ -81,8 +81,8 @@ def parse(prompt: str) -> Scene | str:
     if words in CLASSES:
         return words
     near = difflib.get_close_matches(words, known_words(), n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"the embedded model does not know {prompt!r}{hint}. It knows: {', '.join(known_words())}")
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"the embedded model does not know {prompt!r}{hint}; it knows {', '.join(known_words())}")
 
 
 @dataclass(frozen=True)

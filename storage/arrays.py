@@ -7,6 +7,8 @@ that TensorStore opens (`file://`, `s3://`, `gs://`, `memory://`).
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,18 +65,15 @@ class ArrayStore:
             "attributes": dict(attributes or {}),
         }
         document = self._document(spec.name) | {"metadata": metadata}
-        ts.open(document, create=True, open=True, context=_context()).result()
+        _finished(spec.name, ts.open(document, create=True, open=True, context=_context()))
 
     def write(self, name: str, index: tuple[slice | int, ...], values: NDArray[Any]) -> None:
         """Write whole chunks; returns when they are durable."""
-        self._array(name)[index].write(np.ascontiguousarray(values)).result()
+        _finished(name, self._array(name)[index].write(np.ascontiguousarray(values)))
 
     def read(self, name: str, index: tuple[slice | int, ...]) -> NDArray[Any]:
         """Raises OSError where a chunk is corrupt or cannot be read."""
-        try:
-            return np.asarray(self._array(name)[index].read().result())
-        except ValueError as error:
-            raise OSError(f"cannot read {name}: {error}") from error
+        return np.asarray(_finished(name, self._array(name)[index].read()))
 
     def read_box(self, name: str, channels: slice, box: Box, canvas: Canvas) -> NDArray[Any]:
         """(C, h, w) values of a box that may wrap."""
@@ -99,7 +98,7 @@ class ArrayStore:
         if name not in self._open:
             if len(self._open) > 16:  # arrays of steps long past
                 self._open.clear()
-            self._open[name] = ts.open(self._document(name), open=True, context=_context()).result()
+            self._open[name] = _finished(name, ts.open(self._document(name), open=True, context=_context()))
         return self._open[name]
 
     def _document(self, name: str) -> dict[str, Any]:
@@ -109,11 +108,20 @@ class ArrayStore:
         return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
 
 
-def _finished(name: str, pending: Any) -> NDArray[Any]:
+def _finished(name: str, pending: Any) -> Any:
+    """The result of a TensorStore operation; its errors as OSError."""
     try:
-        return np.asarray(pending.result())
+        return pending.result()
     except ValueError as error:
-        raise OSError(f"cannot read {name}: {error}") from error
+        raise as_os_error(error, name) from error
+
+
+def as_os_error(error: ValueError, name: str) -> OSError:
+    """TensorStore tells of full disks, missing files and bad checksums in one kind of error; this tells them apart."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return OSError(int(code[1]), os.strerror(int(code[1])), name)
+    return OSError(f"{name}: {str(error).splitlines()[0]}")
 
 
 def box_index(channels: slice, box: Box) -> tuple[slice, ...]:

@@ -59,5 +59,5 @@ def test_seeds_give_other_worlds() -> None:
 def test_prompts() -> None:
     assert isinstance(parse("  Rainforest  COAST "), Scene)
     assert parse("desert") == "desert"
-    with pytest.raises(ValueError, match="does not know 'archipelgo'; did you mean 'archipelago'"):
+    with pytest.raises(ValueError, match="does not know 'archipelgo' .did you mean 'archipelago'"):
         parse("archipelgo")

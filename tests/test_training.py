@@ -18,6 +18,7 @@ from generation.training import (
     earth,
     export,
     latents,
+    networks,
     samples,
 )
 
@@ -56,8 +57,8 @@ def pca(strips: list[data.Strip]) -> latents.BlockPca:
 
 
 def test_a_strip_refuses_classes_of_another_size() -> None:
+    flags = np.zeros((2, 2), dtype=np.bool_)
     with pytest.raises(ValueError, match="need \\(2, 3\\) blocks"):
-        flags = np.zeros((2, 2), dtype=np.bool_)
         data.Strip(np.zeros((16, 24, 3), dtype=np.uint8), np.zeros((2, 2), dtype=np.uint8), flags)
 
 
@@ -116,7 +117,9 @@ def test_coarsening_refuses_a_phase_outside_the_cell() -> None:
 def test_majority_takes_the_commonest_and_the_null_class_is_zero() -> None:
     assert data.majority(np.array([[3, 5, 5, 7], [2, 2, 1, 1]], dtype=np.uint8)).tolist() == [5, 1]
     planes = data.one_hot(np.array([[2, 12]], dtype=np.uint8))
-    assert planes[:, 0, 0].argmax() == 2 and planes[:, 0, 0].sum() == 1 and planes[:, 0, 1].sum() == 0
+    assert planes[:, 0, 0].argmax() == 2
+    assert planes[:, 0, 0].sum() == 1
+    assert planes[:, 0, 1].sum() == 0
 
 
 def test_latents_have_unit_variance_and_all_components_invert_exactly(strips: list[data.Strip]) -> None:
@@ -175,7 +178,7 @@ def fresh_denoiser() -> checkpoints.TrainingState:
 def denoiser_steps(
     state: checkpoints.TrainingState, strips: list[data.Strip], pca: latents.BlockPca, number: int
 ) -> list[float]:
-    sampler, schedule = data.CropSampler(strips), denoiser.build_noise_schedule()
+    sampler, schedule = data.CropSampler(strips), networks.build_noise_schedule()
     return [denoiser.train_step(state, sampler, pca, schedule, SETTINGS) for _ in range(number)]
 
 
@@ -228,15 +231,17 @@ def test_a_missing_checkpoint_leaves_the_state_fresh(tmp_path: Path) -> None:
 
 
 def test_loss_weight_is_one_under_noise_and_falls_with_the_signal() -> None:
-    schedule = denoiser.build_noise_schedule()
+    schedule = networks.build_noise_schedule()
     weights = denoiser.loss_weights(torch.tensor([1, 200, 900, 999]), schedule)
-    assert weights[2] == weights[3] == 1.0 and weights[0] < weights[1] < 1.0
+    assert weights[2] == weights[3] == 1.0
+    assert weights[0] < weights[1] < 1.0
 
 
 def test_phases_and_learning_rate_follow_the_plan() -> None:
     assert [denoiser.phase_at(step, SETTINGS).batch for step in range(6)] == [3, 3, 3, 2, 2, 2]
     rates = [denoiser.learning_rate_at(step, SETTINGS) for step in range(6)]
-    assert rates[0] == pytest.approx(5e-4) and rates[1] == rates[2] == pytest.approx(1e-3)
+    assert rates[0] == pytest.approx(5e-4)
+    assert rates[1] == rates[2] == pytest.approx(1e-3)
     assert rates[2:] == sorted(rates[2:], reverse=True)
     steps = denoiser.stratified_steps(4, torch.Generator().manual_seed(0))
     assert (steps // 250).tolist() == [0, 1, 2, 3]
@@ -251,10 +256,10 @@ def test_the_critics_gradient_has_the_asked_share() -> None:
     assert float((mixed - plain).norm() / plain.norm()) == pytest.approx(0.35, rel=1e-4)
 
 
-@pytest.mark.parametrize("codec", sorted(autoencoder.CODECS))
+@pytest.mark.parametrize("codec", sorted(networks.CODECS))
 def test_the_decoder_reaches_no_further_than_eight_latents(codec: str) -> None:
     torch.manual_seed(0)
-    decoder = autoencoder.CODECS[codec]().decoder.eval()
+    decoder = networks.CODECS[codec]().decoder.eval()
     clean = torch.randn(1, 16, 24, 24)
     changed = clean.clone()
     changed[:, :, 12, 12] += 1.0
@@ -263,41 +268,47 @@ def test_the_decoder_reaches_no_further_than_eight_latents(codec: str) -> None:
             (decoder(changed) - decoder(clean)).abs().amax(dim=(0, 1)).reshape(24, 8, 24, 8).amax(dim=(1, 3))
         )
     y, x = torch.nonzero(moved, as_tuple=True)
-    assert int((y - 12).abs().max()) <= 8 and int((x - 12).abs().max()) <= 8
+    assert int((y - 12).abs().max()) <= 8
+    assert int((x - 12).abs().max()) <= 8
 
 
 def tiny_checkpoints(folder: Path) -> None:
     torch.manual_seed(0)
-    unet = denoiser.build_unet()
+    unet = networks.build_unet()
     checkpoints.save(
         checkpoints.start(unet, torch.optim.SGD(unet.parameters(), lr=0.1), 0), folder / "denoiser.pt"
     )
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_export_writes_a_folder_that_diffusers_loads_and_samples(tmp_path: Path) -> None:
-    from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler, UNet2DModel
+@pytest.mark.parametrize(
+    ("codec", "codec_class"), [("tiny", "AutoencoderTiny"), ("subpixel", "AutoencoderDC")]
+)
+def test_export_writes_a_folder_that_diffusers_loads_and_samples(
+    tmp_path: Path, codec: str, codec_class: str
+) -> None:
+    import diffusers
 
     tiny_checkpoints(tmp_path / "run")
     (tmp_path / "card.md").write_text("A card.\n", encoding="utf-8")
     folder = tmp_path / "earth"
-    size = export.export(tmp_path / "run", folder, "tiny", tmp_path / "card.md")
-    assert size < export.MAX_WEIGHT_BYTES and sorted(path.name for path in tmp_path.iterdir()) == [
+    size = export.export(tmp_path / "run", folder, codec, tmp_path / "card.md")
+    assert size < export.MAX_WEIGHT_BYTES
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
         "card.md",
         "earth",
         "run",
     ]
     table = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
-    assert table["format_version"] == 1 and [entry["name"] for entry in table["classes"]] == list(
-        classes.CLASS_NAMES
-    )
-    unet = UNet2DModel.from_pretrained(folder / "unet").float()
-    codec = AutoencoderTiny.from_pretrained(folder / "vae").float()
+    assert table["format_version"] == 1
+    assert [entry["name"] for entry in table["classes"]] == list(classes.CLASS_NAMES)
+    unet = diffusers.UNet2DModel.from_pretrained(folder / "unet").float()
+    autoencoder = getattr(diffusers, codec_class).from_pretrained(folder / "vae").float()
     assert (
-        DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler").config.prediction_type
+        diffusers.DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler").config.prediction_type
         == "v_prediction"
     )
     maps = torch.from_numpy(data.one_hot(np.full((8, 8), 5, dtype=np.uint8)))[None]
     made = samples.sample(unet, maps, steps=2, guidance=1.5, seed=0)
     with torch.no_grad():
-        assert codec.decode(made).sample.shape == (1, 3, 64, 64)
+        assert autoencoder.decode(made).sample.shape == (1, 3, 64, 64)

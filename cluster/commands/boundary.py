@@ -1,6 +1,6 @@
 """Where errors become one line and an exit code. Knows which errors are expected; knows no command.
 
-    0 done    1 failure    2 wrong use    130 interrupted
+0 done    1 failure    2 wrong use    130 interrupted
 """
 
 from __future__ import annotations
@@ -94,7 +94,10 @@ def judged(error: BaseException, session: Session) -> tuple[int, str]:
     if isinstance(error, EXPECTED) or kinds & EXPECTED_NAMES:
         return FAILURE, f"error: {told(error)}{_then_resume(session)}"
     where = "" if session.debug else f"; the whole of it is in {_log(error)} (or use --debug)"
-    return FAILURE, f"unexpected error: {type(error).__name__}: {one_line(error)}{where}{_then_resume(session)}"
+    return (
+        FAILURE,
+        f"unexpected error: {type(error).__name__}: {one_line(error)}{where}{_then_resume(session)}",
+    )
 
 
 def told(error: BaseException) -> str:

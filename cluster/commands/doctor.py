@@ -14,6 +14,7 @@ from typing import Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.commands.making import Json, gigabytes
@@ -21,7 +22,17 @@ from cluster.machine import cores, environment, nearest_existing
 
 LEAST_PYTHON = (3, 11)
 LEAST_DISK, LEAST_MEMORY = 2 * 10**9, 2 * 10**9
-LIBRARIES = ("torch", "diffusers", "transformers", "ray", "tensorstore", "zarr", "PIL", "uvicorn", "starlette")
+LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "ray",
+    "tensorstore",
+    "zarr",
+    "PIL",
+    "uvicorn",
+    "starlette",
+)
 OPTIONAL = {"pyvips": "export", "av": "video"}
 
 
@@ -49,7 +60,7 @@ def table_of(findings: Iterable[Finding]) -> Table:
     colours = {"ok": "green", "missing": "red", "note": "yellow"}
     table = Table(show_header=False, box=None, pad_edge=False)
     for finding in findings:
-        table.add_row(f"[{colours[finding.verdict]}]{finding.verdict}[/]", finding.name, finding.text)
+        table.add_row(f"[{colours[finding.verdict]}]{finding.verdict}[/]", finding.name, escape(finding.text))
     return table
 
 
@@ -62,13 +73,17 @@ def examine(checks: Iterable[Check]) -> Iterable[Finding]:
         try:
             yield from check()
         except Exception as error:  # the point is to go on and say so
-            yield Finding(check.__name__, "missing", f"could not be examined: {type(error).__name__}: {error}")
+            yield Finding(
+                check.__name__, "missing", f"could not be examined: {type(error).__name__}: {error}"
+            )
 
 
 def python() -> Iterable[Finding]:
     good = sys.version_info >= LEAST_PYTHON
     least = ".".join(map(str, LEAST_PYTHON))
-    yield Finding("python", "ok" if good else "missing", f"{platform.python_version()} ({least} or newer is needed)")
+    yield Finding(
+        "python", "ok" if good else "missing", f"{platform.python_version()} ({least} or newer is needed)"
+    )
 
 
 def libraries() -> Iterable[Finding]:
@@ -102,7 +117,9 @@ def embedded_model() -> Iterable[Finding]:
     from generation.models.loading import describe
 
     info = describe("embedded")
-    yield Finding("embedded model", "ok", f"{info.parameters_bytes / 1e6:.0f} MB, {len(info.class_names)} classes")
+    yield Finding(
+        "embedded model", "ok", f"{info.parameters_bytes / 1e6:.0f} MB, {len(info.class_names)} classes"
+    )
 
 
 def memory() -> Iterable[Finding]:
@@ -124,13 +141,19 @@ def disk() -> Iterable[Finding]:
 
 def ray_cluster() -> Iterable[Finding]:
     address = environment().get("RAY_ADDRESS")
-    text = f"RAY_ADDRESS is {address}" if address else "RAY_ADDRESS is not set; a local Ray is started for each job"
+    text = (
+        f"RAY_ADDRESS is {address}"
+        if address
+        else "RAY_ADDRESS is not set; a local Ray is started for each job"
+    )
     yield Finding("cluster", "note" if address else "ok", text)
 
 
 def hub() -> Iterable[Finding]:
     found = environment()
-    offline = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if found.get(name, "0") not in ("", "0")]
+    offline = [
+        name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if found.get(name, "0") not in ("", "0")
+    ]
     where = f"models are kept in {found.get('HF_HOME', '~/.cache/huggingface')}"
     if offline:
         yield Finding("hub", "note", f"offline by {', '.join(offline)}; {where}")

@@ -30,41 +30,80 @@ class SpecFlags:
     """None, or an empty list, where a flag was not given: then the YAML file's value counts, then the default."""
 
     prompt: Annotated[str | None, typer.Argument(help="What the picture shows.", show_default=False)] = None
-    size: Annotated[str | None, _flag("Size in pixels (default: 2048x2048).", PICTURE, metavar="WIDTHxHEIGHT")] = None
-    model: Annotated[str | None, _flag("embedded, a folder, a .safetensors file or a hub id, perhaps @revision (default: embedded).",
-                                       PLACE, metavar="ID|PATH|embedded")] = None  # fmt: skip
-    loras: Annotated[list[str] | None, _flag("LoRA to fuse; repeat for more.", PLACE, "--lora",
-                                             metavar="ID|PATH[:WEIGHT]")] = None  # fmt: skip
-    allow_pickle: Annotated[bool | None, _flag("Load weights that are not safetensors; that can run code.", PLACE,
-                                               "--allow-pickle")] = None  # fmt: skip
+    size: Annotated[
+        str | None, _flag("Size in pixels (default: 2048x2048).", PICTURE, metavar="WIDTHxHEIGHT")
+    ] = None
+    model: Annotated[
+        str | None,
+        _flag(
+            "embedded (the default), a folder, a .safetensors file or a hub id.",
+            PLACE,
+            metavar="ID|PATH|embedded",
+        ),
+    ] = None
+    loras: Annotated[
+        list[str] | None, _flag("LoRA to fuse; repeat for more.", PLACE, "--lora", metavar="ID|PATH[:WEIGHT]")
+    ] = None
+    allow_pickle: Annotated[
+        bool | None,
+        _flag("Load weights that are not safetensors; that can run code.", PLACE, "--allow-pickle"),
+    ] = None
     negative_prompt: Annotated[str | None, _flag("What it should not show.", PICTURE)] = None
-    method: Annotated[str | None, _flag("How patches become one picture: hann, uniform, gaussian or shifted (default: shifted).",
-                                        PICTURE)] = None  # fmt: skip
-    overlap: Annotated[str | None, _flag("Share of a patch that overlaps the next, in (default: 0, 1) [0.5).", PICTURE,
-                                         metavar="SHARE")] = None  # fmt: skip
-    scheduler: Annotated[str | None, _flag("ddim, euler, dpmpp_2m, unipc, ... or diffusers' class name (default: the model's).",
-                                           PICTURE)] = None  # fmt: skip
-    num_inference_steps: Annotated[str | None, _flag("Denoising steps (default: the model's).", PICTURE, metavar="N")] = None
-    guidance_scale: Annotated[str | None, _flag("Classifier-free guidance; 1 is none (default: the model's).", PICTURE,
-                                                metavar="X")] = None  # fmt: skip
+    method: Annotated[
+        str | None, _flag("How patches join: hann, uniform, gaussian or shifted (default).", PICTURE)
+    ] = None
+    overlap: Annotated[
+        str | None,
+        _flag("Share of a patch that the next one covers, below 1 (default: 0.5).", PICTURE, metavar="SHARE"),
+    ] = None
+    scheduler: Annotated[
+        str | None, _flag("ddim, euler, dpmpp_2m, ... or a diffusers class (default: the model's).", PICTURE)
+    ] = None
+    num_inference_steps: Annotated[
+        str | None, _flag("Denoising steps (default: the model's).", PICTURE, metavar="N")
+    ] = None
+    guidance_scale: Annotated[
+        str | None, _flag("Classifier-free guidance; 1 is none (default: the model's).", PICTURE, metavar="X")
+    ] = None
     eta: Annotated[str | None, _flag("Noise of DDIM-like schedulers, 0 to 1.", PICTURE, metavar="X")] = None
-    seed: Annotated[str | None, _flag("Whole number that picks the picture (default: 0).", PICTURE, metavar="N")] = None
-    classes: Annotated[Path | None, _flag("Image of class ids, for class-map models.", PICTURE, metavar="MAP")] = None
-    topology: Annotated[str | None, _flag("plane, ring (joins left and right) or torus (all sides) (default: plane).",
-                                          PICTURE)] = None  # fmt: skip
+    seed: Annotated[
+        str | None, _flag("Whole number that picks the picture (default: 0).", PICTURE, metavar="N")
+    ] = None
+    classes: Annotated[
+        Path | None, _flag("Image of class ids, for class-map models.", PICTURE, metavar="MAP")
+    ] = None
+    topology: Annotated[
+        str | None, _flag("plane (default), ring (left joins right) or torus (all sides join).", PICTURE)
+    ] = None
     dtype: Annotated[str | None, _flag("float32, float16 or bfloat16 (default: by device).", PLACE)] = None
     device: Annotated[str | None, _flag("cpu or cuda (default: cuda where there is one).", PLACE)] = None
-    out: Annotated[Path | None, _flag("Folder of the result (default: out/<prompt>).", RUN, metavar="DIR")] = None
-    config: Annotated[Path | None, _flag("YAML file of settings; flags override it.", RUN, metavar="FILE")] = None
-    executor: Annotated[str | None, _flag("ray (local, or RAY_ADDRESS) or in-process (default: ray).", RUN)] = None
-    workers: Annotated[str | None, _flag("Workers (default: every core, or every GPU).", RUN, metavar="N")] = None
+    out: Annotated[
+        Path | None, _flag("Folder of the result (default: out/<prompt>).", RUN, metavar="DIR")
+    ] = None
+    config: Annotated[
+        Path | None, _flag("YAML file of settings; flags override it.", RUN, metavar="FILE")
+    ] = None
+    executor: Annotated[str | None, _flag("ray (default; local, or on RAY_ADDRESS) or in-process.", RUN)] = (
+        None
+    )
+    workers: Annotated[
+        str | None, _flag("Workers (default: every core, or every GPU).", RUN, metavar="N")
+    ] = None
     threads: Annotated[str | None, _flag("CPU threads of a worker (default: 1).", RUN, metavar="N")] = None
-    batch_size: Annotated[str | None, _flag("Patches of one evaluation (default: 4, on GPUs 16).", RUN, metavar="N")] = None
-    block: Annotated[str | None, _flag("Side of a task's square, in latents (default: 128 or more).", RUN, metavar="N")] = None
-    outputs: Annotated[str | None, _flag("What to write, separated by commas (default: ome-zarr,deep-zoom).", RUN, "--output",
-                                         metavar="NAMES")] = None  # fmt: skip
+    batch_size: Annotated[
+        str | None, _flag("Patches of one evaluation (default: 4, on GPUs 16).", RUN, metavar="N")
+    ] = None
+    block: Annotated[
+        str | None, _flag("Side of a task's square, in latents (default: 128 or more).", RUN, metavar="N")
+    ] = None
+    outputs: Annotated[
+        str | None,
+        _flag("What to write, by commas (default: ome-zarr,deep-zoom).", RUN, "--output", metavar="NAMES"),
+    ] = None
     tile: Annotated[str | None, _flag("Side of a tile in pixels (default: 512).", RUN, metavar="N")] = None
-    tile_format: Annotated[str | None, _flag("Encoding of Deep Zoom tiles: jpg, png or webp (default: jpg).", RUN)] = None
+    tile_format: Annotated[
+        str | None, _flag("Encoding of Deep Zoom tiles: jpg, png or webp (default: jpg).", RUN)
+    ] = None
 
     def spec(self) -> JobSpec:
         """Defaults, then the YAML file, then the flags. Raises SpecError."""
@@ -75,7 +114,9 @@ class SpecFlags:
                 given[name] = value
         given |= sides(self.size)
         if "prompt" not in given:
-            raise SpecError("the prompt is missing; say what the picture shows, as in: hypermosaic generate archipelago")
+            raise SpecError(
+                "the prompt is missing; say what the picture shows, as in: hypermosaic generate archipelago"
+            )
         if "width" not in given and "height" not in given:
             given |= {"width": 2048, "height": 2048}
         given.setdefault("out", Path("out") / slug(str(given["prompt"])))
@@ -92,7 +133,9 @@ def with_spec_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the parameter `flags` of a command by the fields of SpecFlags, as typer reads them."""
     hints = get_type_hints(SpecFlags, include_extras=True)
     shown = [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[field.name])
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[field.name]
+        )
         for field in fields(SpecFlags)
     ]
     own_hints = get_type_hints(command, include_extras=True)

@@ -97,7 +97,9 @@ def advice(now: Status) -> str:
 
 def view(
     folder: Folder,
-    port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.", min=0, max=65535)] = 8000,
+    port: Annotated[
+        int, typer.Option(help="Port on this machine; 0 takes a free one.", min=0, max=65535)
+    ] = 8000,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
 ) -> None:
     """Show a picture, finished or not, from a small server on this machine until Ctrl-C."""

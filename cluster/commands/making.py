@@ -1,4 +1,4 @@
-"""`plan`, `generate` and `resume`. Knows how a cost is shown and when a user is asked; knows nothing of how a job runs."""
+"""`plan`, `generate` and `resume`. Knows how a cost is shown and when to ask; knows not how a job runs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,12 @@ SURELY_SHORT = ASK_SECONDS / 10
 """A guess may be wrong by a factor of ten; jobs guessed to be longer are calibrated before they start."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=RUN)]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before long or large jobs.", rich_help_panel=RUN)]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, libraries' messages.", rich_help_panel=RUN)]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask before long or large jobs.", rich_help_panel=RUN)
+]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show tracebacks, libraries' messages.", rich_help_panel=RUN)
+]
 
 
 @with_spec_flags
@@ -55,7 +59,9 @@ def plan(
 def generate(
     context: typer.Context,
     flags: SpecFlags,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where DIR holds this job.", rich_help_panel=RUN)] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where DIR holds this job.", rich_help_panel=RUN)
+    ] = False,
     yes: Yes = False,
     debug: Debug = False,
 ) -> None:
@@ -74,7 +80,9 @@ def generate(
 def resume(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a job.")],
-    executor: Annotated[str | None, typer.Option(help="ray or in-process [as before].", show_default=False)] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="ray or in-process [as before].", show_default=False)
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Workers [as before].", show_default=False)] = None,
     debug: Debug = False,
 ) -> None:
@@ -135,7 +143,7 @@ def confirm(job: Job) -> None:
     cost = f"about {duration(report.seconds)} and {gigabytes(report.disk_peak_bytes)} of disk"
     if not sys.stdin.isatty():
         raise SpecError(
-            f"this job takes {cost}, where more than {duration(ASK_SECONDS)} or {gigabytes(ASK_BYTES)} needs a yes; add --yes"
+            f"this job takes {cost}; more than {duration(ASK_SECONDS)} or {gigabytes(ASK_BYTES)} needs a yes: add --yes"
         )
     Console(stderr=True).print(table_of(report))
     if not typer.confirm(f"This takes {cost}. Go on?", err=True):
@@ -165,7 +173,10 @@ def rows_of(report: PlanReport) -> Iterator[tuple[str, str]]:
     yield "disk at most", f"about {gigabytes(report.disk_peak_bytes)} while it runs"
     yield "memory", f"{gigabytes(report.task_peak_bytes)} a task, {gigabytes(report.job_peak_bytes)} in all"
     yield "workers", f"{report.workers:,}"
-    yield "time", f"about {duration(report.seconds)} ({how}: {report.seconds_per_evaluation:.3g} s an evaluation)"
+    yield (
+        "time",
+        f"about {duration(report.seconds)} ({how}: {report.seconds_per_evaluation:.3g} s an evaluation)",
+    )
 
 
 def gigabytes(size: int) -> str:

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.job import Job
 from cluster.plan import Task
-from cluster.tasks import Outcome
+from cluster.tasks import Outcome, Worker
 from cluster.worker import build_worker
 
 IN_FLIGHT = 2
@@ -25,16 +25,18 @@ OBJECT_STORE_BYTES = 128 * 2**20
 
 
 class Actor:
-    """One worker in a process of its own."""
+    """One worker in a process of its own. It loads its model with its first task, whose outcome tells of errors."""
 
     def __init__(self, job: Job) -> None:
-        self._worker = build_worker(job)
+        self._job = job
+        self._worker: Worker | None = None
 
     def run(self, task: Task) -> Outcome:
         try:
+            self._worker = self._worker or build_worker(self._job)
             return self._worker.run(task)
         except Exception as error:  # as a value: Ray would wrap it in one of its own
-            return Outcome(task, error=error, worker=self._worker.name)
+            return Outcome(task, error=error)
 
 
 class RayActors:

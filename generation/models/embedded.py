@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GUIDANCE_SCALE = 1.5
 NUM_INFERENCE_STEPS = 20
+LOCAL_CORE = 128
 
 
 def describe(source: Source) -> ModelInfo:
@@ -89,8 +90,13 @@ def load(source: Source, info: ModelInfo, dtype: torch.dtype, device: torch.devi
 
 
 def ready(network: Any, device: torch.device) -> Any:
-    """A network on its device, for inference only: no gradient, no dropout."""
-    return network.to(device).eval().requires_grad_(False)
+    """A network on its device, for inference only: no gradient, no dropout.
+
+    Convolutions run on channels-last weights: 1.3 to 1.5 times as fast on the CPU (docs/log.md).
+    """
+    import torch
+
+    return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,8 @@ def codec_facts(vae: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of ModelInfo that follow from an autoencoder's configuration.
 
     AutoencoderKL normalises over the whole tile and attends over it, so tiles are blended (margin 16 of 64).
-    AutoencoderTiny is convolutions only: with its receptive field as margin a tile's core is exact.
+    AutoencoderTiny is convolutions only: with its receptive field as margin a tile's core is exact. Cores of 128
+    divide a superblock's latents, so that no tile is decoded for two of them.
     """
     name, channels = vae["_class_name"], vae["latent_channels"]
     if name == "AutoencoderKL":
@@ -200,7 +207,7 @@ def codec_facts(vae: Mapping[str, Any]) -> dict[str, Any]:
         return dict(
             latent_channels=channels,
             scale=scale,
-            tile=max(64, 4 * margin),
+            tile=LOCAL_CORE + 2 * margin,
             tile_margin=margin,
             local_codec=True,
         )

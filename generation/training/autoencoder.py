@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderDC, AutoencoderTiny
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,6 +27,7 @@ from torch.nn import functional
 from generation.training.checkpoints import TrainingState, restore, save, start, update_average
 from generation.training.data import CropSampler, Strip, load_strips, pixels_of
 from generation.training.latents import BlockPca, pca_for, to_bytes, to_unit
+from generation.training.networks import CODECS
 from generation.training.sources import default_cache
 
 LOG = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ LATENT_NOISE = 0.12
 class CodecSettings:
     """A training run of one half of the codec, on crops of `extent` x `extent` latents."""
 
-    codec: str = "tiny"
+    codec: str = "subpixel"
     steps: int = 5_000
     batch: int = 4
     extent: int = 20
@@ -49,39 +49,6 @@ class CodecSettings:
     warmup_steps: int = 100
     average_decay: float = 0.998
     seed: int = 11
-
-
-def build_tiny() -> AutoencoderTiny:
-    """f = 8, 16 channels, upsampling by repetition; the decoder reaches 8 latents far."""
-    return AutoencoderTiny(
-        latent_channels=16,
-        encoder_block_out_channels=(32, 32, 32, 32),
-        decoder_block_out_channels=(48, 48, 48, 48),
-        num_encoder_blocks=(0, 1, 1, 1),
-        num_decoder_blocks=(1, 1, 1, 1),
-        scaling_factor=1.0,
-    )
-
-
-def build_subpixel() -> AutoencoderDC:
-    """f = 8, 16 channels, upsampling by pixel shuffle; the decoder reaches 8 latents far.
-
-    A pixel knows its place in its block, which repetition cannot tell it: equal latents may have texture too.
-    Its RMS norms are over the channels of one pixel, so it is as local as the other.
-    """
-    return AutoencoderDC(
-        latent_channels=16,
-        encoder_block_out_channels=(16, 16, 32, 64),
-        encoder_layers_per_block=(0, 1, 1, 1),
-        encoder_qkv_multiscales=((), (), (), ()),
-        decoder_block_out_channels=(48, 48, 64, 64),
-        decoder_layers_per_block=(0, 2, 2, 1),
-        decoder_qkv_multiscales=((), (), (), ()),
-        scaling_factor=1.0,
-    )
-
-
-CODECS = {"tiny": build_tiny, "subpixel": build_subpixel}
 
 
 def build_critic() -> nn.Module:

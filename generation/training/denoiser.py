@@ -14,14 +14,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor
 
 from generation.training.checkpoints import TrainingState, restore, save, start, update_average
-from generation.training.classes import CLASS_NAMES
 from generation.training.data import (
     CropSampler,
     Strip,
@@ -32,12 +31,12 @@ from generation.training.data import (
     pixels_of,
 )
 from generation.training.latents import BlockPca, pca_for, to_unit
+from generation.training.networks import build_noise_schedule, build_unet
 from generation.training.sources import default_cache
 
 LOG = logging.getLogger(__name__)
 GAMMA = 5.0
 NULL_SHARE = 0.1
-CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -63,28 +62,6 @@ class DenoiserSettings:
     phases: tuple[Phase, ...] = (Phase(0.25, 16, 16, 16), Phase(1.0, 8, 32, 32))
 
 
-def build_unet() -> UNet2DModel:
-    """Noisy latents and one-hot classes in, v out; attention only at the lowest of three levels."""
-    return UNet2DModel(
-        sample_size=32,
-        in_channels=CHANNELS + len(CLASS_NAMES),
-        out_channels=CHANNELS,
-        block_out_channels=(64, 96, 160),
-        layers_per_block=2,
-        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        attention_head_dim=32,
-        norm_num_groups=32,
-    )
-
-
-def build_noise_schedule() -> DDPMScheduler:
-    """The cosine schedule over 1000 steps."""
-    return DDPMScheduler(
-        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
-    )
-
-
 @dataclass(frozen=True)
 class Batch:
     """Latents (N, 16, h, w) and one-hot class maps (N, 12, h, w)."""
@@ -105,7 +82,7 @@ def draw_batch(sampler: CropSampler, pca: BlockPca, phase: Phase, random: np.ran
 
 
 def squared_errors(
-    model: torch.nn.Module, batch: Batch, noise: Tensor, steps: Tensor, schedule: DDPMScheduler
+    model: torch.nn.Module, batch: Batch, noise: Tensor, steps: Tensor, schedule: Any
 ) -> Tensor:
     """|v - v_theta|^2 of each crop, averaged over its latents."""
     noisy = schedule.add_noise(batch.latents, noise, steps)
@@ -115,7 +92,7 @@ def squared_errors(
     return errors
 
 
-def loss_weights(steps: Tensor, schedule: DDPMScheduler) -> Tensor:
+def loss_weights(steps: Tensor, schedule: Any) -> Tensor:
     """w_t of the equation above."""
     kept: Tensor = schedule.alphas_cumprod.to(steps.device)[steps]
     ratio = kept / (1.0 - kept)
@@ -151,7 +128,7 @@ def train_step(
     state: TrainingState,
     sampler: CropSampler,
     pca: BlockPca,
-    schedule: DDPMScheduler,
+    schedule: Any,
     settings: DenoiserSettings,
 ) -> float:
     """One step of AdamW on one batch; returns the weighted loss."""
@@ -176,7 +153,7 @@ def train_step(
     return float(loss.detach())
 
 
-def averaged_unet(average: dict[str, Tensor]) -> UNet2DModel:
+def averaged_unet(average: dict[str, Tensor]) -> Any:
     """A network with the moving average as its weights, for evaluation."""
     model = build_unet()
     model.load_state_dict(average)

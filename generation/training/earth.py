@@ -126,7 +126,7 @@ def land_classes(cover: Bytes, latitude: float) -> Bytes:
         14: "farmland",
     }
     names |= {15: "ice", 2: "rainforest" if tropical else "forest"}
-    names |= {code: "tundra" if cold else "shrubland" for code in (6, 7)}
+    names |= dict.fromkeys((6, 7), "tundra" if cold else "shrubland")
     names |= {
         8: "savanna" if tropical else "forest",
         9: "savanna" if tropical else "tundra" if cold else "grassland",

@@ -19,13 +19,12 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderDC, AutoencoderTiny
 
-from generation.training.autoencoder import CODECS, CodecSettings, averaged_half
+from generation.training.autoencoder import CodecSettings, averaged_half
 from generation.training.checkpoints import read
 from generation.training.classes import CLASS_COLOURS, CLASS_NAMES
 from generation.training.denoiser import averaged_unet
-from generation.training.samples import build_solver
+from generation.training.networks import CODECS, build_solver
 
 CELL = 4
 GUIDANCE_SCALE = 1.0
@@ -53,7 +52,7 @@ def class_table() -> dict[str, Any]:
     return {"format_version": 1, "cell": CELL, **defaults, "classes": classes}
 
 
-def assembled_codec(checkpoints: Path, name: str) -> AutoencoderTiny | AutoencoderDC:
+def assembled_codec(checkpoints: Path, name: str) -> Any:
     """The codec of the two halves' averages; a half without a checkpoint keeps its initial weights."""
     codec = CODECS[name]()
     for part in ("encoder", "decoder"):

@@ -9,33 +9,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import DPMSolverMultistepScheduler, UNet2DModel
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from generation.training.classes import CLASS_COLOURS
 from generation.training.data import Coarsening, Crop, CropSampler, Strip, class_map, one_hot, pixels_of
 from generation.training.earth import BLOCK, Bytes
 from generation.training.latents import to_bytes
+from generation.training.networks import CHANNELS, build_solver
 
 WHOLE = Coarsening(4, 0, 0, False)
 
 
-def build_solver() -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ (2M) on the training schedule."""
-    return DPMSolverMultistepScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="v_prediction",
-        algorithm_type="dpmsolver++",
-        solver_order=2,
-        solver_type="midpoint",
-        timestep_spacing="trailing",
-        final_sigmas_type="zero",
-    )
-
-
-def guided(unet: UNet2DModel, noisy: Tensor, step: Tensor, maps: Tensor, guidance: float) -> Tensor:
+def guided(unet: nn.Module, noisy: Tensor, step: Tensor, maps: Tensor, guidance: float) -> Tensor:
     """v of the class map, pushed away from v of the null class by `guidance`; 1 costs a single evaluation."""
     conditional: Tensor = unet(torch.cat([noisy, maps], dim=1), step).sample
     if guidance == 1.0:
@@ -44,11 +30,11 @@ def guided(unet: UNet2DModel, noisy: Tensor, step: Tensor, maps: Tensor, guidanc
     return null + guidance * (conditional - null)
 
 
-def sample(unet: UNet2DModel, maps: Tensor, steps: int, guidance: float, seed: int) -> Tensor:
+def sample(unet: nn.Module, maps: Tensor, steps: int, guidance: float, seed: int) -> Tensor:
     """Latents for one-hot class maps (N, 12, h, w)."""
     solver = build_solver()
     solver.set_timesteps(steps)
-    shape = (maps.shape[0], 16, *maps.shape[2:])
+    shape = (maps.shape[0], CHANNELS, *maps.shape[2:])
     latents: Tensor = (
         torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * solver.init_noise_sigma
     )
@@ -81,7 +67,7 @@ def stack_column(pictures: Bytes) -> Bytes:
 
 
 def write_sheet(
-    unet: UNet2DModel,
+    unet: nn.Module,
     decode: Callable[[Tensor], Tensor],
     strips: Sequence[Strip],
     path: Path,

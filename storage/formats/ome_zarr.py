@@ -19,6 +19,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from storage.arrays import as_os_error
 from storage.formats.atomic import replace_file
 from storage.formats.contract import check_box
 from storage.geometry import Box
@@ -51,9 +52,12 @@ class OmeZarr:
         check_box(self.layout, level, box, pixels)
         if level >= self.layout.levels:
             return
-        with ts.Transaction() as transaction:
-            store = open_level(self.folder, level, writable=True).with_transaction(transaction)
-            store[:, box.y0 : box.y1, box.x0 : box.x1] = np.moveaxis(pixels, 2, 0)
+        try:
+            with ts.Transaction() as transaction:
+                store = open_level(self.folder, level, writable=True).with_transaction(transaction)
+                store[:, box.y0 : box.y1, box.x0 : box.x1] = np.moveaxis(pixels, 2, 0)
+        except ValueError as error:
+            raise as_os_error(error, f"level {level} of {self.root.name}") from error
 
     def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
         """(height, width, 3) pixels of a box; black where nothing was written yet."""

@@ -1,0 +1,36 @@
+# Each target works first, in any order, twice, and from a clean clone; all share .venv.
+#
+#   make env    .venv with the pinned dependencies and the command hypermosaic
+#   make demo   a 4096 x 4096 picture, and the path of the page that shows it
+#   make test   the test suite
+#   make lint   ruff and mypy
+
+PYTHON := $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
+STAMP := .venv/.installed
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+
+.PHONY: env demo test lint clean
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it, with its venv module" >&2; exit 1; }
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(PIP) install --quiet --constraint constraints.txt setuptools
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	.venv/bin/hypermosaic generate archipelago --size 4096x4096 --out out/demo --resume
+
+test: $(STAMP)
+	.venv/bin/python -m pytest -q -rs --durations=10
+
+lint: $(STAMP)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv build *.egg-info

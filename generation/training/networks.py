@@ -1,0 +1,83 @@
+"""Knows which of diffusers' classes make up the model, and their settings. Knows no data, loss or weights.
+
+The builders return Any: diffusers' own annotations are partial.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import diffusers
+
+from generation.training.classes import CLASS_NAMES
+
+LIBRARY: Any = diffusers
+CHANNELS = 16
+
+
+def build_unet() -> Any:
+    """Noisy latents and one-hot classes in, v out; attention only at the lowest of three levels."""
+    return LIBRARY.UNet2DModel(
+        sample_size=32,
+        in_channels=CHANNELS + len(CLASS_NAMES),
+        out_channels=CHANNELS,
+        block_out_channels=(64, 96, 160),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        attention_head_dim=32,
+        norm_num_groups=32,
+    )
+
+
+def build_tiny() -> Any:
+    """f = 8, upsampling by repetition; the decoder reaches 8 latents far."""
+    return LIBRARY.AutoencoderTiny(
+        latent_channels=CHANNELS,
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(48, 48, 48, 48),
+        num_encoder_blocks=(0, 1, 1, 1),
+        num_decoder_blocks=(1, 1, 1, 1),
+        scaling_factor=1.0,
+    )
+
+
+def build_subpixel() -> Any:
+    """f = 8, upsampling by pixel shuffle; the decoder reaches 8 latents far.
+
+    A pixel knows its place in its block, which repetition cannot tell it: equal latents may have texture too.
+    Its RMS norms are over the channels of one pixel, so it is as local as the other.
+    """
+    return LIBRARY.AutoencoderDC(
+        latent_channels=CHANNELS,
+        encoder_block_out_channels=(16, 16, 32, 64),
+        encoder_layers_per_block=(0, 1, 1, 1),
+        encoder_qkv_multiscales=((), (), (), ()),
+        decoder_block_out_channels=(48, 48, 64, 64),
+        decoder_layers_per_block=(0, 2, 2, 1),
+        decoder_qkv_multiscales=((), (), (), ()),
+        scaling_factor=1.0,
+    )
+
+
+CODECS: Mapping[str, Callable[[], Any]] = {"tiny": build_tiny, "subpixel": build_subpixel}
+
+
+def build_noise_schedule() -> Any:
+    """The cosine schedule over 1000 steps, for training."""
+    return LIBRARY.DDPMScheduler(
+        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
+    )
+
+
+def build_solver() -> Any:
+    """DPM-Solver++ (2M) on the training schedule, for sampling."""
+    return LIBRARY.DPMSolverMultistepScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        timestep_spacing="trailing",
+        final_sigmas_type="zero",
+    )
