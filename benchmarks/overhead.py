@@ -102,7 +102,9 @@ def compare(side: int, steps: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         alone = job_of(Path(scratch) / "in-process", side, steps, "in-process", 1)
         loop = plain_loop(alone)
-        print(f"{side} x {side}, {steps} steps, {batches(alone)} batches of {alone.plan.batch_size}, one thread a worker")
+        print(
+            f"{side} x {side}, {steps} steps, {batches(alone)} batches of {alone.plan.batch_size}, one thread a worker"
+        )
         medians = {"loop": 0.0}
         for name, workers in (("in-process", 1), ("ray", 1), ("ray", 2)):
             job = job_of(Path(scratch) / f"{name}-{workers}", side, steps, name, workers)
@@ -112,7 +114,8 @@ def compare(side: int, steps: int) -> None:
             executor.close()
             loops, engines = (statistics.median(column) for column in zip(*rounds, strict=True))
             medians[f"{name} {workers}"] = engines
-            print(f"{name:>10}, {workers} worker(s): loop {loops:7.2f} s, engine {engines:7.2f} s, ratio {engines / loops:.3f}")
+            ratio = f"ratio {engines / loops:.3f}"
+            print(f"{name:>10}, {workers} worker(s): loop {loops:7.2f} s, engine {engines:7.2f} s, {ratio}")
         print(f"two workers over one: {medians['ray 1'] / medians['ray 2']:.2f}x")
 
 
@@ -126,7 +129,9 @@ def peak_rss(side: int, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["time", "memory", "one-size"])
     parser.add_argument("sizes", nargs="*", type=int)
     parser.add_argument("--steps", type=int)

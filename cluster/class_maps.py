@@ -28,8 +28,8 @@ class ImageMap:
         if ids.max() >= classes:
             rows, columns = np.nonzero(ids >= classes)
             raise SpecError(
-                f"class map {path} holds class {ids.max()} (first bad value {ids[rows[0], columns[0]]} at x {columns[0]}, "
-                f"y {rows[0]}); the model knows 0 to {classes - 1}: paint with those"
+                f"class map {path} holds class {ids.max()} (the first bad value at x {columns[0]}, y {rows[0]} "
+                f"is {ids[rows[0], columns[0]]}); the model knows 0 to {classes - 1}: paint with those"
             )
         return cls(ids, canvas)
 

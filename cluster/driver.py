@@ -1,4 +1,6 @@
-"""The scheduling loop: ready tasks to the executor, outcomes to the ledger, released tasks to the queue. Moves no pixel.
+"""The scheduling loop: ready tasks to the executor, outcomes to the ledger, what they release to the queue.
+
+Moves no pixel, knows no mathematics.
 
 Tasks are taken stage by stage, but nothing waits for a whole stage: a task is ready when those it depends on are
 done. Arrays that no task will read again are deleted. Stopping at any point leaves a job that can be resumed.
@@ -12,7 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cluster.events import Event, JobFailed, JobFinished, JobInterrupted, JobStarted, StageTotal, TaskDone, TaskRetried
+from cluster.events import (
+    Event,
+    JobFailed,
+    JobFinished,
+    JobInterrupted,
+    JobStarted,
+    StageTotal,
+    TaskDone,
+    TaskRetried,
+)
 from cluster.executors.contract import Executor
 from cluster.job import Job
 from cluster.outputs import outputs_for
@@ -81,7 +92,7 @@ class Queue:
         self.done = done
         self._missing: dict[Task, int] = {}
         self._attempts: Counter[Task] = Counter()
-        self._heap = [task for task in _frontier(plan, done)]
+        self._heap = list(_frontier(plan, done))
         heapq.heapify(self._heap)
 
     def __len__(self) -> int:
@@ -96,7 +107,9 @@ class Queue:
             if waiting in self.done:
                 continue
             if waiting not in self._missing:
-                self._missing[waiting] = sum(before not in self.done for before in self.plan.dependencies(waiting))
+                self._missing[waiting] = sum(
+                    before not in self.done for before in self.plan.dependencies(waiting)
+                )
             else:
                 self._missing[waiting] -= 1
             if self._missing[waiting] == 0:
@@ -112,7 +125,9 @@ class Queue:
         stage, block = outcome.task
         name = self.plan.stages[stage].name
         if self._attempts[outcome.task] >= ATTEMPTS:
-            raise TaskFailed(f"{name}, block {block}: the worker died {ATTEMPTS} times; is there enough memory?")
+            raise TaskFailed(
+                f"{name}, block {block}: the worker died {ATTEMPTS} times; is there enough memory?"
+            )
         heapq.heappush(self._heap, outcome.task)
         return TaskRetried(stage, name, block, str(outcome.error).splitlines()[0])
 

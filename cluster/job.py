@@ -1,4 +1,4 @@
-"""A job: a spec made definite, its plan and its identity. Composes model facts, cover, schedule and layout; runs nothing."""
+"""A job: a spec made definite, its plan and its identity. Composes facts, cover, schedule, layout; runs nothing."""
 
 from __future__ import annotations
 
@@ -93,7 +93,10 @@ def _plan(spec: JobSpec, info: ModelInfo) -> Plan:
 def canvas_of(spec: JobSpec, info: ModelInfo) -> Canvas:
     """The latent grid that covers the picture; at least a patch on each side, the surplus is cut off in pixels."""
     topology = TOPOLOGIES[spec.topology]
-    for wraps, pixels, axis in ((topology.wraps_y, spec.height, "height"), (topology.wraps_x, spec.width, "width")):
+    for wraps, pixels, axis in (
+        (topology.wraps_y, spec.height, "height"),
+        (topology.wraps_x, spec.width, "width"),
+    ):
         least = info.patch * info.scale
         if wraps and (pixels % info.scale or pixels < least):
             raise SpecError(
@@ -120,7 +123,9 @@ def _check_words(spec: JobSpec, info: ModelInfo) -> None:
 
         parse(spec.prompt)
     if spec.classes is not None and not info.class_names:
-        raise SpecError(f"--classes needs a class-map model; {spec.model!r} takes a prompt only, leave --classes out")
+        raise SpecError(
+            f"--classes needs a class-map model; {spec.model!r} takes a prompt only, leave --classes out"
+        )
     if spec.classes is not None:
         _check_classes(spec.classes, canvas_of(spec, info), info)
 
@@ -155,16 +160,20 @@ def _check_fits(job: Job) -> None:
     workers = spec.workers or 1
     if plan.task_peak_bytes * workers > memory * _MEMORY_SHARE:
         raise SpecError(
-            f"{workers} workers need {plan.task_peak_bytes * workers / 2**30:.1f} GiB of memory, {memory / 2**30:.1f} GiB "
-            f"are free; use fewer --workers or a smaller --block than {plan.grid.block}"
+            f"{workers} workers need {plan.task_peak_bytes * workers / 2**30:.1f} GiB of memory, "
+            f"{memory / 2**30:.1f} GiB are free; use fewer --workers or a smaller --block than {plan.grid.block}"
         )
-    folder = next(parent for parent in (Path(spec.out).absolute(), *Path(spec.out).absolute().parents) if parent.exists())
+    folder = next(
+        parent
+        for parent in (Path(spec.out).absolute(), *Path(spec.out).absolute().parents)
+        if parent.exists()
+    )
     free = shutil.disk_usage(folder).free
     needed = disk_peak_bytes(plan, spec.outputs)
     if needed > free:
         raise SpecError(
-            f"{spec.width}x{spec.height} needs about {needed / 2**30:.1f} GiB of disk, {free / 2**30:.1f} GiB are free at "
-            f"{folder}; make the picture smaller or choose another --out"
+            f"{spec.width}x{spec.height} needs about {needed / 2**30:.1f} GiB of disk, "
+            f"{free / 2**30:.1f} GiB are free at {folder}; make the picture smaller or choose another --out"
         )
 
 

@@ -199,7 +199,11 @@ class Plan:
     @property
     def decode_bytes(self) -> int:
         """Arrays of a decode task: a superblock of float pixels, its levels, and one tile's pixels."""
-        pixels = 3 * min(self.layout.superblock, self.layout.width) * min(self.layout.superblock, self.layout.height)
+        pixels = (
+            3
+            * min(self.layout.superblock, self.layout.width)
+            * min(self.layout.superblock, self.layout.height)
+        )
         tile = 3 * (self.tiling.tile * self.tiling.scale) ** 2
         return pixels * 3 * _FLOAT + tile * 3 * _FLOAT + self.layout.peak_bytes()
 

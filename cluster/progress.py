@@ -233,9 +233,8 @@ class Bars:
         for group in self._tally.groups.values():
             self._show(group)
         if isinstance(event, TaskRetried):
-            self._progress.console.print(
-                f"[yellow]{event.stage_name}, block {event.block} runs again[/]: {event.error}"
-            )
+            told = f"{event.stage_name}, block {event.block} runs again: {event.error}"
+            self._progress.console.print(told, style="yellow", markup=False, highlight=False)
 
     def _show(self, group: Group) -> None:
         if group.name not in self._rows:

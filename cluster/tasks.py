@@ -102,7 +102,9 @@ class Worker:
             return self.sampler.evaluate(k, own, frame, x)
         except OverflowError as error:
             place = f"step {k}, block at latent (y {own.y0}, x {own.x0})"
-            raise NumericalError(f"{error} ({place}); try --dtype float32 or a lower --guidance-scale") from error
+            raise NumericalError(
+                f"{error} ({place}); try --dtype float32 or a lower --guidance-scale"
+            ) from error
 
     def _write_sums(self, k: int, block: int, sums: NDArray[np.int32]) -> None:
         array = self.plan.sums_array(k)
@@ -129,4 +131,3 @@ class Worker:
     def _level(self, task: PyramidTask) -> Pixels8:
         place = self.plan.layout.reads(task)
         return self.master.read_level(place.level, place.box)
-

@@ -1,4 +1,4 @@
-"""Builds a Worker of a job: loads its model, encodes its prompt, opens its outputs. The one place that composes them."""
+"""Builds a Worker of a job: loads its model, encodes its prompt, opens its outputs. Runs no task."""
 
 from __future__ import annotations
 

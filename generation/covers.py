@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Protocol
 
 import numpy as np
@@ -32,8 +32,13 @@ class Patch:
 class Cover(Protocol):
     """The patches of every step of one job."""
 
-    canvas: Canvas
-    patch: int
+    @property
+    def canvas(self) -> Canvas:
+        """What is covered."""
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch."""
 
     def meeting(self, step: int, box: Box) -> Iterator[Patch]:
         """Patches whose box meets `box`, each in every position in which it does, in the cover's order."""
@@ -104,16 +109,16 @@ class ShiftedAxis:
         offset = self.offset(step)
         if self.wraps:
             cuts = [*range(offset, offset + self.length, self.patch), offset + self.length]
-            return sorted(self._turned(a, b) for a, b in zip(cuts, cuts[1:], strict=False))
+            return sorted(self._turned(a, b) for a, b in pairwise(cuts))
         cuts = sorted({0, *range(offset, self.length, self.patch), self.length})
-        return [Interval(min(a, self.length - self.patch), a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [Interval(min(a, self.length - self.patch), a, b) for a, b in pairwise(cuts)]
 
     def _turned(self, own0: int, own1: int) -> Interval:
         turn = own0 // self.length * self.length
         return Interval(own0 - turn, own0 - turn, own1 - turn)
 
     def offset(self, step: int) -> int:
-        """The step's shift in [0, patch): van der Corput's sequence (base 2 and 3), started at a place that the seed picks.
+        """The step's shift in [0, patch): van der Corput's sequence, base 2 and 3, from a place that the seed picks.
 
         Successive shifts are far from each other and all shifts are used equally often, so no lattice stays.
         """
@@ -142,8 +147,12 @@ class ProductCover:
 
     def meeting(self, step: int, box: Box) -> Iterator[Patch]:
         wraps = self.canvas.topology
-        rows = _meeting(self.y.intervals(step), self.patch, box.y0, box.y1, self.canvas.height * wraps.wraps_y)
-        columns = _meeting(self.x.intervals(step), self.patch, box.x0, box.x1, self.canvas.width * wraps.wraps_x)
+        rows = _meeting(
+            self.y.intervals(step), self.patch, box.y0, box.y1, self.canvas.height * wraps.wraps_y
+        )
+        columns = _meeting(
+            self.x.intervals(step), self.patch, box.x0, box.x1, self.canvas.width * wraps.wraps_x
+        )
         for row, column in product(rows, columns):
             yield Patch(
                 Box(row.start, row.start + self.patch, column.start, column.start + self.patch),

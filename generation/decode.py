@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,9 @@ class Tiling:
 
     def __post_init__(self) -> None:
         if self.stride < 2 * self.margin or self.margin < 0:
-            raise ValueError(f"decode tile {self.tile} is too small for a margin of {self.margin}; need >= 4 margins")
+            raise ValueError(
+                f"decode tile {self.tile} is too small for a margin of {self.margin}; need >= 4 margins"
+            )
 
     @property
     def stride(self) -> int:
@@ -66,7 +69,7 @@ class Tiling:
         count = max(1, length // self.stride)
         cuts = [index * self.stride for index in range(count)] + [length]
         turns = range(low // length, -(-high // length)) if wraps else [0]
-        spans = [(a + t * length, b + t * length) for t in turns for a, b in zip(cuts, cuts[1:], strict=False)]
+        spans = [(a + t * length, b + t * length) for t in turns for a, b in pairwise(cuts)]
         return [(a, b) for a, b in spans if a < high and low < b]
 
     def weights(self, core: Box, box: Box) -> NDArray[np.float32]:
@@ -91,7 +94,9 @@ class Tiling:
         return np.asarray(np.sin(np.pi / 2 * phase) ** 2)
 
 
-def decode_box(codec: Codec, tiling: Tiling, box: Box, read: ReadLatents, device: torch.device) -> NDArray[np.float32]:
+def decode_box(
+    codec: Codec, tiling: Tiling, box: Box, read: ReadLatents, device: torch.device
+) -> NDArray[np.float32]:
     """(H, W, 3) pixels in [0, 1] of a latent box."""
     height, width = box.scaled(tiling.scale).shape
     out = np.zeros((height, width, 3), np.float32)

@@ -1,14 +1,14 @@
 """One block, one step: fuse, take the scheduler's step, evaluate the block's patches. Pure functions of arrays.
 
-    window   the block and its halo: what the block's own patches read
-    own      the patches whose centre lies in the block; each patch of a step is owned by one block
+window   the block and its halo: what the block's own patches read
+own      the patches whose centre lies in the block; each patch of a step is owned by one block
 
-             +-- window ----------+
-             |   +-- block --+    |      step k of block b
-             |   |     +-----+--+ |        x[k]      on the window, from x[k-1] and the fused prediction
-             |   |     |patch   | |        sums[k]   of the own patches, on the window
-             |   +-----+-----+--+ |
-             +---------+--------+-+
+         +-- window ----------+
+         |   +-- block --+    |      step k of block b
+         |   |     +-----+--+ |        x[k]      on the window, from x[k-1] and the fused prediction
+         |   |     |patch   | |        sums[k]   of the own patches, on the window
+         |   +-----+-----+--+ |
+         +---------+--------+-+
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class Sampler:
         total = np.zeros(x.shape, np.int64)
         for first in range(0, len(patches), self.batch_size):
             batch = patches[first : first + self.batch_size]
-            predictions = self._predict(k, batch, torch.stack([_crop(shown, patch.box, frame) for patch in batch]))
+            predictions = self._predict(
+                k, batch, torch.stack([_crop(shown, patch.box, frame) for patch in batch])
+            )
             for patch, prediction in zip(batch, predictions, strict=True):
                 self._check(prediction, patch, k)
                 total[_at(patch.box, frame)] += to_fixed(prediction * normaliser.weights(patch))
@@ -95,7 +97,9 @@ class Sampler:
         told = self.denoiser.predict(inputs, timestep, self._moved(self.conditioner.conditional(padded)))
         told = told.float()
         if self.guidance_scale > 1:  # classifier-free guidance (Ho & Salimans 2022), in diffusers' convention
-            untold = self.denoiser.predict(inputs, timestep, self._moved(self.conditioner.unconditional(padded)))
+            untold = self.denoiser.predict(
+                inputs, timestep, self._moved(self.conditioner.unconditional(padded))
+            )
             told = untold.float() + self.guidance_scale * (told - untold.float())
         return np.asarray(told[: len(patches)].cpu().numpy())
 

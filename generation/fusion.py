@@ -71,7 +71,9 @@ class Normaliser:
     def _add(self, patch: Patch) -> None:
         part = patch.box.intersection(self.frame)
         if part is not None:
-            self.total[part.slices_in(self.frame)] += patch_window(patch, self.window)[part.slices_in(patch.box)]
+            self.total[part.slices_in(self.frame)] += patch_window(patch, self.window)[
+                part.slices_in(patch.box)
+            ]
 
     def weights(self, patch: Patch) -> NDArray[np.float32]:
         """(h, w) normalised weights of a patch that lies within the frame."""

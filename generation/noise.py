@@ -45,7 +45,9 @@ def noise(
     return out
 
 
-def _plane_noise(seed: int, purpose: Purpose, step: int, draw: int, channels: int, box: Box) -> NDArray[np.float32]:
+def _plane_noise(
+    seed: int, purpose: Purpose, step: int, draw: int, channels: int, box: Box
+) -> NDArray[np.float32]:
     out = np.empty((channels, *box.shape), np.float32)
     tiles = box.covering(TILE)
     for ty in range(tiles.y0, tiles.y1):

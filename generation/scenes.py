@@ -82,7 +82,9 @@ def parse(prompt: str) -> Scene | str:
         return words
     near = difflib.get_close_matches(words, known_words(), n=1, cutoff=0.4)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"the embedded model does not know {prompt!r}{hint}; it knows {', '.join(known_words())}")
+    raise ValueError(
+        f"the embedded model does not know {prompt!r}{hint}; it knows {', '.join(known_words())}"
+    )
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,12 @@ class SceneMap:
         wet = self._fractal(y, x, 2, scene.size * 0.8) - scene.dry
         warm = self._fractal(y, x, 3, scene.size * 1.6) * 0.6 - scene.cold - np.clip(height, 0, None) * 0.3
         ridges = 1.2 - 2.4 * np.abs(self._fractal(y, x, 4, scene.size * 0.8, octaves=4))
-        rough = ridges + scene.relief + np.clip(height, -1, 1) * 0.5 + self._fractal(y, x, 5, scene.size * 1.5) * 0.6
+        rough = (
+            ridges
+            + scene.relief
+            + np.clip(height, -1, 1) * 0.5
+            + self._fractal(y, x, 5, scene.size * 1.5) * 0.6
+        )
         ids = np.full(height.shape, self.names.index("grassland"), np.int64)
         rules = (
             ("farmland", (wet > 0.15) & (rough < 0.0)),

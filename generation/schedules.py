@@ -45,7 +45,10 @@ SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "dpm_2": ("KDPM2DiscreteScheduler", {}),
     "dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
+    "dpmpp_2m_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+    ),
     "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     "dpmpp_2s": ("DPMSolverSinglestepScheduler", {}),
     "deis": ("DEISMultistepScheduler", {}),
@@ -66,7 +69,9 @@ def resolve(name: str) -> tuple[str, dict[str, Any]]:
         return SHORT_NAMES[name]
     if name in CLASS_NAMES:
         return name, {}
-    raise ValueError(f"unknown scheduler {name!r}; choose one of {', '.join(SHORT_NAMES)} or a class name of them")
+    raise ValueError(
+        f"unknown scheduler {name!r}; choose one of {', '.join(SHORT_NAMES)} or a class name of them"
+    )
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,9 @@ class Schedule:
         probe = torch.linspace(0.1, 0.9, _PAD).reshape(1, 1, 1, _PAD)
         for k in range(len(self.timesteps)):
             following = _copied(states[-1])
-            probe = self._advance(following, k, probe, probe * 0.5, lambda n: torch.full((1, 1, 1, _PAD), 0.3))
+            probe = self._advance(
+                following, k, probe, probe * 0.5, lambda n: torch.full((1, 1, 1, _PAD), 0.3)
+            )
             states.append(following)
         return [self._snapshot(state, k) for k, state in enumerate(states)]
 
@@ -194,13 +201,19 @@ def _build(name: str, config: Mapping[str, Any]) -> Any:
 
 def _flow_overrides(class_name: str, scheduler_class: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that let a solver written for diffusion integrate a flow; an error where it cannot."""
-    model_flows = str(config.get("_class_name", "")) in _FLOW or config.get("prediction_type") == "flow_prediction"
+    model_flows = (
+        str(config.get("_class_name", "")) in _FLOW or config.get("prediction_type") == "flow_prediction"
+    )
     if model_flows == (class_name in _FLOW):
         return {}
     if not model_flows:
-        raise ValueError(f"scheduler {class_name} needs a flow-matching model; this model predicts noise, choose another")
+        raise ValueError(
+            f"scheduler {class_name} needs a flow-matching model; this model predicts noise, choose another"
+        )
     if "use_flow_sigmas" not in inspect.signature(scheduler_class.__init__).parameters:
-        raise ValueError(f"scheduler {class_name} cannot integrate a flow-matching model; choose flow_euler or dpmpp_2m")
+        raise ValueError(
+            f"scheduler {class_name} cannot integrate a flow-matching model; choose flow_euler or dpmpp_2m"
+        )
     shift = float(config.get("shift", 1.0))
     return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
 
@@ -208,7 +221,9 @@ def _flow_overrides(class_name: str, scheduler_class: Any, config: Mapping[str, 
 def _refuse_what_is_not_pointwise(scheduler: Any, class_name: str) -> None:
     config = scheduler.config
     if config.get("thresholding"):
-        raise ValueError(f"{class_name} with thresholding looks at the whole sample; set thresholding to false")
+        raise ValueError(
+            f"{class_name} with thresholding looks at the whole sample; set thresholding to false"
+        )
     if "learned" in str(config.get("variance_type", "")):
         raise ValueError(f"{class_name} with a learned variance is not supported; choose another scheduler")
     if config.get("stochastic_sampling"):

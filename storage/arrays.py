@@ -92,7 +92,9 @@ class ArrayStore:
         if "://" not in self.root:
             shutil.rmtree(Path(self.root) / name, ignore_errors=True)
         else:
-            ts.KvStore.open(f"{self.root.rstrip('/')}/{name}/").result().delete_range(ts.KvStore.KeyRange()).result()
+            ts.KvStore.open(f"{self.root.rstrip('/')}/{name}/").result().delete_range(
+                ts.KvStore.KeyRange()
+            ).result()
 
     def _array(self, name: str) -> ts.TensorStore:
         if name not in self._open:

@@ -49,7 +49,9 @@ class Ledger:
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         self.close()
 
     def _load(self, fingerprint: str) -> None:
@@ -70,6 +72,8 @@ def read(path: Path) -> tuple[Mapping[str, Any], set[tuple[int, int]], int]:
     lines = content[:whole].splitlines()
     header = json.loads(lines[0]) if lines else {}
     if header.get("format") != _FORMAT or header.get("version") != VERSION:
-        raise FormatError(f"{path} has version {header.get('version')!r} of its format; this program reads {VERSION}")
+        raise FormatError(
+            f"{path} has version {header.get('version')!r} of its format; this program reads {VERSION}"
+        )
     records = [json.loads(line) for line in lines[1:]]
     return header, {(record["stage"], record["block"]) for record in records}, whole

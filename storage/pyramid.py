@@ -89,7 +89,7 @@ class PyramidLayout:
 
     @cached_property
     def groups(self) -> int:
-        """Stages of the pyramid: decoding, then as many reductions as it takes until one task sees the whole picture."""
+        """Stages of the pyramid: decoding, then reductions until one task sees the whole picture."""
         return 1 - (-self._halvings_until_within(self.superblock) // self.levels_per_group)
 
     def size(self, level: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Models built once for all tests, and where files go: memory, where the system has a folder for that (they sync thousands of small files)."""
+"""Models built once for all tests; and where files go: to memory, for they sync thousands of small ones."""
 
 import os
 from collections.abc import Iterator

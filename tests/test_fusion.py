@@ -29,7 +29,8 @@ def covers(canvas: Canvas) -> dict[str, Cover]:
 def patches_of(cover: Cover, step: int, canvas: Canvas):
     """Each patch once, in the position in which its centre is on the canvas."""
     inside = canvas.box
-    found = [p for p in cover.meeting(step, inside) if inside.contains(Box(p.centre[0], p.centre[0] + 1, p.centre[1], p.centre[1] + 1))]  # fmt: skip
+    centred = [(patch, *patch.centre) for patch in cover.meeting(step, inside)]
+    found = [patch for patch, y, x in centred if inside.contains(Box(y, y + 1, x, x + 1))]
     assert len(found) == cover.count(step)
     return found
 

@@ -102,6 +102,8 @@ def test_a_ledger_of_another_job_or_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_fingerprints(tmp_path: Path) -> None:
-    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
+    assert (
+        fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
+    )
     (tmp_path / "x").write_bytes(b"abc")
     assert file_hash(tmp_path / "x").startswith("ba7816bf")

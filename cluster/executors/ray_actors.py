@@ -48,7 +48,7 @@ class RayActors:
         gpus = 1 if job.spec.device == "cuda" else 0
         cpus = 0 if gpus else job.spec.threads
         remote = ray.remote(num_gpus=gpus, num_cpus=cpus, max_restarts=-1, max_task_retries=0)(Actor)
-        self._actors = [remote.remote(job) for _ in range(self.workers)]
+        self._actors: list[Any] = [remote.remote(job) for _ in range(self.workers)]
         self._free: deque[int] = deque(list(range(self.workers)) * IN_FLIGHT)
         self._running: dict[Any, tuple[int, Task]] = {}
 

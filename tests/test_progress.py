@@ -1,0 +1,181 @@
+"""Events and those who listen: the file, the bars, the lines, and the status that is read back from them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cluster import job_file
+from cluster.events import (
+    Event,
+    JobFailed,
+    JobFinished,
+    JobInterrupted,
+    JobStarted,
+    StageTotal,
+    TaskDone,
+    TaskRetried,
+)
+from cluster.progress import EVENTS, Bars, JsonLines, Lines, Tally, duration, fan_out, read_events
+from cluster.spec import JobSpec
+from cluster.status import LEDGER, read_status
+from storage.ledger import Ledger
+
+STAGES = (StageTotal("denoise 0", 3, 0), StageTotal("denoise 1", 3, 0), StageTotal("decode", 2, 0))
+STARTED = JobStarted(STAGES, workers=2)
+
+
+def done(stage: int, block: int, seconds: float = 2.0) -> TaskDone:
+    return TaskDone(stage, STAGES[stage].name, block, seconds, 5, "host:1")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_denoising_steps_are_one_group() -> None:
+    tally = Tally()
+    for event in (STARTED, done(0, 0), done(1, 1)):
+        tally(event)
+    assert [(group.name, group.done, group.total) for group in tally.groups.values()] == [
+        ("denoise", 2, 6),
+        ("decode", 0, 2),
+    ]
+
+
+def test_the_time_left_follows_the_pace() -> None:
+    clock = Clock()
+    tally = Tally(clock)
+    tally(STARTED)
+    assert tally.groups["denoise"].seconds_left() is None
+    for block in range(2):
+        clock.now += 7.0
+        tally(done(0, block, seconds=7.0))
+    assert tally.groups["denoise"].seconds_left() == pytest.approx(28.0)
+
+
+def test_earlier_runs_count() -> None:
+    tally = Tally()
+    tally(JobStarted((StageTotal("denoise 0", 3, 2), StageTotal("decode", 2, 0)), 1))
+    assert tally.groups["denoise"].done == 2
+
+
+def test_lines_come_every_few_seconds_and_at_the_ends() -> None:
+    clock, stream = Clock(), StringIO()
+    lines = Lines(stream, seconds_between=5.0, clock=clock)
+    lines(STARTED)
+    for stage, block in ((0, 0), (0, 1), (0, 2), (1, 0)):
+        clock.now += 2.0
+        lines(done(stage, block))
+    lines(TaskRetried(1, "denoise 1", 1, "the worker died"))
+    lines(JobFinished(65.0))
+    assert stream.getvalue().splitlines() == [
+        "started: 6 denoise, 2 decode tasks; 2 workers",
+        "denoise 3/6 (50 %), about 6 s left",
+        "denoise 1, block 1 runs again: the worker died",
+        "finished in 1 min 05 s",
+    ]
+
+
+def test_bars_show_one_row_a_group() -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=100, color_system=None)
+    with Bars(console) as bars:
+        for event in (
+            STARTED,
+            done(0, 0),
+            done(0, 1),
+            done(1, 0),
+            TaskRetried(1, "denoise 1", 1, "lost [it]"),
+        ):
+            bars(event)
+    assert isinstance(console.file, StringIO)
+    text = console.file.getvalue()
+    assert "denoise" in text
+    assert "3/6" in text
+    assert "0/2" in text
+    assert "lost [it]" in text
+
+
+def test_the_file_holds_every_event_and_survives_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "job" / EVENTS
+    with JsonLines(path) as log:
+        fan_out(log, log)(done(0, 1))
+    path.write_text(path.read_text() + '{"event": "TaskDo')
+    first, second = read_events(path)
+    assert first["event"] == second["event"] == "TaskDone"
+    assert (first["stage"], first["block"], first["seconds"]) == (0, 1, 2.0)
+    assert datetime.fromisoformat(first["time"]).tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (None, "?"),
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (7800, "2 h 10 min"),
+    ],
+)
+def test_durations_in_words(seconds: float | None, words: str) -> None:
+    assert duration(seconds) == words
+
+
+# --- status ----------------------------------------------------------------------------------------------------------
+
+
+def job_folder(folder: Path, *events: Event) -> Path:
+    """A job's folder after these events, with a ledger that agrees."""
+    job_file.save(JobSpec(prompt="islands", width=64, height=32, out=folder), "f00d")
+    with Ledger(folder / LEDGER, "f00d") as ledger, JsonLines(folder / EVENTS) as log:
+        for event in events:
+            log(event)
+            if isinstance(event, TaskDone):
+                ledger.record(event.stage, event.block)
+    return folder
+
+
+def test_the_status_of_a_running_job(tmp_path: Path) -> None:
+    status = read_status(job_folder(tmp_path / "job", STARTED, done(0, 0), done(0, 1, seconds=4.0)))
+    assert (status.state, status.prompt, status.size) == ("running", "islands", (64, 32))
+    assert [(group.name, group.done, group.total) for group in status.groups] == [
+        ("denoise", 2, 6),
+        ("decode", 0, 2),
+    ]
+    assert status.share == 0.25
+    assert status.seconds_left == pytest.approx((4 + 2) * 3.0 / 2)  # mean of 2 s and 4 s, two workers
+
+
+@pytest.mark.parametrize(
+    ("last", "state"),
+    [(JobFinished(3.0), "finished"), (JobFailed("disk full"), "failed"), (JobInterrupted(), "interrupted")],
+)
+def test_how_the_last_run_ended(tmp_path: Path, last: Event, state: str) -> None:
+    status = read_status(job_folder(tmp_path / "job", STARTED, done(0, 0), last))
+    assert status.state == state
+    assert status.error == ("disk full" if state == "failed" else None)
+    assert status.seconds_left is None
+
+
+def test_a_job_that_was_begun_again_runs(tmp_path: Path) -> None:
+    status = read_status(job_folder(tmp_path / "job", STARTED, JobInterrupted(), STARTED))
+    assert status.state == "running"
+
+
+def test_a_run_that_says_nothing_for_long_is_silent(tmp_path: Path) -> None:
+    folder = job_folder(tmp_path / "job", STARTED, done(0, 0))
+    assert read_status(folder, now=datetime.now(UTC) + timedelta(minutes=5)).state == "silent"
+
+
+def test_a_job_before_its_first_event(tmp_path: Path) -> None:
+    status = read_status(job_folder(tmp_path / "job"))
+    assert (status.state, status.share) == ("not started", 0.0)
