@@ -26,6 +26,8 @@ PICTURE_VERSION = 1
 """Raised whenever the same spec starts to give other pixels."""
 
 SUPERBLOCK_TILES = 4
+SMALL_SUPERBLOCK_TILES = 2
+"""Of pictures that would be one superblock: several workers can then decode them."""
 _MEMORY_SHARE = 0.9
 
 
@@ -81,13 +83,19 @@ def _plan(spec: JobSpec, info: ModelInfo) -> Plan:
         grid=Grid(canvas, block),
         cover=_cover(spec, info, canvas),
         tiling=Tiling(canvas, info.scale, info.tile, info.tile_margin, info.local_codec),
-        layout=PyramidLayout(spec.width, spec.height, spec.tile, SUPERBLOCK_TILES * spec.tile),
+        layout=PyramidLayout(spec.width, spec.height, spec.tile, _superblock(spec)),
         channels=info.latent_channels,
         fields=tuple(1 + schedule.fields(k) for k in range(len(schedule) + 1)),
         parameters_bytes=info.parameters_bytes,
         batch_size=spec.batch_size or 1,
         guided=(spec.guidance_scale or 0) > 1 and not info.notes.get("distilled_guidance"),
     )
+
+
+def _superblock(spec: JobSpec) -> int:
+    """Pixels; depends on the picture alone, for the levels of the pyramid are rounded at its borders."""
+    large = SUPERBLOCK_TILES * spec.tile
+    return large if max(spec.width, spec.height) > large else SMALL_SUPERBLOCK_TILES * spec.tile
 
 
 def canvas_of(spec: JobSpec, info: ModelInfo) -> Canvas:

@@ -61,13 +61,13 @@ def test_every_field_has_a_flag() -> None:
 
 FLAGS = """--out --size --model --lora --method --overlap --scheduler --num-inference-steps --guidance-scale
     --negative-prompt --seed --classes --topology --dtype --device --executor --workers --batch-size --block --output
-    --config --allow-pickle""".split()
+    --config --allow-pickle"""
 
 
 @pytest.mark.parametrize("command", ["generate", "plan"])
 def test_help_names_every_flag(command: str) -> None:
     text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
-    assert [flag for flag in FLAGS if flag not in text] == []
+    assert [flag for flag in FLAGS.split() if flag not in text] == []
 
 
 def test_help_is_quick_because_it_imports_no_torch() -> None:
@@ -161,8 +161,7 @@ def test_failures_say_how_to_go_on(
     assert "Traceback" not in result.stderr
 
 
-def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "run", failing_with(RuntimeError("a bug")))
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     program = [
         "import cluster.api as api, cluster.cli, sys",
         "def run(*a, **k): raise RuntimeError('a bug')",
@@ -170,7 +169,9 @@ def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         f"sys.argv = ['x', 'generate', 'desert', '--debug', '--out', {str(tmp_path / 'j')!r}, *{SMALL!r}]",
         "cluster.cli.main()",
     ]
-    found = subprocess.run([sys.executable, "-c", "\n".join(program)], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [sys.executable, "-c", "\n".join(program)], capture_output=True, text=True, check=False
+    )
     assert found.returncode == 1
     assert "Traceback" in found.stderr
 
@@ -207,7 +208,15 @@ def test_a_small_job_from_end_to_end(tmp_path: Path) -> None:
     made = call("generate", "desert", *SMALL, "--out", out)
     assert made.exit_code == 0, made.stderr
     assert made.stdout.strip() == str(out / "index.html")
-    for name in ("job.yaml", "latents.zarr", "image.zarr", "index.html", "image.dzi", "events.jsonl", "ledger.jsonl"):
+    for name in (
+        "job.yaml",
+        "latents.zarr",
+        "image.zarr",
+        "index.html",
+        "image.dzi",
+        "events.jsonl",
+        "ledger.jsonl",
+    ):
         assert (out / name).exists(), name
     document = yaml.safe_load((out / "job.yaml").read_text())
     assert document["spec"]["num_inference_steps"] == 2
@@ -225,7 +234,10 @@ def test_a_small_job_from_end_to_end(tmp_path: Path) -> None:
     assert other.exit_code == 2
     assert "another job" in one_line(other)
     assert "seed" in one_line(other)
-    for arguments in (["generate", "desert", *SMALL, "--out", out, "--resume", "--block", "32"], ["resume", out]):
+    for arguments in (
+        ["generate", "desert", *SMALL, "--out", out, "--resume", "--block", "32"],
+        ["resume", out],
+    ):
         finished = call(*arguments)
         assert finished.exit_code == 0, finished.stderr
         assert finished.stdout.strip() == str(out / "index.html")
@@ -240,7 +252,13 @@ def test_an_interrupted_job_goes_on(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     spec = JobSpec(
-        prompt="desert", width=256, height=256, num_inference_steps=2, executor="in-process", device="cpu", out=out
+        prompt="desert",
+        width=256,
+        height=256,
+        num_inference_steps=2,
+        executor="in-process",
+        device="cpu",
+        out=out,
     )
     with pytest.raises(driver.Interrupted):
         api.generate(spec, on_event=stop)

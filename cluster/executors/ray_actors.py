@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,6 +21,9 @@ from cluster.tasks import Outcome, Worker
 from cluster.worker import build_worker
 
 IN_FLIGHT = 2
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("cluster", "generation", "storage")
+"""Sent to the nodes of a cluster, so that they run the code of whoever submits the job."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's least is 75 MB; nothing larger than a job description goes through it."""
 
@@ -80,15 +84,25 @@ class RayActors:
 def connect(cpus: int) -> bool:
     """Join Ray if this process has not; True where this call started or joined it.
 
-    A local Ray is told of at least `cpus` processors: as many workers start as were asked for.
+    A local Ray is told of at least `cpus` processors: as many workers start as were asked for. Raises
+    ConnectionError where nothing answers at RAY_ADDRESS.
     """
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" not in os.environ:
+    if "RAY_ADDRESS" in os.environ:
+        options["runtime_env"] = {"py_modules": [str(ROOT / package) for package in PACKAGES]}
+    else:
         options |= {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
         options["num_cpus"] = max(cpus, os.cpu_count() or 1)
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        address = os.environ.get("RAY_ADDRESS", "a local address")
+        raise ConnectionError(
+            f"no Ray cluster answers at {address}: correct RAY_ADDRESS, or unset it to start a local Ray; "
+            "a cluster that asks for a token needs RAY_AUTH_MODE=token"
+        ) from error
     return True
