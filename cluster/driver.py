@@ -27,7 +27,7 @@ from cluster.events import (
 from cluster.executors.contract import Executor
 from cluster.job import Job
 from cluster.outputs import outputs_for
-from cluster.plan import Plan, Task
+from cluster.plan import WORK, Plan, Task
 from cluster.tasks import Outcome
 from storage.arrays import ArrayStore
 from storage.ledger import Ledger
@@ -54,6 +54,7 @@ def run(job: Job, executor: Executor, on_event: Callable[[Event], None]) -> None
             on_event(_started(job.plan, ledger.done, executor.workers))
             _loop(job, executor, ledger, on_event)
         outputs.finish()
+        ArrayStore(job.spec.out).delete(WORK)
     except KeyboardInterrupt:
         on_event(JobInterrupted())
         raise Interrupted from None

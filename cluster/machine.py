@@ -5,7 +5,9 @@ The one place that reads environment variables of ours and of Ray.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -63,3 +65,11 @@ def nearest_existing(path: Path) -> Path:
     """The path, or the closest folder above it that exists."""
     whole = path.absolute()
     return next(folder for folder in (whole, *whole.parents) if folder.exists())
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system, where the C library can (glibc keeps it, and peaks would add up)."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

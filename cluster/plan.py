@@ -25,6 +25,8 @@ Task = tuple[int, int]
 """(stage, block)."""
 
 LATENTS = "latents.zarr"
+WORK = "work"
+"""Folder of the arrays that go when the job is done."""
 _FLOAT, _SUM = 4, 8
 
 
@@ -136,14 +138,14 @@ class Plan:
         """x[k] and its history, stacked over channels; after the last step, the final latents."""
         if k == self.steps:
             return self._grid_array(LATENTS, self.channels)
-        return self._grid_array(f"work/state-{k:04d}.zarr", self.channels * self.fields[k])
+        return self._grid_array(f"{WORK}/state-{k:04d}.zarr", self.channels * self.fields[k])
 
     def sums_array(self, k: int) -> ArraySpec:
         """Each block's fixed-point weighted sum of its own predictions at x[k], over its frame."""
         side = self.grid.block + 2 * self.halo
         chunk = (1, self.channels, side, side)
         names = ("block", "c", "y", "x")
-        return ArraySpec(f"work/sums-{k:04d}.zarr", (len(self.grid), *chunk[1:]), chunk, "int32", names)
+        return ArraySpec(f"{WORK}/sums-{k:04d}.zarr", (len(self.grid), *chunk[1:]), chunk, "int32", names)
 
     def arrays_of(self, stage: int) -> list[ArraySpec]:
         """Arrays that a denoising stage writes."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.job import Job
+from cluster.machine import give_back_memory
 from cluster.outputs import Outputs
 from cluster.plan import LATENTS, Task
 from generation.decode import decode_box
@@ -60,6 +61,7 @@ class Worker:
             self._decode(block)
         else:
             self._reduce(self.plan.layout.task(stage - self.plan.decode_stage, block))
+        give_back_memory()
         return Outcome(task, time.perf_counter() - began, evaluations, self.name)
 
     # --- denoise

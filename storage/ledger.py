@@ -10,6 +10,8 @@ A line that a crash tore is dropped when the file is read again; the task is the
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -35,6 +37,7 @@ class Ledger:
             header = {"format": _FORMAT, "version": VERSION, "fingerprint": fingerprint}
             path.write_text(json.dumps(header) + "\n")
         self._file = path.open("a")
+        self._lock()
 
     def record(self, stage: int, block: int) -> None:
         """Append one done task; durable when this returns."""
@@ -53,6 +56,17 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         self.close()
+
+    def _lock(self) -> None:
+        """One driver a job: the lock goes with the process that holds it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise BlockingIOError(
+                errno.EWOULDBLOCK,
+                f"another process is running the job in {self.path.parent}; wait for it or stop it",
+            ) from None
 
     def _load(self, fingerprint: str) -> None:
         header, self.done, whole = read(self.path)

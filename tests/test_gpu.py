@@ -18,7 +18,12 @@ pytestmark = [
 
 
 def made(out: Path, **fields: Any) -> Job:
-    defaults: dict[str, Any] = {"prompt": "archipelago", "width": 512, "height": 384, "num_inference_steps": 6}
+    defaults: dict[str, Any] = {
+        "prompt": "archipelago",
+        "width": 512,
+        "height": 384,
+        "num_inference_steps": 6,
+    }
     job = prepare(JobSpec(**{**defaults, **fields}, executor="in-process", method="hann", out=out))
     run_here(job, executor=InProcess.of(job))
     return job
@@ -35,5 +40,7 @@ def test_cuda_repeats_itself_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_half_precision_makes_the_same_picture(tmp_path: Path) -> None:
-    full, half = (latents_of(made(tmp_path / name, device="cuda", dtype=name)) for name in ("float32", "float16"))
+    full, half = (
+        latents_of(made(tmp_path / name, device="cuda", dtype=name)) for name in ("float32", "float16")
+    )
     assert abs(full - half).mean() < 0.02

@@ -101,6 +101,13 @@ def test_a_ledger_of_another_job_or_version_is_refused(tmp_path: Path) -> None:
         Ledger(path, "abc")
 
 
+def test_two_drivers_cannot_run_one_job(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path, "abc"), pytest.raises(BlockingIOError, match="another process is running the job"):
+        Ledger(path, "abc")
+    Ledger(path, "abc").close()
+
+
 def test_fingerprints(tmp_path: Path) -> None:
     assert (
         fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
