@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from storage.geometry import Box, Canvas
 
-CACHE_BYTES = 64 * 2**20
+CACHE_BYTES = 16 * 2**20
 
 
 @lru_cache(maxsize=1)

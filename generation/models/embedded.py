@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GUIDANCE_SCALE = 1.5
 NUM_INFERENCE_STEPS = 20
-LOCAL_CORE = 128
+LOCAL_CORE = 64
 
 
 def describe(source: Source) -> ModelInfo:
@@ -194,7 +194,7 @@ def codec_facts(vae: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of ModelInfo that follow from an autoencoder's configuration.
 
     AutoencoderKL normalises over the whole tile and attends over it, so tiles are blended (margin 16 of 64).
-    AutoencoderTiny is convolutions only: with its receptive field as margin a tile's core is exact. Cores of 128
+    AutoencoderTiny is convolutions only: with its receptive field as margin a tile's core is exact. Cores of 64
     divide a superblock's latents, so that no tile is decoded for two of them.
     """
     name, channels = vae["_class_name"], vae["latent_channels"]
