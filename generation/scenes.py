@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from storage.geometry import Box, Canvas
 Field = NDArray[np.floating[Any]]
 
 OCTAVES = 6
+TILE = 32
+"""Cells along the side of the squares that are computed at once and remembered."""
 _GRADIENT_DEVIATION = 0.25
 """Standard deviation of one octave of two-dimensional gradient noise, measured."""
 _SHIFT = (0.7549, 0.5698)
@@ -95,16 +97,24 @@ class SceneMap:
     seed: int
     canvas: Canvas
     cell: int
-    names: Sequence[str]
+    names: tuple[str, ...]
 
     def read(self, box: Box) -> torch.Tensor:
         """(h, w) int64 class ids."""
         rows = _cells(box.y0, box.y1, self.cell, self.canvas.height, self.canvas.topology.wraps_y)
         columns = _cells(box.x0, box.x1, self.cell, self.canvas.width, self.canvas.topology.wraps_x)
-        cell_y, row_of = np.unique(rows, return_inverse=True)
-        cell_x, column_of = np.unique(columns, return_inverse=True)
-        centres = np.meshgrid((cell_y + 0.5) * self.cell, (cell_x + 0.5) * self.cell, indexing="ij")
-        return torch.from_numpy(self._ids(*centres)[np.ix_(row_of, column_of)])
+        ids = np.empty(box.shape, np.int64)
+        for ty in np.unique(rows // TILE):
+            for tx in np.unique(columns // TILE):
+                y, x = np.nonzero(rows // TILE == ty)[0], np.nonzero(columns // TILE == tx)[0]
+                ids[np.ix_(y, x)] = _tile(self, int(ty), int(tx))[np.ix_(rows[y] % TILE, columns[x] % TILE)]
+        return torch.from_numpy(ids)
+
+    def tile(self, ty: int, tx: int) -> NDArray[np.uint8]:
+        """(TILE, TILE) class ids of a square of cells."""
+        steps = (np.arange(TILE) + 0.5) * self.cell
+        origin_y, origin_x = ty * TILE * self.cell, tx * TILE * self.cell
+        return self._ids(*np.meshgrid(origin_y + steps, origin_x + steps, indexing="ij")).astype(np.uint8)
 
     def _ids(self, y: Field, x: Field) -> NDArray[np.int64]:
         """Biome of each place; later lines win. Coordinates are warped first, so that coasts meander."""
@@ -162,6 +172,12 @@ class UniformMap:
 
     def read(self, box: Box) -> torch.Tensor:
         return torch.full(box.shape, self.class_id, dtype=torch.int64)
+
+
+@lru_cache(maxsize=256)
+def _tile(scene_map: SceneMap, ty: int, tx: int) -> NDArray[np.uint8]:
+    """Neighbouring patches, and the steps of a block, ask for the same places."""
+    return scene_map.tile(ty, tx)
 
 
 def _cells(low: int, high: int, cell: int, length: int, wraps: bool) -> NDArray[np.int64]:

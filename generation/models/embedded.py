@@ -171,9 +171,7 @@ class AutoencoderCodec:
         """(N, 3, H, W) -> (N, C, H / scale, W / scale) float32; of a distribution the mode."""
         shift, spread = self._statistics()
         encoded = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype))
-        encoding: torch.Tensor = (
-            encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        )
+        encoding: torch.Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded[0]
         latents: torch.Tensor = (encoding - shift) / spread
         return latents.float()
 
@@ -201,9 +199,13 @@ def codec_facts(vae: Mapping[str, Any]) -> dict[str, Any]:
     if name == "AutoencoderKL":
         scale = 2 ** (len(vae["block_out_channels"]) - 1)
         return dict(latent_channels=channels, scale=scale, tile=64, tile_margin=16, local_codec=False)
-    if name == "AutoencoderTiny":
-        scale = vae["upsampling_scaling_factor"] ** (len(vae["num_decoder_blocks"]) - 1)
-        margin = _receptive_margin(vae, scale)
+    if name in ("AutoencoderTiny", "AutoencoderDC"):
+        if name == "AutoencoderTiny":
+            scale = vae["upsampling_scaling_factor"] ** (len(vae["num_decoder_blocks"]) - 1)
+            margin = _receptive_margin(vae, scale)
+        else:
+            scale = 2 ** (len(vae["decoder_layers_per_block"]) - 1)
+            margin = _subpixel_margin(vae["decoder_layers_per_block"], scale)
         return dict(
             latent_channels=channels,
             scale=scale,
@@ -211,7 +213,22 @@ def codec_facts(vae: Mapping[str, Any]) -> dict[str, Any]:
             tile_margin=margin,
             local_codec=True,
         )
-    raise ModelError(f"autoencoder class {name!r} is not supported: AutoencoderKL and AutoencoderTiny are")
+    raise ModelError(f"autoencoder class {name!r} is not supported: AutoencoderKL, -Tiny and -DC are")
+
+
+def _subpixel_margin(layers: Sequence[int], scale: int) -> int:
+    """The margin of an AutoencoderDC of ResBlocks, whose RMS norms are over the channels of one pixel.
+
+    A convolution before each pixel shuffle, two in each layer, one at either end.
+    """
+    first, last = 0, scale - 1
+    for stage, count in enumerate(layers):
+        first, last = first - 2 * count, last + 2 * count
+        if stage == 0 and count > 0:
+            first, last = first - 1, last + 1
+        if stage < len(layers) - 1:
+            first, last = first // 2 - 1, last // 2 + 1
+    return max(1 - first, last + 1)
 
 
 def _receptive_margin(vae: Mapping[str, Any], scale: int) -> int:
