@@ -61,7 +61,8 @@ class Worker:
             self._decode(block)
         else:
             self._reduce(self.plan.layout.task(stage - self.plan.decode_stage, block))
-        give_back_memory()
+        if stage > self.plan.steps:  # pixels are large; denoising would only ask for the same memory again
+            give_back_memory()
         return Outcome(task, time.perf_counter() - began, evaluations, self.name)
 
     # --- denoise
