@@ -12,7 +12,7 @@ into blocks, the terms arrive.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,11 +104,3 @@ def from_fixed(total: NDArray[np.int64]) -> NDArray[np.float32]:
 def canvas_normaliser(cover: Cover, step: int, canvas: Canvas, window: Window) -> Normaliser:
     """n(u) over the whole canvas: for tests and pictures of weights, not for giants."""
     return Normaliser(cover, step, canvas.box, window)
-
-
-def total_weight(patches: Sequence[Patch], normaliser: Normaliser) -> NDArray[np.float64]:
-    """Sum of the normalised weights of patches inside the normaliser's frame; one everywhere if they are all there."""
-    total = np.zeros(normaliser.frame.shape)
-    for patch in patches:
-        total[patch.box.slices_in(normaliser.frame)] += normaliser.weights(patch)
-    return total

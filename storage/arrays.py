@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,10 +39,6 @@ class ArraySpec:
     chunk: tuple[int, ...]
     dtype: str
     dimension_names: tuple[str, ...]
-
-    @property
-    def chunk_bytes(self) -> int:
-        return int(np.prod(self.chunk)) * np.dtype(self.dtype).itemsize
 
 
 class ArrayStore:
@@ -129,8 +125,3 @@ def as_os_error(error: ValueError, name: str) -> OSError:
 def box_index(channels: slice, box: Box) -> tuple[slice, ...]:
     """(channels, rows, columns) of a box on the canvas."""
     return channels, slice(box.y0, box.y1), slice(box.x0, box.x1)
-
-
-def total_bytes(specs: Sequence[ArraySpec]) -> int:
-    """Bytes of the arrays when every chunk is written."""
-    return sum(int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize for spec in specs)

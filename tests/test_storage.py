@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import zarr
 
-from storage.arrays import ArraySpec, ArrayStore, as_os_error, box_index, total_bytes
+from storage.arrays import ArraySpec, ArrayStore, as_os_error, box_index
 from storage.fingerprint import FormatError, file_hash, fingerprint
 from storage.geometry import RING, Box, Canvas
 from storage.ledger import Ledger, read
@@ -72,10 +72,6 @@ def test_a_url_is_a_root_too(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_as_one() -> None:
     said = ValueError("RESOURCE_EXHAUSTED: Error writing \"x\": No space left on device [os_error_code='28']")
     assert as_os_error(said, "x").errno == errno.ENOSPC
-
-
-def test_sizes() -> None:
-    assert SPEC.chunk_bytes == 3 * 8 * 8 * 4 and total_bytes([SPEC, SPEC]) == 2 * 3 * 20 * 30 * 4
 
 
 def test_a_ledger_remembers_and_drops_a_torn_line(tmp_path: Path) -> None:
