@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.spec import JobSpec
-from storage.formats.contract import PyramidFormat
-from storage.formats.deep_zoom import DeepZoom
+from storage.formats.contract import FORMATS, PyramidFormat
 from storage.formats.ome_zarr import OmeZarr, image_root
 from storage.formats.page import Page, write_page
 from storage.pyramid import PyramidLayout
@@ -46,13 +45,12 @@ def outputs_for(spec: JobSpec, layout: PyramidLayout) -> Outputs:
     """The outputs that a spec asks for."""
     folder = Path(spec.out)
     master = OmeZarr(folder, layout)
-    deep_zoom = "deep-zoom" in spec.outputs
-    tiles = (DeepZoom(folder, layout, spec.tile_format),) if deep_zoom else ()
+    others = [FORMATS[name](folder, layout, spec.tile_format) for name in spec.outputs if name != "ome-zarr"]
     page = Page(
         title=spec.prompt,
         layout=layout,
         wraps_x=spec.topology != "plane",
-        deep_zoom=deep_zoom,
+        deep_zoom="deep-zoom" in spec.outputs,
         encoding=spec.tile_format,
     )
-    return Outputs(folder, master, (master, *tiles), page, "ome-zarr" in spec.outputs)
+    return Outputs(folder, master, (master, *others), page, "ome-zarr" in spec.outputs)

@@ -57,7 +57,7 @@ def test_a_wrong_setting_is_one_line_with_value_and_limit(field: str, value: Any
 
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(SpecError, match="width is missing"):
-        JobSpec(prompt="x", height=3, out=Path("o"))  # type: ignore[call-arg]
+        JobSpec(prompt="x", height=3, out=Path("o"))  # type: ignore[call-arg]  # what is missing is the point
 
 
 def test_specs_are_frozen_and_travel() -> None:
@@ -66,7 +66,7 @@ def test_specs_are_frozen_and_travel() -> None:
     assert whole.loras == ("a:0.5", "b")
     assert pickle.loads(pickle.dumps(whole)) == whole
     with pytest.raises(ValueError, match="frozen"):
-        whole.width = 3  # type: ignore[misc]
+        whole.width = 3  # type: ignore[misc]  # frozen, as the type checker knows
 
 
 def test_keyword_arguments_and_fields_are_the_same() -> None:

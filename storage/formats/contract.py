@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -47,19 +46,25 @@ def check_box(layout: PyramidLayout, level: int, box: Box, pixels: NDArray[np.ui
         )
 
 
-def _ome_zarr(folder: Path, layout: PyramidLayout) -> PyramidFormat:
+class OpenFormat(Protocol):
+    """Builds a format for a job folder; `encoding` is that of its tiles, where it has such."""
+
+    def __call__(self, folder: Path, layout: PyramidLayout, encoding: str = "jpg") -> PyramidFormat: ...
+
+
+def _ome_zarr(folder: Path, layout: PyramidLayout, encoding: str = "jpg") -> PyramidFormat:
     from storage.formats.ome_zarr import OmeZarr
 
     return OmeZarr(folder, layout)
 
 
-def _deep_zoom(folder: Path, layout: PyramidLayout) -> PyramidFormat:
+def _deep_zoom(folder: Path, layout: PyramidLayout, encoding: str = "jpg") -> PyramidFormat:
     from storage.formats.deep_zoom import DeepZoom
 
-    return DeepZoom(folder, layout)
+    return DeepZoom(folder, layout, encoding)
 
 
-FORMATS: dict[str, Callable[[Path, PyramidLayout], PyramidFormat]] = {
+FORMATS: dict[str, OpenFormat] = {
     "ome-zarr": _ome_zarr,
     "deep-zoom": _deep_zoom,
 }
