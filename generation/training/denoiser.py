@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,17 @@ NULL_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps up to `until` (a share of the whole run) use `batch` crops of height x width latents."""
+    """Steps up to `until` (a share of the whole run) use `batch` crops of height x width latents.
+
+    With chance `halves` a step uses 2 `batch` crops of half the width or of half the height instead, so that the
+    network also knows the half windows that overlaps are made of (Algorithm 6 of DiffCollage, Zhang et al. 2023).
+    """
 
     until: float
     batch: int
     height: int
     width: int
+    halves: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class DenoiserSettings:
     weight_decay: float = 0.01
     average_decay: float = 0.999
     seed: int = 7
-    phases: tuple[Phase, ...] = (Phase(0.25, 16, 16, 16), Phase(1.0, 8, 32, 32))
+    phases: tuple[Phase, ...] = (Phase(0.25, 16, 16, 16), Phase(1.0, 8, 32, 32, halves=0.2))
 
 
 @dataclass(frozen=True)
@@ -116,12 +121,21 @@ def learning_rate_at(step: int, settings: DenoiserSettings) -> float:
 def build_optimiser(model: torch.nn.Module, settings: DenoiserSettings) -> torch.optim.Optimizer:
     """AdamW with a short memory of the squared gradients."""
     rate, decay = settings.learning_rate, settings.weight_decay
-    return torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=decay)
+    return torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=decay, eps=1e-10)
 
 
 def phase_at(step: int, settings: DenoiserSettings) -> Phase:
     """The phase that a step belongs to."""
     return next(phase for phase in settings.phases if step < phase.until * settings.steps)
+
+
+def halved(phase: Phase, random: np.random.Generator) -> Phase:
+    """The phase itself, or, with its chance of halves, one of half windows side by side or above each other."""
+    if random.random() >= phase.halves:
+        return phase
+    if random.random() < 0.5:
+        return replace(phase, batch=2 * phase.batch, width=phase.width // 2)
+    return replace(phase, batch=2 * phase.batch, height=phase.height // 2)
 
 
 def train_step(
@@ -133,7 +147,7 @@ def train_step(
 ) -> float:
     """One step of AdamW on one batch; returns the weighted loss."""
     device = next(state.model.parameters()).device
-    batch = draw_batch(sampler, pca, phase_at(state.step, settings), state.random)
+    batch = draw_batch(sampler, pca, halved(phase_at(state.step, settings), state.random), state.random)
     steps = stratified_steps(len(batch.latents), state.torch_random)
     noise = torch.randn(batch.latents.shape, generator=state.torch_random)
     batch, noise, steps = (

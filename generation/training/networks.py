@@ -20,7 +20,7 @@ def build_unet() -> Any:
         sample_size=32,
         in_channels=CHANNELS + len(CLASS_NAMES),
         out_channels=CHANNELS,
-        block_out_channels=(64, 96, 160),
+        block_out_channels=(64, 96, 128),
         layers_per_block=2,
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
