@@ -45,13 +45,8 @@ def job_of(folder: Path, side: int, steps: int, executor: str, workers: int) -> 
 
 def batches(job: Job) -> int:
     """Padded batches that the job evaluates."""
-    sampler = build_worker(job).sampler
-    owned = (
-        len(sampler.own_patches(k, job.plan.grid.box(block)))
-        for k in range(job.plan.steps)
-        for block in range(len(job.plan.grid))
-    )
-    return sum(-(-patches // job.plan.batch_size) for patches in owned)
+    plan = job.plan
+    return sum(plan.batches((k, block)) for k in range(plan.steps) for block in range(plan.blocks))
 
 
 def plain_loop(job: Job) -> Callable[[], float]:

@@ -18,6 +18,7 @@ def seconds_per_evaluation(job: Job) -> float:
     import torch
 
     from cluster.worker import build_sampler
+    from generation.covers import owned_patches
     from generation.models.loading import load
 
     spec = job.spec
@@ -31,7 +32,7 @@ def seconds_per_evaluation(job: Job) -> float:
         sampler = build_sampler(job, model)
         own, frame = job.plan.grid.box(0), job.plan.frame(0)
         x = sampler.start(frame)
-        evaluations = len(sampler.own_patches(0, own)) * (2 if job.plan.guided else 1)
+        evaluations = len(owned_patches(sampler.cover, 0, own)) * (2 if job.plan.guided else 1)
         for _ in range(2):
             began = time.perf_counter()
             sampler.evaluate(0, own, frame, x)

@@ -69,7 +69,7 @@ def _loop(job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Even
     queue = Queue(job.plan, ledger.done)
     under_way = 0
     while under_way or queue:
-        while queue and under_way < executor.capacity:
+        while queue and under_way < executor.capacity(len(queue)):
             task = queue.pop()
             arrays.need(task)
             executor.submit(task)
@@ -86,21 +86,30 @@ def _loop(job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Even
 
 
 class Queue:
-    """Tasks that are ready and neither done nor under way, earliest stage first."""
+    """Tasks that are ready and neither done nor under way: the earliest stage first, in it the longest task first.
+
+    Long tasks first leaves the least waiting where blocks need each other's steps (Graham 1969).
+    """
 
     def __init__(self, plan: Plan, done: set[Task]) -> None:
         self.plan = plan
         self.done = done
         self._missing: dict[Task, int] = {}
         self._attempts: Counter[Task] = Counter()
-        self._heap = list(_frontier(plan, done))
-        heapq.heapify(self._heap)
+        self._heap: list[tuple[int, int, int]] = []
+        for task in _frontier(plan, done):
+            self._push(task)
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def pop(self) -> Task:
-        return heapq.heappop(self._heap)
+        stage, _, block = heapq.heappop(self._heap)
+        return stage, block
+
+    def _push(self, task: Task) -> None:
+        stage, block = task
+        heapq.heappush(self._heap, (stage, -self.plan.batches(task), block))
 
     def release_after(self, task: Task) -> None:
         """Count a done task off those that wait for it; what waits for nothing more is ready."""
@@ -115,7 +124,7 @@ class Queue:
                 self._missing[waiting] -= 1
             if self._missing[waiting] == 0:
                 del self._missing[waiting]
-                heapq.heappush(self._heap, waiting)
+                self._push(waiting)
 
     def retry(self, outcome: Outcome) -> TaskRetried:
         """Queue a task again whose worker was lost; raise any other error, and a loss that repeats itself."""
@@ -129,7 +138,7 @@ class Queue:
             raise TaskFailed(
                 f"{name}, block {block}: the worker died {ATTEMPTS} times; is there enough memory?"
             )
-        heapq.heappush(self._heap, outcome.task)
+        self._push(outcome.task)
         return TaskRetried(stage, name, block, str(outcome.error).splitlines()[0])
 
 

@@ -15,7 +15,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 
-from generation.covers import Cover
+from generation.covers import Cover, owned_patches
 from generation.decode import Tiling
 from storage.arrays import ArraySpec
 from storage.geometry import Box, Canvas, Grid
@@ -131,6 +131,13 @@ class Plan:
     @cached_property
     def _waiting_by_stage(self) -> dict[int, dict[int, list[int]]]:
         return {}
+
+    def batches(self, task: Task) -> int:
+        """Batches of patches that a task evaluates: what makes a denoising task long or short."""
+        stage, block = task
+        if stage >= self.steps:
+            return 0
+        return -(-len(owned_patches(self.cover, stage, self.grid.box(block))) // self.batch_size)
 
     # --- arrays
 

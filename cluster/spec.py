@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
@@ -51,7 +52,8 @@ class JobSpec(BaseModel):
     dtype, device: of the network; None is float16 on a GPU, where there is one, else float32 on the CPU.
     batch_size: patches in one evaluation. block: side, in latents, of the square that one task works on.
     threads: CPU threads of a worker. outputs, tile, tile_format: what is written, the side of its tiles, the
-    encoding of Deep Zoom's. executor, workers: what runs the tasks; None is every core or GPU of this machine.
+    encoding of Deep Zoom's. executor, workers: what runs the tasks; None is every core or GPU of this machine, or of
+    the cluster that RAY_ADDRESS names.
     out: the folder of the job. Raises SpecError, on construction, for the first field that is wrong.
     """
 
@@ -247,9 +249,12 @@ def _block(spec: JobSpec, info: ModelInfo, batch_size: int) -> int:
     return min(spec.block or max(BLOCK, info.patch, filling), longest)
 
 
-def _workers(spec: JobSpec, device: str, cores: int, gpus: int) -> int:
+def _workers(spec: JobSpec, device: str, cores: int, gpus: int) -> int | None:
+    """None on a cluster of Ray's, which is asked for its size once it is joined."""
     if spec.executor == "in-process":
         return 1
+    if spec.workers is None and "RAY_ADDRESS" in os.environ:
+        return None
     return spec.workers or (max(1, gpus) if device == "cuda" else max(1, cores // spec.threads))
 
 

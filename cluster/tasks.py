@@ -16,6 +16,7 @@ from cluster.job import Job
 from cluster.machine import give_back_memory
 from cluster.outputs import Outputs
 from cluster.plan import LATENTS, Task
+from generation.covers import owned_patches
 from generation.decode import decode_box
 from generation.denoise import NumericalError, Sampler
 from generation.fusion import from_fixed
@@ -76,7 +77,7 @@ class Worker:
         inside = state[(slice(None), *own.slices_in(frame))]
         name = self.plan.state_array(k).name
         self.store.write(name, box_index(slice(0, len(inside)), own), inside)
-        return len(self.sampler.own_patches(k, own)) if k < self.plan.steps else 0
+        return len(owned_patches(self.plan.cover, k, own)) if k < self.plan.steps else 0
 
     def _state(self, k: int, block: int, frame: Box) -> NDArray[np.float32]:
         """x[k] and its history on the frame."""

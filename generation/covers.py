@@ -28,6 +28,11 @@ class Patch:
     def centre(self) -> tuple[int, int]:
         return (self.box.y0 + self.box.y1) // 2, (self.box.x0 + self.box.x1) // 2
 
+    def belongs_to(self, block: Box) -> bool:
+        """Whether its centre lies in the block: of the blocks of a grid, one holds it."""
+        y, x = self.centre
+        return block.y0 <= y < block.y1 and block.x0 <= x < block.x1
+
 
 class Cover(Protocol):
     """The patches of every step of one job."""
@@ -45,6 +50,12 @@ class Cover(Protocol):
 
     def count(self, step: int) -> int:
         """How many patches the step has."""
+
+
+def owned_patches(cover: Cover, step: int, block: Box) -> list[Patch]:
+    """The patches of a step that belong to a block, in the cover's order."""
+    reach = block.expanded(cover.patch)
+    return [patch for patch in cover.meeting(step, reach) if patch.belongs_to(block)]
 
 
 @dataclass(frozen=True, order=True)

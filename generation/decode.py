@@ -9,7 +9,9 @@ decode extends `margin` beyond on every side (as far as the canvas goes).
     weights   1 inside; Hann ramps across +- margin pixels round each core's border, which sum to one exactly
 
 For a *local* codec (no normalisation over a tile, receptive field within the margin) a core decodes to the same
-pixels whatever surrounds the tile, so the ramps have zero width and no neighbour is decoded twice.
+pixels whatever surrounds the tile, so the ramps have zero width and no neighbour is decoded twice. Otherwise the
+lattice is moved by half a core: what is decoded at once begins and ends in the middle of cores, so that fewer ramps
+reach into it from outside.
 """
 
 from __future__ import annotations
@@ -65,9 +67,9 @@ class Tiling:
         return found
 
     def _cores(self, low: int, high: int, length: int, wraps: bool) -> list[tuple[int, int]]:
-        """Cores along one axis that meet [low, high); a remnant at the border joins the core before it."""
-        count = max(1, length // self.stride)
-        cuts = [index * self.stride for index in range(count)] + [length]
+        """Cores along one axis that meet [low, high); a remnant of less than half a core joins the one before it."""
+        last = length - max(1, self.stride // 2)
+        cuts = [0, *range(self.stride // 2 if self.ramp else self.stride, last + 1, self.stride), length]
         turns = range(low // length, -(-high // length)) if wraps else [0]
         spans = [(a + t * length, b + t * length) for t in turns for a, b in pairwise(cuts)]
         return [(a, b) for a, b in spans if a < high and low < b]

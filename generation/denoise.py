@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from generation.covers import Cover, Patch
+from generation.covers import Cover, Patch, owned_patches
 from generation.fusion import Normaliser, Window, to_fixed, to_storage
 from generation.models.contracts import Conditioner, Conditioning, Denoiser
 from generation.noise import Purpose, noise
@@ -66,14 +66,9 @@ class Sampler:
         stepped, kept = self.schedule.step(k, x, history, torch.from_numpy(prediction), draw)
         return torch.cat([stepped, *kept]).numpy()
 
-    def own_patches(self, k: int, block: Box) -> list[Patch]:
-        """The patches of step k whose centre lies in the block, in the cover's order."""
-        reach = block.expanded(self.cover.patch)
-        return [patch for patch in self.cover.meeting(k, reach) if _holds(block, patch.centre)]
-
     def evaluate(self, k: int, block: Box, frame: Box, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """(C, h, w) fixed-point weighted sum, over the frame, of the block's own predictions at x[k] of the frame."""
-        patches = self.own_patches(k, block)
+        patches = owned_patches(self.cover, k, block)
         shown = self.schedule.model_input(k, torch.from_numpy(x))
         normaliser = Normaliser(self.cover, k, frame, self.window)
         total = np.zeros(x.shape, np.int64)
@@ -116,10 +111,6 @@ class Sampler:
                 f"the network returned {broken} at step {k}, patch at latent (y {patch.box.y0}, x {patch.box.x0}); "
                 f"dtype {str(self.dtype).removeprefix('torch.')}: try --dtype float32 or a lower --guidance-scale"
             )
-
-
-def _holds(block: Box, point: tuple[int, int]) -> bool:
-    return block.y0 <= point[0] < block.y1 and block.x0 <= point[1] < block.x1
 
 
 def _crop(x: torch.Tensor, box: Box, frame: Box) -> torch.Tensor:

@@ -32,7 +32,8 @@ METHODS = [("hann", 0.5), ("uniform", 0.25), ("gaussian", 0.7), ("shifted", 0.0)
 class Shuffled(InProcess):
     """Takes many tasks at once and runs them in an order of its own."""
 
-    capacity = 50
+    def capacity(self, ready: int) -> int:
+        return 50
 
     def next(self) -> Outcome:
         self._waiting.rotate(random.Random(len(self._waiting)).randrange(50))

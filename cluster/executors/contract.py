@@ -11,9 +11,8 @@ from cluster.tasks import Outcome
 class Executor(Protocol):
     """Runs tasks, in any order, on something."""
 
-    @property
-    def capacity(self) -> int:
-        """Tasks that it takes before one must be awaited."""
+    def capacity(self, ready: int) -> int:
+        """Tasks that it takes before one must be awaited, when `ready` tasks could be given."""
 
     @property
     def workers(self) -> int:

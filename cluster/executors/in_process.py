@@ -13,7 +13,6 @@ from cluster.worker import build_worker
 class InProcess:
     """Runs each task when its outcome is asked for."""
 
-    capacity = 1
     workers = 1
 
     def __init__(self, worker: Worker) -> None:
@@ -24,6 +23,10 @@ class InProcess:
     def of(cls, job: Job) -> InProcess:
         """Load the job's model in this process."""
         return cls(build_worker(job))
+
+    def capacity(self, ready: int) -> int:
+        del ready
+        return 1
 
     def submit(self, task: Task) -> None:
         self._waiting.append(task)

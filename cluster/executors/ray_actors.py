@@ -1,14 +1,15 @@
 """A pool of Ray actors, each with the model loaded. Only task ids and outcomes cross between them and the driver.
 
-Two tasks are in flight for each actor, so that none waits for the driver between two. An actor that dies is
-started again by Ray; its tasks come back as lost, and the driver gives them to whoever is free.
+While tasks are plenty, two are in flight for each actor, so that none waits for the driver between two; while they
+are few, each goes to the first actor that is free. Another takes the place of an actor that dies; its tasks come
+back as lost, and the driver gives them out again.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,31 +48,38 @@ class RayActors:
     """Actors on the cluster of RAY_ADDRESS, or on a local one started for the job."""
 
     def __init__(self, job: Job) -> None:
-        self.workers = job.spec.workers or 1
-        self._owns_ray = connect(self.workers * job.spec.threads)
         gpus = 1 if job.spec.device == "cuda" else 0
+        self._owns_ray = connect((job.spec.workers or 1) * job.spec.threads)
+        self.workers = job.spec.workers or cluster_workers(gpus, job.spec.threads)
         cpus = 0 if gpus else job.spec.threads
-        remote = ray.remote(num_gpus=gpus, num_cpus=cpus, max_restarts=-1, max_task_retries=0)(Actor)
-        self._actors: list[Any] = [remote.remote(job) for _ in range(self.workers)]
-        self._free: deque[int] = deque(list(range(self.workers)) * IN_FLIGHT)
-        self._running: dict[Any, tuple[int, Task]] = {}
+        remote = ray.remote(num_gpus=gpus, num_cpus=cpus)(Actor)
+        self._start: Callable[[], Any] = lambda: remote.remote(job)
+        self._actors = [self._start() for _ in range(self.workers)]
+        self._load = [0] * self.workers
+        self._running: dict[Any, tuple[int, Any, Task]] = {}
 
-    @property
-    def capacity(self) -> int:
-        return self.workers * IN_FLIGHT
+    def capacity(self, ready: int) -> int:
+        return self.workers * (IN_FLIGHT if ready > self.workers * IN_FLIGHT else 1)
 
     def submit(self, task: Task) -> None:
-        index = self._free.popleft()
-        self._running[self._actors[index].run.remote(task)] = (index, task)
+        index = self._load.index(min(self._load))
+        self._load[index] += 1
+        actor = self._actors[index]
+        self._running[actor.run.remote(task)] = (index, actor, task)
 
     def next(self) -> Outcome:
         done, _ = ray.wait(list(self._running), num_returns=1)
-        index, task = self._running.pop(done[0])
-        self._free.append(index)
+        index, actor, task = self._running.pop(done[0])
+        self._load[index] -= 1
         try:
             outcome: Outcome = ray.get(done[0])
-        except (RayActorError, RayTaskError) as error:
-            return Outcome(task, error=error, lost=isinstance(error, RayActorError))
+        except RayTaskError as error:
+            return Outcome(task, error=error)
+        except RayActorError as error:
+            if self._actors[index] is actor:
+                ray.kill(actor)
+                self._actors[index] = self._start()
+            return Outcome(task, error=error, lost=True)
         return outcome
 
     def close(self) -> None:
@@ -79,6 +87,13 @@ class RayActors:
             ray.kill(actor)
         if self._owns_ray:
             ray.shutdown()
+
+
+def cluster_workers(gpus: int, threads: int) -> int:
+    """As many workers as the joined cluster has room for: one a GPU, or one for each `threads` processors."""
+    resources = ray.cluster_resources()
+    room = resources.get("GPU", 0) if gpus else resources.get("CPU", 0) // threads
+    return max(1, int(room))
 
 
 def connect(cpus: int) -> bool:

@@ -191,14 +191,14 @@ class AutoencoderCodec:
 def codec_facts(vae: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of ModelInfo that follow from an autoencoder's configuration.
 
-    AutoencoderKL normalises over the whole tile and attends over it, so tiles are blended (margin 16 of 64).
+    AutoencoderKL normalises over the whole tile and attends over it, so tiles are blended (margin 16 of 96).
     AutoencoderTiny is convolutions only: with its receptive field as margin a tile's core is exact. Cores of 64
     divide a superblock's latents, so that no tile is decoded for two of them.
     """
     name, channels = vae["_class_name"], vae["latent_channels"]
     if name == "AutoencoderKL":
         scale = 2 ** (len(vae["block_out_channels"]) - 1)
-        return dict(latent_channels=channels, scale=scale, tile=64, tile_margin=16, local_codec=False)
+        return dict(latent_channels=channels, scale=scale, tile=96, tile_margin=16, local_codec=False)
     if name in ("AutoencoderTiny", "AutoencoderDC"):
         if name == "AutoencoderTiny":
             scale = vae["upsampling_scaling_factor"] ** (len(vae["num_decoder_blocks"]) - 1)
