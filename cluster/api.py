@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from cluster import job_file
-from cluster.events import OnEvent, unheard
+from cluster.events import OnEvent, as_map, unheard
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import ExecutorName, JobSpec, SpecError, SpecFields
 from cluster.status import LEDGER, Status, read_status
@@ -144,6 +144,8 @@ def run(job: Job, *, resume: bool, on_event: OnEvent) -> Result:
     if is_finished(job):
         return result
     job_file.save(job.spec, job.fingerprint)
+    if job.map is not None:
+        run(job.map, resume=True, on_event=as_map(on_event))
     _execute(job, on_event)
     return result
 

@@ -6,7 +6,7 @@ JobStarted  (TaskDone | TaskRetried)*  (JobFinished | JobFailed | JobInterrupted
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,22 @@ class JobInterrupted:
 
 Event = JobStarted | TaskDone | TaskRetried | JobFinished | JobFailed | JobInterrupted
 OnEvent = Callable[[Event], None]
+
+
+def as_map(on_event: OnEvent) -> OnEvent:
+    """A listener for the job that invents a picture's map: all its stages are called "map", and its end is no news."""
+
+    def heard(event: Event) -> None:
+        match event:
+            case JobStarted():
+                stages = tuple(replace(stage, name=f"map {stage.name}") for stage in event.stages)
+                on_event(replace(event, stages=stages))
+            case TaskDone() | TaskRetried():
+                on_event(replace(event, stage_name=f"map {event.stage_name}"))
+            case JobFailed() | JobInterrupted():
+                on_event(event)
+
+    return heard
 
 
 def unheard(event: Event) -> None:

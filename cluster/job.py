@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.plan import Plan
-from cluster.spec import JobSpec, SpecError, picture_facts, resolve
+from cluster.spec import BLOCK, JobSpec, SpecError, picture_facts, resolve
 from generation.models.contracts import ModelInfo
 from storage.fingerprint import file_hash, fingerprint
 from storage.geometry import TOPOLOGIES, Canvas, Grid
@@ -39,6 +39,8 @@ class Job:
     info: ModelInfo
     plan: Plan
     fingerprint: str
+    map: Job | None = None
+    """The job, in a folder of this one's, that invents the class map first."""
 
     def schedule(self) -> Schedule:
         return schedule_of(self.spec, self.info)
@@ -52,7 +54,8 @@ def prepare(spec: JobSpec, check_fit: bool = True) -> Job:
     spec = resolve(spec, info)
     _check_words(spec, info)
     plan = _plan(spec, info)
-    job = Job(spec, info, plan, fingerprint(_facts(spec, info)))
+    before = _map_job(spec, info, plan.canvas)
+    job = Job(spec, info, plan, fingerprint(_facts(spec, info, before)), before)
     if check_fit:
         _check_fits(job)
     return job
@@ -129,7 +132,15 @@ def _check_words(spec: JobSpec, info: ModelInfo) -> None:
     if info.class_names and spec.classes is None:
         from generation.scenes import parse
 
-        parse(spec.prompt)
+        parse(spec.prompt, info.class_names)
+    if info.family == "map":
+        from generation.mixes import parse_mix
+
+        try:
+            parse_mix(spec.prompt, info.notes["names"])
+        except KeyError as unknown:
+            known = ", ".join(info.notes["names"])
+            raise SpecError(f"unknown class {unknown}; a map is mixed from {known}") from None
     if spec.classes is not None and not info.class_names:
         raise SpecError(
             f"--classes needs a class-map model; {spec.model!r} takes a prompt only, leave --classes out"
@@ -150,10 +161,49 @@ def _check_classes(path: Path, canvas: Canvas, info: ModelInfo) -> None:
         )  # fmt: skip
 
 
-def _facts(spec: JobSpec, info: ModelInfo) -> dict[str, Any]:
+def _map_job(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Job | None:
+    """The map of a picture whose prompt is a mix: a picture of classes, a pixel a cell, made by the same engine."""
+    from generation.models.loading import describe, map_model
+    from generation.scenes import Mix, parse
+
+    if not info.class_names or spec.classes is not None:
+        return None
+    wanted = parse(spec.prompt, info.class_names)
+    if not isinstance(wanted, Mix):
+        return None
+    model = map_model(spec.model)
+    if model is None:
+        raise SpecError(
+            f"model {spec.model!r} has no map model that could arrange {spec.prompt!r}; name one class, a scene, "
+            "or give a map with --classes"
+        )
+    map_info, cell = describe(model), int(info.notes.get("cell", 1))
+    if map_info.notes["names"] != info.class_names:
+        raise SpecError(
+            f"the map model of {spec.model!r} knows other classes than the model; give a map with --classes"
+        )
+    height, width = -(-canvas.height // cell), -(-canvas.width // cell)
+    for wraps, cells in ((canvas.topology.wraps_y, height), (canvas.topology.wraps_x, width)):
+        if wraps and cells < map_info.patch:
+            raise SpecError(
+                f"a map of {width} x {height} cells is too small to wrap; a {spec.topology} of a mix needs at least "
+                f"{map_info.patch * cell * info.scale} pixels round: make it larger, or name a scene or a class"
+            )
+    one_block = max(height, width) <= BLOCK
+    fields = dict(
+        prompt=wanted.words, width=width, height=height, model=model, seed=spec.seed, topology=spec.topology,
+        method=map_info.notes["method"], overlap=map_info.notes["overlap"], device=spec.device,
+        threads=spec.threads, outputs=("deep-zoom",), tile_format="png", workers=spec.workers,
+        executor="in-process" if one_block else spec.executor, out=Path(spec.out) / "map",
+    )  # fmt: skip
+    return prepare(JobSpec(**fields), check_fit=False)
+
+
+def _facts(spec: JobSpec, info: ModelInfo, before: Job | None) -> dict[str, Any]:
     files = {Path(path).name + f":{index}": _hash(path) for index, path in enumerate(info.files)}
     commit = info.notes.get("commit")
-    return {"version": PICTURE_VERSION, "picture": picture_facts(spec), "files": files, "commit": commit}
+    facts = {"version": PICTURE_VERSION, "picture": picture_facts(spec), "files": files, "commit": commit}
+    return facts if before is None else facts | {"map": before.fingerprint}
 
 
 @lru_cache(maxsize=64)

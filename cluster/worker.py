@@ -11,7 +11,9 @@ from generation.denoise import Sampler
 from generation.fusion import WINDOWS
 from generation.models.contracts import ClassMap, Model, Request
 from generation.models.loading import load
+from generation.models.maps import Legend
 from generation.scenes import Scene, SceneMap, UniformMap, parse
+from storage.arrays import ArrayStore
 
 
 def build_worker(job: Job) -> Worker:
@@ -53,13 +55,19 @@ def build_sampler(job: Job, model: Model) -> Sampler:
 
 
 def class_map(job: Job) -> ClassMap:
-    """Where the classes lie: the user's map, or the scene or class that the prompt names."""
-    from cluster.class_maps import ImageMap
+    """Where the classes lie: the user's map, the invented one, or the scene or class that the prompt names."""
+    from cluster.class_maps import ImageMap, InventedMap
 
     names, cell = job.info.class_names, int(job.info.notes.get("cell", 1))
     if job.spec.classes is not None:
         return ImageMap.open(job.spec.classes, job.plan.canvas, len(names))
-    wanted = parse(job.spec.prompt)
+    if job.map is not None:
+        cells = job.map.plan.canvas
+        return InventedMap(
+            ArrayStore(job.map.spec.out), cells, job.plan.canvas, cell, Legend.of(job.map.info)
+        )
+    wanted = parse(job.spec.prompt, names)
     if isinstance(wanted, Scene):
         return SceneMap(wanted, job.spec.seed, job.plan.canvas, cell, names)
+    assert isinstance(wanted, str)  # a mix has a map
     return UniformMap(names.index(wanted))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from generation.mixes import WORLD, parse_mix
 from storage.geometry import Box, Canvas
 
 Field = NDArray[np.floating[Any]]
@@ -70,22 +72,38 @@ CLASSES = (
 )
 
 
-def known_words() -> list[str]:
-    """Everything that a prompt of a class-map model may be."""
-    return [*SCENES, *CLASSES]
+@dataclass(frozen=True)
+class Mix:
+    """Shares of classes, none for no wish; a map model arranges them. words: the prompt that asked for it."""
+
+    words: str
+    shares: Mapping[str, float]
 
 
-def parse(prompt: str) -> Scene | str:
-    """A scene, or the name of a single class. Raises ValueError with the known words and the nearest for others."""
-    words = re.sub(r"\s+", " ", prompt.strip().lower())
-    if words in SCENES:
+def known_words(names: Sequence[str]) -> list[str]:
+    """Everything that a prompt of a model of these classes may be, or be mixed from."""
+    scenes = SCENES if set(CLASSES) <= set(names) else ()
+    return [*scenes, *names, WORLD]
+
+
+def parse(prompt: str, names: Sequence[str] = CLASSES) -> Scene | str | Mix:
+    """A scene, the name of a single class, or a mix of classes, of a model of these classes.
+
+    Raises ValueError with the known words and the nearest for others.
+    """
+    words, known = re.sub(r"\s+", " ", prompt.strip().lower()), known_words(names)
+    if words in SCENES and words in known:
         return SCENES[words]
-    if words in CLASSES:
+    if words in names:
         return words
-    near = difflib.get_close_matches(words, known_words(), n=1, cutoff=0.4)
+    try:
+        return Mix(words, parse_mix(words, names))
+    except KeyError as unknown:
+        near = difflib.get_close_matches(unknown.args[0], known, n=1, cutoff=0.4)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
-        f"the embedded model does not know {prompt!r}{hint}; it knows {', '.join(known_words())}"
+        f"the model does not know {prompt!r}{hint}; it knows {', '.join(known)},"
+        f" and mixes such as '60% {names[0]}, {names[-1]}'"
     )
 
 

@@ -254,6 +254,43 @@ def build_class_map(folder: Path) -> Path:
     return folder
 
 
+def build_map(folder: Path) -> Path:
+    """A map model of the same classes: patches of 16 cells."""
+    torch.manual_seed(8)
+    unet = diffusers.UNet2DModel(
+        sample_size=PATCH,
+        in_channels=2 * len(CLASSES) + 2,
+        out_channels=len(CLASSES),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+    )
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        prediction_type="sample", timestep_spacing="trailing", beta_schedule="squaredcos_cap_v2"
+    )
+    unet.save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
+    index = {"unet": "UNet2DModel", "scheduler": "DPMSolverMultistepScheduler"}
+    parts = {part: ["diffusers", name] for part, name in index.items()}
+    classes = [{"name": name, "colour": f"#0000{place:02x}"} for place, name in enumerate(CLASSES)]
+    _write(folder / "model_index.json", {"_class_name": "DiffusionPipeline", **parts})
+    table = {
+        "format_version": 1,
+        "classes": classes,
+        "patch": PATCH,
+        "method": "hann",
+        "overlap": 0.5,
+        "guidance_scale": 1.5,
+        "num_inference_steps": 3,
+        "scale": {"default": 2.0},
+        "filter": {"votes": 3},
+    }
+    _write(folder / "map.json", table)
+    return folder
+
+
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
 

@@ -52,9 +52,9 @@ class RayActors:
         self._owns_ray = connect((job.spec.workers or 1) * job.spec.threads)
         self.workers = job.spec.workers or cluster_workers(gpus, job.spec.threads)
         cpus = 0 if gpus else job.spec.threads
-        remote = ray.remote(num_gpus=gpus, num_cpus=cpus)(Actor)
+        remote: Any = ray.remote(num_gpus=gpus, num_cpus=cpus)(Actor)
         self._start: Callable[[], Any] = lambda: remote.remote(job)
-        self._actors = [self._start() for _ in range(self.workers)]
+        self._actors: list[Any] = [self._start() for _ in range(self.workers)]
         self._load = [0] * self.workers
         self._running: dict[Any, tuple[int, Any, Task]] = {}
 
@@ -91,7 +91,7 @@ class RayActors:
 
 def cluster_workers(gpus: int, threads: int) -> int:
     """As many workers as the joined cluster has room for: one a GPU, or one for each `threads` processors."""
-    resources = ray.cluster_resources()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     room = resources.get("GPU", 0) if gpus else resources.get("CPU", 0) // threads
     return max(1, int(room))
 

@@ -1,6 +1,6 @@
 """Where models are and which family each belongs to: names -> sources -> ModelInfo or Model. Knows no tensor.
 
-    "embedded"          the folder that ships with the package
+    "embedded"          the folder that ships with the package; "embedded/map", a model inside it
     a folder            diffusers' layout: model_index.json, unet/ or transformer/, vae/, scheduler/, ...
     a .safetensors file the original layout; its configuration comes from `config`, from a folder of that name
                         beside it, or from the hub repository that diffusers reads for that kind of file
@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import json
 import re
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from generation.models.contracts import Model, ModelInfo
 from generation.models.errors import ModelError, first_line
+from generation.models.files import read_header, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -38,15 +37,19 @@ DROPPED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of diffusers' pipelines that no picture here depends on: never downloaded, never loaded."""
 
 CLASS_MAP = "class map"
+MAP = "map"
 FAMILIES = {
     CLASS_MAP: "generation.models.embedded",
+    MAP: "generation.models.maps",
     "StableDiffusionPipeline": "generation.models.text_unet",
     "LatentConsistencyModelPipeline": "generation.models.text_unet",
     "StableDiffusionXLPipeline": "generation.models.text_unet",
     "StableDiffusion3Pipeline": "generation.models.text_flow",
     "FluxPipeline": "generation.models.text_flow",
 }
-"""Pipeline class of model_index.json -> module; a folder with a classes.json is a class-map model anyway."""
+"""Pipeline class of model_index.json -> module; a folder with a classes.json is a class-map model anyway, one
+with a map.json a map model."""
+TABLES = {CLASS_MAP: "classes.json", MAP: "map.json"}
 
 LDM = "model.diffusion_model."
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -75,8 +78,9 @@ class Source:
     @property
     def kind(self) -> str:
         """The key of this model's family in FAMILIES, or the name of a pipeline class that is not there."""
-        if "classes.json" in self.listing:
-            return CLASS_MAP
+        for kind, table in TABLES.items():
+            if table in self.listing:
+                return kind
         return str(self.read("model_index.json").get("_class_name"))
 
     @property
@@ -204,7 +208,7 @@ def _family(source: Source) -> FamilyModule:
 
 def _files(source: Source) -> tuple[str, ...]:
     """Local files that fix what the model computes: configuration, weights (but for the hub's), LoRAs."""
-    paths = ["classes.json", "model_index.json"] if source.kind == CLASS_MAP else ["model_index.json"]
+    paths = ["model_index.json", *([TABLES[source.kind]] if source.kind in TABLES else [])]
     for part in source.parts:
         paths += [
             path for path in source.listing if path.startswith(f"{part}/") and path.endswith(CONFIGURATION)
@@ -252,42 +256,6 @@ def _check_part(source: Source, part: str) -> None:
     )
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """Tensor names -> dtype, shape, offsets of a safetensors file whose length agrees with them.
-
-    The file is an 8-byte length, that many bytes of JSON, then the tensors (huggingface/safetensors, README).
-    """
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("its header is cut off")
-            header: dict[str, Any] = json.loads(file.read(length))
-        end = max(
-            (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
-        )
-        if 8 + length + end != path.stat().st_size:
-            raise ValueError(
-                f"it has {path.stat().st_size} bytes where its header announces {8 + length + end}"
-            )
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise ModelError(
-            f"{path} is not a whole safetensors file: {first_line(error)}; fetch it again"
-        ) from error
-    return header
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; a missing or damaged file is a ModelError."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing: the folder is not a model in diffusers' layout") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
-    return content
-
-
 # --- where models are ---------------------------------------------------------------------------------------
 
 
@@ -302,7 +270,7 @@ def _resolve(
 
 def find(model: str, revision: str | None, config: str | None) -> Source:
     """A name in any of the forms above; folders and files before hub ids."""
-    path = EMBEDDED if model == "embedded" else Path(model).expanduser()
+    path = _embedded(model) or Path(model).expanduser()
     hub = HUB_ID.fullmatch(model)
     if path.is_dir():
         return folder_source(model, path)
@@ -311,6 +279,18 @@ def find(model: str, revision: str | None, config: str | None) -> Source:
     if hub is None or path.suffix in (".safetensors", *PICKLES):
         raise ModelError(_unknown(model))
     return from_hub(model, hub["id"], revision or hub["revision"])
+
+
+def _embedded(model: str) -> Path | None:
+    """The shipped model's folder, or a model inside it ("embedded/map")."""
+    first, *inside = PurePosixPath(model).parts
+    return EMBEDDED.joinpath(*inside) if first == "embedded" else None
+
+
+def map_model(model: str) -> str | None:
+    """The name of the map model that lies in a model's folder, if one does."""
+    folder = _embedded(model) or Path(model).expanduser()
+    return f"{model}/map" if (folder / "map" / TABLES[MAP]).is_file() else None
 
 
 def _unknown(model: str) -> str:

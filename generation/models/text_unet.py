@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from generation.models.contracts import Conditioning, Model, ModelInfo, Request
 from generation.models.embedded import AutoencoderCodec, codec_facts, ready, side
 from generation.models.errors import ModelError
+from generation.models.files import read_header
 from generation.models.loading import (
     DROPPED,
     HUB_ID,
@@ -23,7 +24,6 @@ from generation.models.loading import (
     download,
     folder_source,
     from_hub,
-    read_header,
 )
 from storage.geometry import Box
 

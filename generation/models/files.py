@@ -1,0 +1,46 @@
+"""Reads the two kinds of files that describe a model: JSON, and the headers of safetensors. Knows no model."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from generation.models.errors import ModelError, first_line
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Tensor names -> dtype, shape, offsets of a safetensors file whose length agrees with them.
+
+    The file is an 8-byte length, that many bytes of JSON, then the tensors (huggingface/safetensors, README).
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("its header is cut off")
+            header: dict[str, Any] = json.loads(file.read(length))
+        end = max(
+            (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
+        )
+        if 8 + length + end != path.stat().st_size:
+            raise ValueError(
+                f"it has {path.stat().st_size} bytes where its header announces {8 + length + end}"
+            )
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise ModelError(
+            f"{path} is not a whole safetensors file: {first_line(error)}; fetch it again"
+        ) from error
+    return header
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; a missing or damaged file is a ModelError."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing: the folder is not a model in diffusers' layout") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
+    return content
