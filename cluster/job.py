@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.machine import gigabytes
 from cluster.plan import Plan
 from cluster.spec import BLOCK, JobSpec, SpecError, picture_facts, resolve
 from generation.models.contracts import ModelInfo
@@ -218,8 +219,8 @@ def _check_fits(job: Job) -> None:
     workers = spec.workers or 1
     if plan.task_peak_bytes * workers > memory * _MEMORY_SHARE:
         raise SpecError(
-            f"{workers} workers need {plan.task_peak_bytes * workers / 2**30:.1f} GiB of memory, "
-            f"{memory / 2**30:.1f} GiB are free; use fewer --workers or a smaller --block than {plan.grid.block}"
+            f"{workers} workers need {gigabytes(plan.task_peak_bytes * workers)} of memory, "
+            f"{gigabytes(memory)} are free; use fewer --workers or a smaller --block than {plan.grid.block}"
         )
     folder = next(
         parent
@@ -230,8 +231,8 @@ def _check_fits(job: Job) -> None:
     needed = disk_peak_bytes(plan, spec.outputs)
     if needed > free:
         raise SpecError(
-            f"{spec.width}x{spec.height} needs about {needed / 2**30:.1f} GiB of disk, "
-            f"{free / 2**30:.1f} GiB are free at {folder}; make the picture smaller or choose another --out"
+            f"{spec.width}x{spec.height} needs about {gigabytes(needed)} of disk, "
+            f"{gigabytes(free)} are free at {folder}; make the picture smaller or choose another --out"
         )
 
 

@@ -101,7 +101,7 @@ def test_functions_are_not_hidden_by_modules_of_the_same_name() -> None:
         (["generate", "desert", "--model", "no/such/model"], "unknown model"),
         (["generate", "a teapot"], "teapot"),
         (["generate", "desert", "--config", "none.yaml"], "none.yaml"),
-        (["generate", "desert", "--size", "9999999x9999999"], "GiB"),
+        (["generate", "desert", "--size", "9999999x9999999"], "TB"),
         (["generate", "desert", "--classes", "none.png"], "none.png"),
         (["resume", "nowhere"], "job.yaml"),
         (["status", "nowhere"], "job.yaml"),

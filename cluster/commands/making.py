@@ -16,6 +16,7 @@ from rich.table import Table
 from cluster.commands.boundary import session_of
 from cluster.commands.flags import RUN, SpecFlags, with_spec_flags
 from cluster.events import OnEvent
+from cluster.machine import gigabytes
 from cluster.progress import Bars, Lines, duration
 from cluster.spec import ExecutorName, SpecError
 
@@ -177,11 +178,3 @@ def rows_of(report: PlanReport) -> Iterator[tuple[str, str]]:
         "time",
         f"about {duration(report.seconds)} ({how}: {report.seconds_per_evaluation:.3g} s an evaluation)",
     )
-
-
-def gigabytes(size: int) -> str:
-    """Bytes in the unit that suits them, in powers of ten."""
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size / 1000:.3g} kB"
