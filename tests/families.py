@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import tiny_class_models
 import tiny_models
 import torch
 
@@ -22,7 +23,7 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "sd3": tiny_models.build_sd3,
     "flux-dev": tiny_models.build_flux,
     "flux-schnell": lambda folder: tiny_models.build_flux(folder, guided=False),
-    "class-map": tiny_models.build_class_map,
+    "class-map": tiny_class_models.build_class_map,
 }
 TEXT = [name for name in BUILDERS if name != "class-map"]
 TOLERANCE = 1e-4
@@ -38,7 +39,7 @@ class Stripes:
     def read(self, box: Box) -> torch.Tensor:
         """-1, 0, 1, 2, 0, 1, 2, ... by row."""
         rows = torch.arange(box.y0, box.y1) - 1
-        return torch.where(rows < 0, -1, rows % len(tiny_models.CLASSES))[:, None].expand(box.shape)
+        return torch.where(rows < 0, -1, rows % len(tiny_class_models.CLASSES))[:, None].expand(box.shape)
 
 
 def request_for(name: str) -> Request:

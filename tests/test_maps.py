@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models
+import tiny_class_models
 import torch
 from PIL import Image
 
@@ -29,8 +29,8 @@ NAMES = ("sea", "sand", "wood")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tiny_models.build_class_map(tmp_path_factory.mktemp("with-map") / "model")
-    tiny_models.build_map(folder / "map")
+    folder = tiny_class_models.build_class_map(tmp_path_factory.mktemp("with-map") / "model")
+    tiny_class_models.build_map(folder / "map")
     return folder
 
 

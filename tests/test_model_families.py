@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_class_models
 import tiny_models
 import torch
 from families import (
@@ -68,7 +69,9 @@ def test_facts_of_each_family(models: dict[str, Model]) -> None:
     defaults = {name: (info.guidance_scale, info.num_inference_steps) for name, info in facts.items()}
     assert defaults["sd1"] == (7.5, 50) and defaults["sdxl"] == (5.0, 50) and defaults["sd3"] == (7.0, 28)
     assert defaults["flux-dev"] == (3.5, 28) and defaults["flux-schnell"] == (0.0, 4)
-    assert facts["class-map"].class_names == tiny_models.CLASSES and facts["class-map"].notes["cell"] == 4
+    assert (
+        facts["class-map"].class_names == tiny_class_models.CLASSES and facts["class-map"].notes["cell"] == 4
+    )
     assert [name for name, info in facts.items() if info.notes.get("distilled_guidance")] == [
         "flux-dev",
         "flux-schnell",

@@ -20,7 +20,6 @@ HIDDEN = 32
 """Width of every text encoder."""
 
 PATCH = 16
-CLASSES = ("sea", "sand", "wood")
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
@@ -219,80 +218,6 @@ def build_flux(folder: Path, guided: bool = True) -> Path:
         tokenizer_2=t5_tokenizer(),
     )
     return _saved(pipeline, folder)
-
-
-def build_class_map(folder: Path) -> Path:
-    """The embedded model's layout: 4 latent channels, 3 classes, 4 pixels per latent, convolutional codec."""
-    torch.manual_seed(7)
-    unet = diffusers.UNet2DModel(
-        sample_size=PATCH,
-        in_channels=4 + len(CLASSES),
-        out_channels=4,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )
-    codec = diffusers.AutoencoderTiny(
-        encoder_block_out_channels=(8,) * 3,
-        decoder_block_out_channels=(8,) * 3,
-        num_encoder_blocks=(1, 1, 1),
-        num_decoder_blocks=(1, 1, 1),
-        latent_channels=4,
-    )
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        prediction_type="v_prediction", timestep_spacing="trailing"
-    )
-    unet.save_pretrained(folder / "unet")
-    codec.save_pretrained(folder / "vae")
-    scheduler.save_pretrained(folder / "scheduler")
-    index = {"unet": "UNet2DModel", "vae": "AutoencoderTiny", "scheduler": "DPMSolverMultistepScheduler"}
-    parts = {part: ["diffusers", name] for part, name in index.items()}
-    classes = [{"name": name, "colour": f"#0000{place:02x}"} for place, name in enumerate(CLASSES)]
-    _write(folder / "model_index.json", {"_class_name": "DiffusionPipeline", **parts})
-    _write(folder / "classes.json", {"format_version": 1, "cell": 4, "classes": classes})
-    return folder
-
-
-def build_map(folder: Path) -> Path:
-    """A map model of the same classes: patches of 16 cells."""
-    torch.manual_seed(8)
-    unet = diffusers.UNet2DModel(
-        sample_size=PATCH,
-        in_channels=2 * len(CLASSES) + 2,
-        out_channels=len(CLASSES),
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-    )
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        prediction_type="sample", timestep_spacing="trailing", beta_schedule="squaredcos_cap_v2"
-    )
-    unet.save_pretrained(folder / "unet")
-    scheduler.save_pretrained(folder / "scheduler")
-    index = {"unet": "UNet2DModel", "scheduler": "DPMSolverMultistepScheduler"}
-    parts = {part: ["diffusers", name] for part, name in index.items()}
-    classes = [{"name": name, "colour": f"#0000{place:02x}"} for place, name in enumerate(CLASSES)]
-    _write(folder / "model_index.json", {"_class_name": "DiffusionPipeline", **parts})
-    table = {
-        "format_version": 1,
-        "classes": classes,
-        "patch": PATCH,
-        "method": "hann",
-        "overlap": 0.5,
-        "guidance_scale": 1.5,
-        "num_inference_steps": 3,
-        "scale": {"default": 2.0},
-        "filter": {"votes": 3},
-    }
-    _write(folder / "map.json", table)
-    return folder
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def _saved(pipeline: Any, folder: Path) -> Path:

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.commands.making import Json, gigabytes
-from cluster.machine import cores, environment, nearest_existing
+from cluster.commands.making import Json
+from cluster.machine import cores, environment, gigabytes, nearest_existing
 
 LEAST_PYTHON = (3, 11)
 LEAST_DISK, LEAST_MEMORY = 2 * 10**9, 2 * 10**9

@@ -82,6 +82,8 @@ def load(source: Source, info: ModelInfo, dtype: torch.dtype, device: torch.devi
     unet, vae = (ready(network, device) for network in networks)
 
     def conditioner_for(request: Request) -> ClassConditioner:
+        if not info.class_names:
+            return ClassConditioner(NoClass(), 0, device)
         if request.classes is None:
             raise ModelError(f"model {source.name!r} draws a class map, and the request has none")
         return ClassConditioner(request.classes, len(info.class_names), device)
@@ -115,6 +117,17 @@ class ClassMapDenoiser:
         seen = torch.cat([latents.to(**place), conditioning["classes"].to(**place)], dim=1)
         prediction: torch.Tensor = self.unet(seen, timestep.to(self.unet.device), return_dict=False)[0]
         return prediction.to(latents.dtype)
+
+
+@dataclass(frozen=True)
+class NoClass:
+    """The map of a model without classes. Satisfies ClassMap."""
+
+    def read(self, box: Box) -> torch.Tensor:
+        """(h, w) of no class."""
+        import torch
+
+        return torch.full(box.shape, -1, dtype=torch.int64)
 
 
 @dataclass(frozen=True)

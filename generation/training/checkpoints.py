@@ -1,7 +1,8 @@
 """Knows how a training run is written down so that it resumes exactly. Knows no model, loss or data.
 
-A checkpoint holds everything the next step depends on: model, moving average, optimiser, step, and the states
-of both generators. A run that is stopped and resumed gives the same weights as one that was not.
+A checkpoint holds everything the next step depends on: model, moving average, optimiser, step, and the scale of
+float16 losses. Random draws depend on the step alone (loop.py), so a run that is stopped and resumed gives the
+same weights as one that was not.
 """
 
 import os
@@ -9,31 +10,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 
 @dataclass
 class TrainingState:
-    """What changes while training: handed to a step, changed by it, and written down whole."""
+    """What changes while training: handed to a step, changed by it, and written down whole. loss: smoothed."""
 
     model: nn.Module
     average: dict[str, Tensor]
     optimiser: torch.optim.Optimizer
-    random: np.random.Generator
-    torch_random: torch.Generator
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
     step: int = 0
     seconds: float = 0.0
+    loss: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def start(model: nn.Module, optimiser: torch.optim.Optimizer, seed: int) -> TrainingState:
-    """A fresh state: the average starts at the weights, both generators at the seed."""
+def start(
+    model: nn.Module, optimiser: torch.optim.Optimizer, autocast: torch.dtype = torch.float32
+) -> TrainingState:
+    """A fresh state: the average starts at the weights. float16 losses are scaled, others are not."""
     average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    return TrainingState(
-        model, average, optimiser, np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    )
+    device = next(model.parameters()).device.type
+    scaler = torch.amp.GradScaler(device, enabled=autocast == torch.float16)
+    return TrainingState(model, average, optimiser, scaler)
 
 
 def update_average(state: TrainingState, decay: float) -> None:
@@ -53,10 +55,10 @@ def save(state: TrainingState, path: Path) -> None:
             "model": state.model.state_dict(),
             "average": state.average,
             "optimiser": state.optimiser.state_dict(),
-            "random": state.random.bit_generator.state,
-            "torch_random": state.torch_random.get_state(),
+            "scaler": state.scaler.state_dict(),
             "step": state.step,
             "seconds": state.seconds,
+            "loss": state.loss,
             "history": state.history,
         },
         temporary,
@@ -71,15 +73,25 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def restore(state: TrainingState, path: Path) -> TrainingState:
-    """Bring a fresh state to where the checkpoint was; a missing file leaves it fresh."""
+    """Bring a fresh state to where the checkpoint was; a missing file leaves it fresh.
+
+    Raises ValueError where the checkpoint is of another network.
+    """
     if not path.exists():
         return state
     fields = read(path)
-    state.model.load_state_dict(fields["model"])
+    try:
+        state.model.load_state_dict(fields["model"])
+    except RuntimeError:
+        raise ValueError(
+            f"{path} holds another network than the settings describe: "
+            "give the settings it was made with, or another folder as --out"
+        ) from None
     state.optimiser.load_state_dict(fields["optimiser"])
+    if fields.get("scaler"):
+        state.scaler.load_state_dict(fields["scaler"])
     for name, tensor in fields["average"].items():
         state.average[name].copy_(tensor)
-    state.random.bit_generator.state = fields["random"]
-    state.torch_random.set_state(fields["torch_random"])
     state.step, state.seconds, state.history = fields["step"], fields["seconds"], fields["history"]
+    state.loss = fields.get("loss", state.history[-1]["loss"] if state.history else None)
     return state

@@ -1,4 +1,4 @@
-"""Knows crops: strips of picture, what is held out, how class maps are coarsened. Knows no network.
+"""Knows the Earth as a source of crops: strips of its picture, and what of them is held out. Knows no network.
 
 The picture is cut into strips of latitude, each narrowed by the cosine of its middle latitude, so that shapes
 are not stretched:
@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from generation.training.classes import CLASS_NAMES, SEA_CLASSES
+from generation.training.classes import CLASS_NAMES, EARTH, SEA_CLASSES
+from generation.training.crops import MARGIN, Crop, CropSets
 from generation.training.earth import BLOCK, HEIGHT, Bytes, build_earth, latitudes
 
 Bools = npt.NDArray[np.bool_]
@@ -45,7 +46,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Crop:
+class Place:
     """Where a crop lies: the strip, its top left pixel, and its size in latents."""
 
     strip: int
@@ -53,23 +54,6 @@ class Crop:
     pixel_x: int
     height: int
     width: int
-
-
-@dataclass(frozen=True)
-class Coarsening:
-    """How a class map loses its detail: square cells of `cell` latents, displaced by (phase_y, phase_x).
-
-    Each cell shows its majority class, or with `sampled` the class at one random place in it.
-    """
-
-    cell: int
-    phase_y: int
-    phase_x: int
-    sampled: bool
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.phase_y < self.cell and 0 <= self.phase_x < self.cell):
-            raise ValueError(f"phases ({self.phase_y}, {self.phase_x}) must lie in [0, {self.cell})")
 
 
 def held_out_cells(height: int, width: int) -> Bools:
@@ -107,18 +91,25 @@ def load_strips(cache: Path) -> list[Strip]:
     return strips_of_world(*build_earth(cache))
 
 
-def blocks_touched(crop: Crop) -> tuple[slice, slice]:
+def crop_sets(strips: Sequence[Strip]) -> CropSets:
+    """Training and held-out crops of the strips."""
+    return CropSets(StripCrops(strips), StripCrops(strips, held_out=True))
+
+
+def blocks_touched(crop: Place) -> tuple[slice, slice]:
     """The blocks that the crop overlaps, wholly or in part."""
     bottom, right = crop.pixel_y + crop.height * BLOCK, crop.pixel_x + crop.width * BLOCK
     return slice(crop.pixel_y // BLOCK, -(-bottom // BLOCK)), slice(crop.pixel_x // BLOCK, -(-right // BLOCK))
 
 
-class CropSampler:
+class StripCrops:
     """Draws crops that touch no held-out block (or, for `held_out`, lie wholly in held-out blocks).
 
     A class is drawn with probability proportional to frequency ^ balance, then a block of that class, then a
     crop around the block: deserts are seen as often as the empty sea. The state is the generator's.
     """
+
+    classes = EARTH
 
     def __init__(self, strips: Sequence[Strip], held_out: bool = False, balance: float = 0.5) -> None:
         self.strips, self.held_out = strips, held_out
@@ -130,12 +121,12 @@ class CropSampler:
         weights[list(SEA_CLASSES)] *= SEA_WEIGHT
         self.probability = weights / weights.sum()
 
-    def allowed(self, crop: Crop) -> bool:
+    def allowed(self, crop: Place) -> bool:
         """Whether the crop lies on the right side of the held-out border."""
         flags = self.strips[crop.strip].held_out[blocks_touched(crop)]
         return bool(flags.all()) if self.held_out else not flags.any()
 
-    def propose(self, random: np.random.Generator, height: int, width: int) -> Crop:
+    def propose(self, random: np.random.Generator, height: int, width: int) -> Place:
         """A crop around a block of a class drawn by weight, at any pixel offset, inside its strip."""
         rows = self.by_class[int(random.choice(len(self.by_class), p=self.probability))]
         index, block_y, block_x = (int(value) for value in rows[int(random.integers(len(rows)))])
@@ -145,74 +136,30 @@ class CropSampler:
         )
         y = block_y * BLOCK - int(random.integers((height - 1) * BLOCK + 1))
         x = block_x * BLOCK - int(random.integers((width - 1) * BLOCK + 1))
-        return Crop(index, min(max(y, 0), limit_y), min(max(x, 0), limit_x), height, width)
+        return Place(index, min(max(y, 0), limit_y), min(max(x, 0), limit_x), height, width)
 
-    def draw(self, random: np.random.Generator, height: int, width: int) -> Crop:
+    def find(self, random: np.random.Generator, height: int, width: int) -> Place:
         """The first allowed proposal."""
         for _ in range(10_000):
-            crop = self.propose(random, height, width)
-            if self.allowed(crop):
-                return crop
+            place = self.propose(random, height, width)
+            if self.allowed(place):
+                return place
         raise ValueError(
             f"no crop of {height} x {width} latents found in 10000 tries: use smaller crops or other strips"
         )
 
-
-def pixels_of(strips: Sequence[Strip], crop: Crop) -> Bytes:
-    """The crop's pixels, (height, width, 3)."""
-    bottom, right = crop.pixel_y + crop.height * BLOCK, crop.pixel_x + crop.width * BLOCK
-    return strips[crop.strip].pixels[crop.pixel_y : bottom, crop.pixel_x : right]
+    def draw(self, random: np.random.Generator, height: int, width: int) -> Crop:
+        """The crop at the first allowed proposal."""
+        return crop_at(self.strips, self.find(random, height, width))
 
 
-def draw_coarsening(random: np.random.Generator) -> Coarsening:
-    """Cells of 4 latents (70 %) or 8 (30 %) with any phase; 60 % show the majority."""
-    cell = 4 if random.random() < 0.7 else 8
-    phase_y, phase_x = (int(value) for value in random.integers(cell, size=2))
-    return Coarsening(cell, phase_y, phase_x, bool(random.random() < 0.4))
-
-
-def class_map(strips: Sequence[Strip], crop: Crop, coarse: Coarsening, random: np.random.Generator) -> Bytes:
-    """The coarsened class of each latent of the crop.
-
-     phase_x                      cell = 4, phase_x = 3: the first cell begins three latents
-    ...A|BBBB|CCCC|DD..           left of the crop, and is judged on all its blocks
-       ^ crop
-    """
-    classes, cell = strips[crop.strip].classes, coarse.cell
-    rows = cell_blocks(round(crop.pixel_y / BLOCK) - coarse.phase_y, crop.height + coarse.phase_y, cell)
-    columns = cell_blocks(round(crop.pixel_x / BLOCK) - coarse.phase_x, crop.width + coarse.phase_x, cell)
-    rows, columns = np.clip(rows, 0, classes.shape[0] - 1), np.clip(columns, 0, classes.shape[1] - 1)
-    cells = (
-        classes[rows[:, :, None, None], columns[None, None]]
-        .swapaxes(1, 2)
-        .reshape(len(rows), len(columns), -1)
+def crop_at(strips: Sequence[Strip], place: Place) -> Crop:
+    """Pixels and classes of a place; beyond the strip's border its last classes go on."""
+    strip, y, x = strips[place.strip], place.pixel_y, place.pixel_x
+    pixels = strip.pixels[y : y + place.height * BLOCK, x : x + place.width * BLOCK]
+    rows = round(y / BLOCK) + np.arange(-MARGIN, place.height + MARGIN)
+    columns = round(x / BLOCK) + np.arange(-MARGIN, place.width + MARGIN)
+    rows, columns = (
+        np.clip(index, 0, side - 1) for index, side in zip((rows, columns), strip.classes.shape, strict=True)
     )
-    chosen = one_of_each(cells, random) if coarse.sampled else majority(cells)
-    full = chosen.repeat(cell, axis=0).repeat(cell, axis=1)
-    return full[coarse.phase_y :, coarse.phase_x :][: crop.height, : crop.width]
-
-
-def cell_blocks(start: int, extent: int, cell: int) -> npt.NDArray[np.intp]:
-    """Indices (cells, cell) of the blocks of the cells that cover `extent` blocks from `start`."""
-    count = -(-extent // cell)
-    return (start + np.arange(count * cell)).reshape(count, cell)
-
-
-def majority(cells: Bytes) -> Bytes:
-    """The most frequent value along the last axis; the lowest id wins a tie."""
-    votes = (cells[..., None, :] == np.arange(len(CLASS_NAMES))[:, None]).sum(axis=-1)
-    winners: Bytes = votes.argmax(axis=-1).astype(np.uint8)
-    return winners
-
-
-def one_of_each(cells: Bytes, random: np.random.Generator) -> Bytes:
-    """One random value along the last axis."""
-    choice = random.integers(cells.shape[-1], size=(*cells.shape[:-1], 1))
-    return np.take_along_axis(cells, choice, axis=-1)[..., 0]
-
-
-def one_hot(classes: Bytes) -> npt.NDArray[np.float32]:
-    """(12, height, width) planes of a class map; a class id past the last one gives zeros, the null class."""
-    ids = np.arange(len(CLASS_NAMES), dtype=np.uint8)[:, None, None]
-    planes: npt.NDArray[np.float32] = (classes[None] == ids).astype(np.float32)
-    return planes
+    return Crop(pixels, strip.classes[rows[:, None], columns[None, :]])

@@ -1,42 +1,31 @@
-"""Knows how the denoiser learns: its network, noise schedule, loss, and the loop. Knows no codec.
+"""Knows how the denoiser learns: its batches, loss and figures. Knows no codec, no source of pictures, no loop.
 
-    x_t = alpha_t z + sigma_t e,    v = alpha_t e - sigma_t z            (Salimans and Ho 2022)
-    loss = w_t |v - v_theta(x_t, t, class map)|^2,   w_t = min(snr_t + 1, gamma + 1) / (snr_t + 1)
-
-w_t is min-SNR (Hang et al. 2023) with the + 1 of v-prediction: pure noise keeps weight one, so the colours
-that a class map alone decides are learned too.
+x_t = alpha_t z + sigma_t e,    v = alpha_t e - sigma_t z            (Salimans and Ho 2022)
+loss = w_t |v - v_theta(x_t, t, class map)|^2                        w_t: loop.loss_weights
 """
 
-import argparse
-import logging
-import math
-import time
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from generation.training.checkpoints import TrainingState, restore, save, start, update_average
-from generation.training.data import (
-    CropSampler,
-    Strip,
-    class_map,
-    draw_coarsening,
-    load_strips,
-    one_hot,
-    pixels_of,
-)
-from generation.training.latents import BlockPca, pca_for, to_unit
-from generation.training.networks import build_noise_schedule, build_unet
-from generation.training.sources import default_cache
+from generation.training.checkpoints import TrainingState
+from generation.training.crops import CropSets, CropSource, condition, draw_coarsening
+from generation.training.latents import BlockPca, to_unit
+from generation.training.loop import loss_weights, stratified_steps
+from generation.training.networks import build_noise_schedule
+from generation.training.samples import write_sheet
 
-LOG = logging.getLogger(__name__)
-GAMMA = 5.0
 NULL_SHARE = 0.1
+HALVES = 0.2
+HELD_OUT_CROPS, HELD_OUT_BATCH = 64, 8
 
 
 @dataclass(frozen=True)
@@ -54,79 +43,50 @@ class Phase:
     halves: float = 0.0
 
 
-@dataclass(frozen=True)
-class DenoiserSettings:
-    """A training run; the same settings and seed give the same weights."""
-
-    steps: int = 11_000
-    learning_rate: float = 1.0e-3
-    warmup_steps: int = 200
-    weight_decay: float = 0.01
-    average_decay: float = 0.999
-    seed: int = 7
-    phases: tuple[Phase, ...] = (Phase(0.25, 16, 16, 16), Phase(1.0, 8, 32, 32, halves=0.2))
+def phases_for(batch: int, side: int) -> tuple[Phase, ...]:
+    """A quarter of the steps on twice as many crops of half the side, the rest on whole ones."""
+    first = Phase(0.25, 2 * batch, side // 2, side // 2)
+    return first, Phase(1.0, batch, side, side, halves=HALVES)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents (N, 16, h, w) and one-hot class maps (N, 12, h, w)."""
+    """Latents (N, C, h, w), one-hot class maps (N, K, h, w), noise like the latents, and a timestep for each."""
 
     latents: Tensor
     classes: Tensor
+    noise: Tensor
+    steps: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        moved = (tensor.to(device) for tensor in (self.latents, self.classes, self.noise, self.steps))
+        return Batch(*moved)
 
 
-def draw_batch(sampler: CropSampler, pca: BlockPca, phase: Phase, random: np.random.Generator) -> Batch:
-    """Random crops with their coarsened class maps; a tenth of the maps are null."""
-    crops = [sampler.draw(random, phase.height, phase.width) for _ in range(phase.batch)]
-    maps = np.stack(
-        [one_hot(class_map(sampler.strips, crop, draw_coarsening(random), random)) for crop in crops]
-    )
+def draw_pairs(
+    source: CropSource, pca: BlockPca, phase: Phase, random: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Latents of random crops and their coarsened class maps; a tenth of the maps are null."""
+    crops = [source.draw(random, phase.height, phase.width) for _ in range(phase.batch)]
+    number = len(source.classes)
+    maps = np.stack([condition(crop, draw_coarsening(random), number, random) for crop in crops])
     maps[random.random(phase.batch) < NULL_SHARE] = 0.0
-    latents = pca.encode(to_unit([pixels_of(sampler.strips, crop) for crop in crops]))
-    return Batch(latents, torch.from_numpy(maps))
+    return pca.encode(to_unit([crop.pixels for crop in crops])), torch.from_numpy(maps)
 
 
-def squared_errors(
-    model: torch.nn.Module, batch: Batch, noise: Tensor, steps: Tensor, schedule: Any
-) -> Tensor:
+def squared_errors(model: nn.Module, batch: Batch, schedule: Any) -> Tensor:
     """|v - v_theta|^2 of each crop, averaged over its latents."""
-    noisy = schedule.add_noise(batch.latents, noise, steps)
-    target = schedule.get_velocity(batch.latents, noise, steps)
-    predicted = model(torch.cat([noisy, batch.classes], dim=1), steps).sample
-    errors: Tensor = (predicted - target).square().mean(dim=(1, 2, 3))
+    noisy = schedule.add_noise(batch.latents, batch.noise, batch.steps)
+    target = schedule.get_velocity(batch.latents, batch.noise, batch.steps)
+    predicted = model(torch.cat([noisy, batch.classes], dim=1), batch.steps).sample
+    errors: Tensor = (predicted.float() - target).square().mean(dim=(1, 2, 3))
     return errors
 
 
-def loss_weights(steps: Tensor, schedule: Any) -> Tensor:
-    """w_t of the equation above."""
-    kept: Tensor = schedule.alphas_cumprod.to(steps.device)[steps]
-    ratio = kept / (1.0 - kept)
-    return (ratio + 1.0).clamp(max=GAMMA + 1.0) / (ratio + 1.0)
-
-
-def stratified_steps(number: int, generator: torch.Generator) -> Tensor:
-    """One timestep from each of `number` equal intervals of 0..999: less variance than independent draws."""
-    positions = (torch.arange(number) + torch.rand(number, generator=generator)) / number
-    return (positions * 1000).long().clamp(max=999)
-
-
-def learning_rate_at(step: int, settings: DenoiserSettings) -> float:
-    """Linear warm-up, then a cosine down to 2 % of the peak."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return settings.learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))))
-
-
-def build_optimiser(model: torch.nn.Module, settings: DenoiserSettings) -> torch.optim.Optimizer:
-    """AdamW with a short memory of the squared gradients."""
-    rate, decay = settings.learning_rate, settings.weight_decay
-    return torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=decay, eps=1e-10)
-
-
-def phase_at(step: int, settings: DenoiserSettings) -> Phase:
+def phase_at(step: int, steps: int, phases: tuple[Phase, ...]) -> Phase:
     """The phase that a step belongs to."""
-    return next(phase for phase in settings.phases if step < phase.until * settings.steps)
+    return next(phase for phase in phases if step < phase.until * steps)
 
 
 def halved(phase: Phase, random: np.random.Generator) -> Phase:
@@ -138,137 +98,61 @@ def halved(phase: Phase, random: np.random.Generator) -> Phase:
     return replace(phase, batch=2 * phase.batch, height=phase.height // 2)
 
 
-def train_step(
-    state: TrainingState,
-    sampler: CropSampler,
-    pca: BlockPca,
-    schedule: Any,
-    settings: DenoiserSettings,
-) -> float:
-    """One step of AdamW on one batch; returns the weighted loss."""
-    device = next(state.model.parameters()).device
-    batch = draw_batch(sampler, pca, halved(phase_at(state.step, settings), state.random), state.random)
-    steps = stratified_steps(len(batch.latents), state.torch_random)
-    noise = torch.randn(batch.latents.shape, generator=state.torch_random)
-    batch, noise, steps = (
-        Batch(batch.latents.to(device), batch.classes.to(device)),
-        noise.to(device),
-        steps.to(device),
-    )
-    for group in state.optimiser.param_groups:
-        group["lr"] = learning_rate_at(state.step, settings)
-    loss = (loss_weights(steps, schedule) * squared_errors(state.model, batch, noise, steps, schedule)).mean()
-    state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
-    state.optimiser.step()
-    state.step += 1
-    update_average(state, settings.average_decay)
-    return float(loss.detach())
-
-
-def averaged_unet(average: dict[str, Tensor]) -> Any:
-    """A network with the moving average as its weights, for evaluation."""
-    model = build_unet()
-    model.load_state_dict(average)
-    model.eval()
-    model.requires_grad_(False)
-    return model
-
-
-def held_out_loss(model: torch.nn.Module, strips: Sequence[Strip], pca: BlockPca, crops: int = 64) -> float:
-    """Unweighted v-loss on fixed held-out crops of 32 x 32 latents: fixed noise, evenly spread timesteps."""
-    sampler, random = CropSampler(strips, held_out=True), np.random.default_rng(99)
-    generator, schedule = torch.Generator().manual_seed(99), build_noise_schedule()
-    total = 0.0
-    for index in range(0, crops, 8):
-        batch = draw_batch(sampler, pca, Phase(1.0, 8, 32, 32), random)
-        noise = torch.randn(batch.latents.shape, generator=generator)
-        steps = ((torch.arange(8) * crops // 8 + index // 8 + 0.5) * 1000 / crops).long()
+def held_out_loss(model: nn.Module, source: CropSource, pca: BlockPca, side: int) -> float:
+    """Unweighted v-loss on fixed crops of side x side latents: fixed noise, evenly spread timesteps."""
+    random, schedule = np.random.default_rng(99), build_noise_schedule()
+    generator, phase = torch.Generator().manual_seed(99), Phase(1.0, HELD_OUT_BATCH, side, side)
+    device, total = next(model.parameters()).device, 0.0
+    for index in range(0, HELD_OUT_CROPS, HELD_OUT_BATCH):
+        latents, classes = draw_pairs(source, pca, phase, random)
+        noise = torch.randn(latents.shape, generator=generator)
+        place = torch.arange(HELD_OUT_BATCH) * HELD_OUT_CROPS // HELD_OUT_BATCH + index // HELD_OUT_BATCH
+        steps = ((place + 0.5) * 1000 / HELD_OUT_CROPS).long()
         with torch.no_grad():
-            total += float(squared_errors(model, batch, noise, steps, schedule).sum())
-    return total / crops
+            batch = Batch(latents, classes, noise, steps).to(device)
+            total += float(squared_errors(model, batch, schedule).sum())
+    return total / HELD_OUT_CROPS
 
 
 @dataclass(frozen=True)
-class Habits:
-    """How often, in seconds, a run writes its checkpoint and a report."""
+class DenoiserSubject:
+    """The denoiser as the loop sees it. build: a network to hold the averaged weights."""
 
-    checkpoint_seconds: float = 600.0
-    report_seconds: float = 1200.0
+    sets: CropSets
+    pca: BlockPca
+    steps: int
+    phases: tuple[Phase, ...]
+    build: Callable[[], Any]
 
+    @cached_property
+    def schedule(self) -> Any:
+        """The noise schedule of training."""
+        return build_noise_schedule()
 
-def report(state: TrainingState, strips: Sequence[Strip], pca: BlockPca, out: Path, recent: float) -> None:
-    """A line of history, and a sheet of samples to look at."""
-    from generation.training.samples import write_sheet
+    def draw(self, step: int, random: np.random.Generator, torch_random: torch.Generator) -> Batch:
+        """Crops of the step's phase; noise of every strength."""
+        phase = halved(phase_at(step, self.steps, self.phases), random)
+        latents, classes = draw_pairs(self.sets.training, self.pca, phase, random)
+        noise = torch.randn(latents.shape, generator=torch_random)
+        return Batch(latents, classes, noise, stratified_steps(len(latents), torch_random))
 
-    model = averaged_unet(state.average)
-    held_out = held_out_loss(model, strips, pca)
-    state.history.append({"step": state.step, "seconds": state.seconds, "loss": recent, "held_out": held_out})
-    LOG.info("step %d: loss %.4f, held-out v-loss %.4f, %.0f s", state.step, recent, held_out, state.seconds)
-    write_sheet(model, pca.decode, strips, out / f"samples-{state.step:06d}.png", seed=state.step)
+    def loss(self, state: TrainingState, batch: Batch) -> Tensor:
+        """The weighted loss of the equation above."""
+        batch = batch.to(next(state.model.parameters()).device)
+        errors = squared_errors(state.model, batch, self.schedule)
+        return (loss_weights(batch.steps, self.schedule) * errors).mean()
 
-
-def train(
-    state: TrainingState,
-    strips: Sequence[Strip],
-    pca: BlockPca,
-    settings: DenoiserSettings,
-    out: Path,
-    habits: Habits,
-) -> TrainingState:
-    """Train until the settings' number of steps; checkpoints and reports go to `out`."""
-    sampler, schedule = CropSampler(strips), build_noise_schedule()
-    saved = reported = time.monotonic()
-    recent = 1.0
-    while state.step < settings.steps:
-        began = time.monotonic()
-        recent += 0.01 * (train_step(state, sampler, pca, schedule, settings) - recent)
-        now = time.monotonic()
-        state.seconds += now - began
-        if state.step % 100 == 0:
-            LOG.info("step %d: loss %.4f, %.3f s/step", state.step, recent, now - began)
-        if now - reported > habits.report_seconds or state.step == settings.steps:
-            report(state, strips, pca, out, recent)
-            reported = time.monotonic()
-        if now - saved > habits.checkpoint_seconds or state.step == settings.steps:
-            save(state, out / "denoiser.pt")
-            saved = time.monotonic()
-    return state
+    def report(self, state: TrainingState, out: Path) -> dict[str, float]:
+        """The held-out v-loss, and a sheet of samples to look at."""
+        model = averaged(self.build(), state.average).to(next(state.model.parameters()).device)
+        side = self.phases[-1].width
+        held_out = held_out_loss(model, self.sets.held_out, self.pca, side)
+        path = out / f"samples-{state.step:06d}.png"
+        write_sheet(model, self.pca.decode, self.sets.held_out, side, path, seed=state.step)
+        return {"held_out": held_out}
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Train the denoiser of the embedded Earth model; resumes from --out."
-    )
-    parser.add_argument(
-        "--cache", type=Path, default=default_cache(), help="downloads and the composed picture"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="checkpoints, samples, latents.npz")
-    parser.add_argument("--steps", type=int, default=DenoiserSettings.steps)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--checkpoint-seconds", type=float, default=Habits.checkpoint_seconds)
-    parser.add_argument("--report-seconds", type=float, default=Habits.report_seconds)
-    return parser.parse_args(arguments)
-
-
-def main() -> None:
-    """Load the data, restore the last checkpoint if there is one, train."""
-    options = parse_arguments()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(options.threads)
-    settings = DenoiserSettings(steps=options.steps)
-    strips = load_strips(options.cache)
-    pca = pca_for(strips, options.out / "latents.npz")
-    torch.manual_seed(settings.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    unet = build_unet().to(device, memory_format=torch.channels_last)
-    state = restore(start(unet, build_optimiser(unet, settings), settings.seed), options.out / "denoiser.pt")
-    train(
-        state, strips, pca, settings, options.out, Habits(options.checkpoint_seconds, options.report_seconds)
-    )
-
-
-if __name__ == "__main__":
-    main()
+def averaged(model: Any, average: dict[str, Tensor]) -> Any:
+    """The network with the moving average as its weights, for evaluation."""
+    model.load_state_dict(average)
+    return model.eval().requires_grad_(False)

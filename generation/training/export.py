@@ -8,28 +8,25 @@
 Every file is written beside the folder and renamed into place: a reader finds whole files at all times.
 """
 
-import argparse
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 
-from generation.training.autoencoder import CodecSettings, averaged_half
+from generation.training.autoencoder import averaged_half
 from generation.training.checkpoints import read
-from generation.training.classes import CLASS_COLOURS, CLASS_NAMES
-from generation.training.denoiser import averaged_unet
+from generation.training.classes import Classes
+from generation.training.denoiser import averaged
 from generation.training.networks import CODECS, build_solver
 
 CELL = 4
 GUIDANCE_SCALE = 1.0
 NUM_INFERENCE_STEPS = 20
-MAX_WEIGHT_BYTES = 16_000_000
 
 
 def model_index(codec_class: str) -> dict[str, Any]:
@@ -43,13 +40,13 @@ def model_index(codec_class: str) -> dict[str, Any]:
     }
 
 
-def class_table() -> dict[str, Any]:
+def class_table(classes: Classes) -> dict[str, Any]:
     """classes.json: ids are places in the list; the null class is all zeros; `cell` latents share a class."""
-    classes = [
-        {"name": name, "colour": colour} for name, colour in zip(CLASS_NAMES, CLASS_COLOURS, strict=True)
+    rows = [
+        {"name": name, "colour": colour} for name, colour in zip(classes.names, classes.colours, strict=True)
     ]
     defaults = {"guidance_scale": GUIDANCE_SCALE, "num_inference_steps": NUM_INFERENCE_STEPS}
-    return {"format_version": 1, "cell": CELL, **defaults, "classes": classes}
+    return {"format_version": 1, "cell": CELL, **defaults, "classes": rows}
 
 
 def assembled_codec(checkpoints: Path, name: str) -> Any:
@@ -69,16 +66,15 @@ def write_json(content: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def write_model(checkpoints: Path, folder: Path, codec: str) -> None:
+def write_model(checkpoints: Path, folder: Path, network: Any, codec: str, classes: Classes) -> None:
     """Write all machine-readable files of the model to `folder`."""
-    averaged_unet(read(checkpoints / "denoiser.pt")["average"]).to(torch.float16).save_pretrained(
-        folder / "unet"
-    )
+    unet = averaged(network, read(checkpoints / "denoiser.pt")["average"])
+    unet.to(torch.float16).save_pretrained(folder / "unet")
     autoencoder = assembled_codec(checkpoints, codec)
     autoencoder.to(torch.float16).save_pretrained(folder / "vae")
     build_solver().save_pretrained(folder / "scheduler")
     write_json(model_index(type(autoencoder).__name__), folder / "model_index.json")
-    write_json(class_table(), folder / "classes.json")
+    write_json(class_table(classes), folder / "classes.json")
     for config in folder.glob("*/config.json"):
         remove_local_path(config)
 
@@ -107,42 +103,20 @@ def move_into_place(fresh: Path, folder: Path) -> None:
         os.replace(path, target)
 
 
-def export(checkpoints: Path, folder: Path, codec: str, card: Path | None = None) -> int:
-    """Export the averages under `checkpoints` to `folder`; returns the bytes of the weights."""
+def export(
+    checkpoints: Path, folder: Path, network: Any, codec: str, classes: Classes, card: Path | None = None
+) -> int:
+    """Export the averages under `checkpoints` to `folder`; returns the bytes of the weights.
+
+    network: takes the denoiser's weights. codec: a key of networks.CODECS. card: copied as README.md.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        write_model(checkpoints, fresh, codec)
+        write_model(checkpoints, fresh, network, codec, classes)
         if card is not None:
             shutil.copy(card, fresh / "README.md")
-        size = weight_bytes(fresh)
-        if size > MAX_WEIGHT_BYTES:
-            raise ValueError(
-                f"the weights take {size} bytes, more than {MAX_WEIGHT_BYTES}: make the network narrower"
-            )
         move_into_place(fresh, folder)
     finally:
         shutil.rmtree(fresh)
-    return size
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Export checkpoints as a diffusers model folder.")
-    parser.add_argument(
-        "--checkpoints", type=Path, required=True, help="folder with denoiser.pt, decoder.pt, encoder.pt"
-    )
-    parser.add_argument("--folder", type=Path, required=True, help="where the model goes")
-    parser.add_argument("--codec", choices=sorted(CODECS), default=CodecSettings.codec)
-    parser.add_argument("--card", type=Path, help="a model card to copy as README.md")
-    return parser.parse_args(arguments)
-
-
-def main() -> None:
-    """Export once."""
-    options = parse_arguments()
-    export(options.checkpoints, options.folder, options.codec, options.card)
-
-
-if __name__ == "__main__":
-    main()
+    return weight_bytes(folder)

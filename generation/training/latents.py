@@ -12,6 +12,7 @@ give each channel a deviation proportional to s^0.15, and all together the varia
 noise in detail before noise in brightness.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,12 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generation.training.data import CropSampler, Strip, pixels_of
+from generation.training.crops import CropSource
 from generation.training.earth import BLOCK, Bytes
 
 HEAVY_TAIL = 6.0
 BENT, LINEAR = 0.5, 50.0
 SCALE_EXPONENT = 0.15
+CHANNELS = 16
+FIT_CROPS, FIT_SIDE = 1000, 16
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,10 @@ def to_bytes(pixels: Tensor) -> Bytes:
     return array
 
 
-def fit(strips: Sequence[Strip], channels: int, crops: int, seed: int) -> BlockPca:
-    """The principal components of blocks drawn from training crops."""
-    sampler, random = CropSampler(strips), np.random.default_rng(seed)
-    pixels = to_unit([pixels_of(strips, sampler.draw(random, 16, 16)) for _ in range(crops)])
+def fit(source: CropSource, channels: int, crops: int, side: int, seed: int) -> BlockPca:
+    """The principal components of blocks drawn from crops of side x side latents."""
+    random = np.random.default_rng(seed)
+    pixels = to_unit([source.draw(random, side, side).pixels for _ in range(crops)])
     return fit_blocks(blocks_of(pixels).flatten(0, 2), channels)
 
 
@@ -115,8 +118,11 @@ def fit_blocks(blocks: Tensor, channels: int) -> BlockPca:
 
 
 def save_pca(pca: BlockPca, path: Path) -> None:
-    """Write the five fields as one npz file."""
-    np.savez(path, **{field.name: getattr(pca, field.name).numpy() for field in fields(pca)})
+    """Write the five fields as one npz file, which appears whole."""
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    with temporary.open("wb") as file:
+        np.savez(file, **{field.name: getattr(pca, field.name).numpy() for field in fields(pca)})
+    temporary.replace(path)
 
 
 def load_pca(path: Path) -> BlockPca:
@@ -125,9 +131,14 @@ def load_pca(path: Path) -> BlockPca:
         return BlockPca(**{field.name: torch.from_numpy(file[field.name]) for field in fields(BlockPca)})
 
 
-def pca_for(strips: Sequence[Strip], path: Path) -> BlockPca:
-    """The components kept at `path`, fitted with fixed settings on first use."""
+def pca_for(source: CropSource, path: Path, side: int = FIT_SIDE) -> BlockPca:
+    """The components kept at `path`, fitted with fixed settings on first use.
+
+    Of two runs that fit them at the same time, the first to finish decides for both.
+    """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_pca(fit(strips, channels=16, crops=4000, seed=1), path)
+        fitted = fit(source, CHANNELS, FIT_CROPS, min(side, FIT_SIDE), seed=1)
+        if not path.exists():
+            save_pca(fitted, path)
     return load_pca(path)

@@ -14,16 +14,22 @@ LIBRARY: Any = diffusers
 CHANNELS = 16
 
 
-def build_unet() -> Any:
-    """Noisy latents and one-hot classes in, v out; attention only at the lowest of three levels."""
+def build_unet(
+    in_channels: int = CHANNELS + len(CLASS_NAMES),
+    out_channels: int = CHANNELS,
+    widths: tuple[int, ...] = (64, 96, 128),
+    sample_size: int = 32,
+) -> Any:
+    """Noisy latents and one-hot classes in, v out; attention only at the lowest level."""
+    plain = len(widths) - 1
     return LIBRARY.UNet2DModel(
-        sample_size=32,
-        in_channels=CHANNELS + len(CLASS_NAMES),
-        out_channels=CHANNELS,
-        block_out_channels=(64, 96, 128),
+        sample_size=sample_size,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        block_out_channels=widths,
         layers_per_block=2,
-        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",),
+        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * plain,
         attention_head_dim=32,
         norm_num_groups=32,
     )

@@ -1,24 +1,25 @@
 """Knows how to look at a denoiser: samples of held-out class maps beside real pictures. Knows no training.
 
 one row per class map:   | class map | real | sample, no guidance | sample, guidance 1.5 |
+
+Where there are no classes, the map and the guided sample are left out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from generation.training.classes import CLASS_COLOURS
-from generation.training.data import Coarsening, Crop, CropSampler, Strip, class_map, one_hot, pixels_of
+from generation.training.crops import CANONICAL, NO_CLASS, Crop, CropSource, coarsened, condition
 from generation.training.earth import BLOCK, Bytes
 from generation.training.latents import to_bytes
 from generation.training.networks import CHANNELS, build_solver
 
-WHOLE = Coarsening(4, 0, 0, False)
+GUIDANCES = (1.0, 1.5)
+SEARCHED = 200
 
 
 def guided(unet: nn.Module, noisy: Tensor, step: Tensor, maps: Tensor, guidance: float) -> Tensor:
@@ -31,13 +32,12 @@ def guided(unet: nn.Module, noisy: Tensor, step: Tensor, maps: Tensor, guidance:
 
 
 def sample(unet: nn.Module, maps: Tensor, steps: int, guidance: float, seed: int) -> Tensor:
-    """Latents for one-hot class maps (N, 12, h, w)."""
+    """Latents for one-hot class maps (N, K, h, w), which lie on the network's device."""
     solver = build_solver()
     solver.set_timesteps(steps)
     shape = (maps.shape[0], CHANNELS, *maps.shape[2:])
-    latents: Tensor = (
-        torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * solver.init_noise_sigma
-    )
+    noise: Tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    latents: Tensor = (noise * solver.init_noise_sigma).to(maps.device)
     for step in solver.timesteps:
         with torch.no_grad():
             velocity = guided(unet, solver.scale_model_input(latents, step), step, maps, guidance)
@@ -45,20 +45,21 @@ def sample(unet: nn.Module, maps: Tensor, steps: int, guidance: float, seed: int
     return latents
 
 
-def palette() -> npt.NDArray[np.uint8]:
-    """The display colours as (12, 3) bytes."""
-    return np.array(
-        [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in CLASS_COLOURS], dtype=np.uint8
-    )
+def map_of(crop: Crop, random: np.random.Generator) -> Bytes:
+    """The crop's class map as the finished model is told it; no class anywhere where there is none."""
+    if crop.classes is None:
+        return np.full((crop.pixels.shape[0] // BLOCK, crop.pixels.shape[1] // BLOCK), NO_CLASS, np.uint8)
+    return coarsened(crop.classes, CANONICAL, random)
 
 
-def choose_crops(strips: Sequence[Strip], number: int, seed: int) -> list[Crop]:
-    """Held-out crops of 32 x 32 latents that differ in their commonest class, as far as the classes reach."""
-    sampler, random = CropSampler(strips, held_out=True, balance=0.0), np.random.default_rng(seed)
-    drawn = [sampler.draw(random, 32, 32) for _ in range(200)]
-    commonest = [int(np.bincount(class_map(strips, crop, WHOLE, random).ravel()).argmax()) for crop in drawn]
-    first = [drawn[commonest.index(index)] for index in sorted(set(commonest), key=commonest.index)]
-    return (first + drawn)[:number]
+def choose_crops(source: CropSource, number: int, side: int, seed: int) -> list[Crop]:
+    """Crops that differ in their commonest class, as far as the classes reach."""
+    random = np.random.default_rng(seed)
+    drawn = [source.draw(random, side, side) for _ in range(SEARCHED if len(source.classes) else number)]
+    commonest = [int(np.bincount(map_of(crop, random).ravel()).argmax()) for crop in drawn]
+    first = {commonest.index(index): None for index in commonest}
+    others = [index for index in range(len(drawn)) if index not in first]
+    return [drawn[index] for index in [*first, *others][:number]]
 
 
 def stack_column(pictures: Bytes) -> Bytes:
@@ -69,18 +70,24 @@ def stack_column(pictures: Bytes) -> Bytes:
 def write_sheet(
     unet: nn.Module,
     decode: Callable[[Tensor], Tensor],
-    strips: Sequence[Strip],
+    source: CropSource,
+    side: int,
     path: Path,
     seed: int,
     rows: int = 6,
 ) -> None:
     """Write the sheet described above as one PNG."""
-    crops, random = choose_crops(strips, rows, seed), np.random.default_rng(seed)
-    classes = np.stack([class_map(strips, crop, WHOLE, random) for crop in crops])
-    maps = torch.from_numpy(np.stack([one_hot(plane) for plane in classes]))
-    columns = [palette()[classes].repeat(BLOCK, axis=1).repeat(BLOCK, axis=2)]
-    columns.append(np.stack([pixels_of(strips, crop) for crop in crops]))
+    crops, random = choose_crops(source, rows, side, seed), np.random.default_rng(seed)
+    number, device = len(source.classes), next(unet.parameters()).device
+    maps = torch.from_numpy(np.stack([condition(crop, CANONICAL, number, random) for crop in crops])).to(
+        device
+    )
+    columns = [np.stack([crop.pixels for crop in crops])]
+    if number:
+        ids = np.stack([map_of(crop, random) for crop in crops])
+        columns.insert(0, source.classes.painted(ids).repeat(BLOCK, axis=1).repeat(BLOCK, axis=2))
     with torch.no_grad():
-        columns += [to_bytes(decode(sample(unet, maps, 20, guidance, seed))) for guidance in (1.0, 1.5)]
+        for guidance in GUIDANCES if number else GUIDANCES[:1]:
+            columns.append(to_bytes(decode(sample(unet, maps, 20, guidance, seed).cpu())))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate([stack_column(column) for column in columns], axis=1)).save(path)

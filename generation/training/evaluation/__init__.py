@@ -1,0 +1,1 @@
+"""How good a trained model is: figures that anyone can compute again. Nothing here runs during generation."""
