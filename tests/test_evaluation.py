@@ -185,7 +185,7 @@ def tiny_model(folder: Path, listed: classes.Classes) -> Path:
         checkpoints.save(state, folder / f"{name}.pt")
 
     save(network(), "denoiser")
-    export.export(folder, folder / "model", network(), "subpixel", listed)
+    export.export(folder, folder / "model", {"denoiser": network()}, "subpixel", listed)
     table = folder / "model" / "classes.json"
     table.write_text(json.dumps({**json.loads(table.read_text()), "num_inference_steps": 3}))
     return folder / "model"

@@ -71,7 +71,7 @@ def config_file(path: Path, **fields: Any) -> Path:
             {"denoiser": {"steps": 0}},
             "denoiser.steps 0 is out of range: it should be greater than or equal to 1",
         ),
-        ({"denoiser": {"crop": 100}}, "denoiser.crop 100 is not a multiple of 64, as 3 widths need; try 128"),
+        ({"denoiser": {"crop": 100}}, "denoiser.crop 100 is not a multiple of 32, as 2 widths need; try 96"),
         ({"denoiser": {"widths": [10, 20]}}, "each must be a multiple of 32"),
         ({"denoiser": {"learning_rate": "fast"}}, "denoiser.learning_rate 'fast' cannot be used"),
         ({"data": {"folder": "a", "parquet": "b"}}, "both a folder and parquet; give one"),

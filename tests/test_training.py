@@ -204,7 +204,12 @@ def test_export_writes_a_folder_that_diffusers_loads_and_samples(
     (tmp_path / "card.md").write_text("A card.\n", encoding="utf-8")
     folder = tmp_path / "earth"
     size = export.export(
-        tmp_path / "run", folder, networks.build_unet(**SMALL), codec, classes.EARTH, tmp_path / "card.md"
+        tmp_path / "run",
+        folder,
+        {"denoiser": networks.build_unet(**SMALL)},
+        codec,
+        classes.EARTH,
+        tmp_path / "card.md",
     )
     assert size == sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card.md", "earth", "run"]

@@ -12,7 +12,7 @@ from PIL import Image
 from synthetic import OneConvolution
 from torch import nn
 
-from generation.training import autoencoder, checkpoints, crops, curve, denoiser, latents, loop, networks
+from generation.training import autoencoder, checkpoints, crops, curve, denoiser, latents, loop
 
 
 @pytest.fixture(name="sets")
@@ -189,13 +189,6 @@ def test_two_processes_average_their_gradients_and_do_as_the_first_decides(tmp_p
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     outputs = [worker.communicate(timeout=60)[0].strip() for worker in workers]
     assert outputs == ["[0.5] [5.0] (True, False)"] * 2
-
-
-def test_loss_weight_is_one_under_noise_and_falls_with_the_signal() -> None:
-    schedule = networks.build_noise_schedule()
-    weights = loop.loss_weights(torch.tensor([1, 200, 900, 999]), schedule)
-    assert weights[2] == weights[3] == 1.0
-    assert weights[0] < weights[1] < 1.0
 
 
 def test_phases_and_learning_rate_follow_the_plan() -> None:

@@ -129,6 +129,7 @@ def export(
 MODELS = {
     "autoencoder": "Train the codec: pixels to latents and back.",
     "denoiser": "Train the network that draws, after or beside the autoencoder.",
+    "inpainting": "Train the denoiser's variant that goes on from what is there, after the denoiser.",
     "class-map": "Train the model that invents class maps, on the Earth's.",
 }
 for name, summary in MODELS.items():

@@ -5,8 +5,8 @@
     out: runs/mine
     denoiser: {steps: 20000, batch: 8}
 
-One file serves `train autoencoder`, `train denoiser` and `train class-map`. Every message is one line: the value,
-the limit, what to change.
+One file serves `train autoencoder`, `train denoiser`, `train inpainting` and `train class-map`. Every message is one
+line: the value, the limit, what to change.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class DenoiserConfig(Section):
     steps: int = Field(default=11_000, ge=1)
     batch: int = Field(default=8, ge=1, le=4096)
     crop: int = Field(default=256, ge=64, le=1024)
-    widths: tuple[int, ...] = Field(default=(64, 96, 128), min_length=2, max_length=6)
+    widths: tuple[int, ...] = Field(default=(64, 96), min_length=2, max_length=6)
     learning_rate: float = Field(default=1.0e-3, gt=0, le=0.1)
 
     @property
@@ -95,6 +95,14 @@ class DenoiserConfig(Section):
                 f"try {max(1, round(self.crop / self.multiple)) * self.multiple}"
             )
         return self
+
+
+class InpaintingConfig(Section):
+    """The training of the denoiser's inpainting variant, which has the denoiser's widths and crops."""
+
+    steps: int = Field(default=5_000, ge=1)
+    batch: int = Field(default=8, ge=1, le=4096)
+    learning_rate: float = Field(default=5.0e-4, gt=0, le=0.1)
 
 
 class ClassMapConfig(Section):
@@ -127,6 +135,7 @@ class TrainConfig(Section):
     cache: Path | None = None
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
+    inpainting: InpaintingConfig = InpaintingConfig()
     class_map: ClassMapConfig = Field(default=ClassMapConfig(), alias="class-map")
 
     if not TYPE_CHECKING:  # type checkers see the fields as the arguments
@@ -236,6 +245,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "classes": ClassConfig,
     "autoencoder": AutoencoderConfig,
     "denoiser": DenoiserConfig,
+    "inpainting": InpaintingConfig,
     "class-map": ClassMapConfig,
 }
 

@@ -1,7 +1,10 @@
 """Knows how the denoiser learns: its batches, loss and figures. Knows no codec, no source of pictures, no loop.
 
 x_t = alpha_t z + sigma_t e,    v = alpha_t e - sigma_t z            (Salimans and Ho 2022)
-loss = w_t |v - v_theta(x_t, t, class map)|^2                        w_t: loop.loss_weights
+loss = sum_c w_c |v_c - v_theta,c(x_t, t, class map)|^2
+
+w_c is the root of what a latent channel is worth in pixels, its principal component's deviation: brightness and hue
+before detail. All timesteps weigh the same; with min-SNR weights (Hang et al. 2023) fine detail came out too smooth.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from torch import Tensor, nn
 from generation.training.checkpoints import TrainingState
 from generation.training.crops import CropSets, CropSource, condition, draw_coarsening
 from generation.training.latents import BlockPca, to_unit
-from generation.training.loop import loss_weights, stratified_steps
+from generation.training.loop import stratified_steps
 from generation.training.networks import build_noise_schedule
 from generation.training.samples import write_sheet
 
@@ -51,7 +54,7 @@ def phases_for(batch: int, side: int) -> tuple[Phase, ...]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents (N, C, h, w), one-hot class maps (N, K, h, w), noise like the latents, and a timestep for each."""
+    """Latents (N, C, h, w), what is told of them (N, K, h, w), noise like the latents, and a timestep for each."""
 
     latents: Tensor
     classes: Tensor
@@ -75,12 +78,18 @@ def draw_pairs(
     return pca.encode(to_unit([crop.pixels for crop in crops])), torch.from_numpy(maps)
 
 
+def channel_weights(pca: BlockPca) -> Tensor:
+    """(C,) w_c of the equation above, with mean one."""
+    weights = pca.deviations.sqrt()
+    return weights / weights.mean()
+
+
 def squared_errors(model: nn.Module, batch: Batch, schedule: Any) -> Tensor:
-    """|v - v_theta|^2 of each crop, averaged over its latents."""
+    """|v - v_theta|^2 of each latent: (N, C, h, w)."""
     noisy = schedule.add_noise(batch.latents, batch.noise, batch.steps)
     target = schedule.get_velocity(batch.latents, batch.noise, batch.steps)
     predicted = model(torch.cat([noisy, batch.classes], dim=1), batch.steps).sample
-    errors: Tensor = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+    errors: Tensor = (predicted.float() - target).square()
     return errors
 
 
@@ -110,7 +119,7 @@ def held_out_loss(model: nn.Module, source: CropSource, pca: BlockPca, side: int
         steps = ((place + 0.5) * 1000 / HELD_OUT_CROPS).long()
         with torch.no_grad():
             batch = Batch(latents, classes, noise, steps).to(device)
-            total += float(squared_errors(model, batch, schedule).sum())
+            total += float(squared_errors(model, batch, schedule).mean(dim=(1, 2, 3)).sum())
     return total / HELD_OUT_CROPS
 
 
@@ -140,7 +149,7 @@ class DenoiserSubject:
         """The weighted loss of the equation above."""
         batch = batch.to(next(state.model.parameters()).device)
         errors = squared_errors(state.model, batch, self.schedule)
-        return (loss_weights(batch.steps, self.schedule) * errors).mean()
+        return (channel_weights(self.pca).to(errors.device)[:, None, None] * errors).mean()
 
     def report(self, state: TrainingState, out: Path) -> dict[str, float]:
         """The held-out v-loss, and a sheet of samples to look at."""

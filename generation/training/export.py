@@ -3,6 +3,8 @@
     earth/
       model_index.json   unet/   vae/   scheduler/    as diffusers writes them, weights in fp16
       classes.json       names, colours and cell size of a class map, and the settings to sample with
+      map/               the map model, where one was trained
+      inpainting/        the inpainting variant, where one was trained: unet/, inpainting.json
       README.md          the model card
 
 Every file is written beside the folder and renamed into place: a reader finds whole files at all times.
@@ -12,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,10 @@ from generation.training.autoencoder import averaged_half
 from generation.training.checkpoints import read
 from generation.training.classes import Classes
 from generation.training.denoiser import averaged
-from generation.training.networks import CODECS, build_solver
+from generation.training.networks import CHANNELS, CODECS, build_solver
 
+MAP_MODEL = "class-map"
+"""Where a run keeps its exported map model."""
 CELL = 4
 GUIDANCE_SCALE = 1.0
 NUM_INFERENCE_STEPS = 20
@@ -66,16 +71,34 @@ def write_json(content: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def write_model(checkpoints: Path, folder: Path, network: Any, codec: str, classes: Classes) -> None:
+def inpainting_table(classes: Classes) -> dict[str, Any]:
+    """inpainting.json: the planes that the variant reads, in order."""
+    planes = {"noisy": CHANNELS, "classes": len(classes), "hidden: 1 where to paint": 1, "context": CHANNELS}
+    rows = [{"name": name, "channels": channels} for name, channels in planes.items()]
+    return {"format_version": 1, "planes": rows}
+
+
+def write_network(network: Any, checkpoint: Path, folder: Path) -> None:
+    """A checkpoint's averaged weights as a part of a model, in fp16."""
+    averaged(network, read(checkpoint)["average"]).to(torch.float16).save_pretrained(folder)
+
+
+def write_model(
+    checkpoints: Path, folder: Path, networks: Mapping[str, Any], codec: str, classes: Classes
+) -> None:
     """Write all machine-readable files of the model to `folder`."""
-    unet = averaged(network, read(checkpoints / "denoiser.pt")["average"])
-    unet.to(torch.float16).save_pretrained(folder / "unet")
+    write_network(networks["denoiser"], checkpoints / "denoiser.pt", folder / "unet")
+    if (checkpoints / "inpainting.pt").exists():
+        write_network(networks["inpainting"], checkpoints / "inpainting.pt", folder / "inpainting" / "unet")
+        write_json(inpainting_table(classes), folder / "inpainting" / "inpainting.json")
+    if (checkpoints / MAP_MODEL).exists():
+        shutil.copytree(checkpoints / MAP_MODEL, folder / "map")
     autoencoder = assembled_codec(checkpoints, codec)
     autoencoder.to(torch.float16).save_pretrained(folder / "vae")
     build_solver().save_pretrained(folder / "scheduler")
     write_json(model_index(type(autoencoder).__name__), folder / "model_index.json")
     write_json(class_table(classes), folder / "classes.json")
-    for config in folder.glob("*/config.json"):
+    for config in folder.rglob("config.json"):
         remove_local_path(config)
 
 
@@ -104,16 +127,21 @@ def move_into_place(fresh: Path, folder: Path) -> None:
 
 
 def export(
-    checkpoints: Path, folder: Path, network: Any, codec: str, classes: Classes, card: Path | None = None
+    checkpoints: Path,
+    folder: Path,
+    networks: Mapping[str, Any],
+    codec: str,
+    classes: Classes,
+    card: Path | None = None,
 ) -> int:
     """Export the averages under `checkpoints` to `folder`; returns the bytes of the weights.
 
-    network: takes the denoiser's weights. codec: a key of networks.CODECS. card: copied as README.md.
+    networks: take the weights of denoiser and inpainting. codec: a key of networks.CODECS. card: copied as README.md.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        write_model(checkpoints, fresh, network, codec, classes)
+        write_model(checkpoints, fresh, networks, codec, classes)
         if card is not None:
             shutil.copy(card, fresh / "README.md")
         move_into_place(fresh, folder)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from generation.training.checkpoints import TrainingState, save, update_average
 from generation.training.curve import write_curve
 
 LOG = logging.getLogger(__name__)
-GAMMA = 5.0
 FLOOR = 0.02
 CURVE_POINTS = 400
 TOLD_SECONDS = 10.0
@@ -134,16 +133,6 @@ def stratified_steps(number: int, generator: torch.Generator) -> Tensor:
     """One timestep from each of `number` equal intervals of 0..999: less variance than independent draws."""
     positions = (torch.arange(number) + torch.rand(number, generator=generator)) / number
     return (positions * 1000).long().clamp(max=999)
-
-
-def loss_weights(steps: Tensor, schedule: Any) -> Tensor:
-    """w_t = min(snr_t + 1, gamma + 1) / (snr_t + 1): min-SNR (Hang et al. 2023) for v-prediction.
-
-    Pure noise keeps weight one, so that what the condition alone decides is learned too.
-    """
-    kept: Tensor = schedule.alphas_cumprod.to(steps.device)[steps]
-    ratio = kept / (1.0 - kept)
-    return (ratio + 1.0).clamp(max=GAMMA + 1.0) / (ratio + 1.0)
 
 
 def generators(seed: int, rank: int, step: int) -> tuple[np.random.Generator, torch.Generator]:

@@ -17,7 +17,7 @@ CHANNELS = 16
 def build_unet(
     in_channels: int = CHANNELS + len(CLASS_NAMES),
     out_channels: int = CHANNELS,
-    widths: tuple[int, ...] = (64, 96, 128),
+    widths: tuple[int, ...] = (64, 96),
     sample_size: int = 32,
 ) -> Any:
     """Noisy latents and one-hot classes in, v out; attention only at the lowest level."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from generation.training import inpainting
 from generation.training.autoencoder import (
     AVERAGE_DECAY,
     CRITIC_RATE_SHARE,
@@ -28,9 +29,9 @@ from generation.training.checkpoints import restore, start
 from generation.training.config import NAME, ConfigError, TrainConfig, read_config, write_config
 from generation.training.crops import CropSets
 from generation.training.data import crop_sets, load_strips
-from generation.training.denoiser import DenoiserSubject, phases_for
+from generation.training.denoiser import HALVES, DenoiserSubject, Phase, phases_for
 from generation.training.earth import BLOCK
-from generation.training.export import export
+from generation.training.export import MAP_MODEL, export
 from generation.training.latents import pca_for
 from generation.training.loop import Alone, Habits, Pace, Run, Team, build_optimiser, train
 from generation.training.networks import CHANNELS, build_unet
@@ -40,7 +41,7 @@ from generation.training.sources import default_cache
 
 LOG = logging.getLogger(__name__)
 LATENTS = "latents.npz"
-MODEL, MAP_MODEL = "model", "class-map"
+MODEL = "model"
 WARMUP, CODEC_WARMUP = 200, 100
 MAP_AVERAGE_DECAY = 0.998
 
@@ -76,11 +77,11 @@ def train_autoencoder(config: TrainConfig, run: Run) -> None:
         train(part, state, SUBJECTS[part](sets, pca, settings.codec, steps, settings.batch, side), pace, run)
 
 
-def denoiser_network(config: TrainConfig) -> Any:
-    """A fresh network for the settings' classes, widths and patch."""
+def denoiser_network(config: TrainConfig, further: int = 0) -> Any:
+    """A fresh network for the settings' classes, widths and patch, which reads `further` planes."""
     classes, settings = len(config.class_list()), config.denoiser
     return build_unet(
-        in_channels=CHANNELS + classes,
+        in_channels=CHANNELS + classes + further,
         out_channels=CHANNELS,
         widths=settings.widths,
         sample_size=settings.crop // BLOCK,
@@ -100,6 +101,26 @@ def train_denoiser(config: TrainConfig, run: Run) -> None:
     phases = phases_for(settings.batch, side)
     build = partial(denoiser_network, config)
     train("denoiser", state, DenoiserSubject(sets, pca, settings.steps, phases, build), pace, run)
+
+
+def train_inpainting(config: TrainConfig, run: Run) -> None:
+    """The inpainting variant of the run's denoiser, from its weights on."""
+    if not (run.out / "denoiser.pt").exists():
+        raise ConfigError(
+            f"{run.out} holds no trained denoiser; first: hypermosaic train denoiser --out {run.out}"
+        )
+    settings, side = config.inpainting, config.denoiser.crop // BLOCK
+    sets = open_sets(config, config.denoiser.crop)
+    pca = pca_for(sets.training, run.out / LATENTS, side)
+    build = partial(denoiser_network, config, inpainting.extra_planes(CHANNELS))
+    network = build()
+    inpainting.warm_start(network, run.out / "denoiser.pt")
+    network.to(run.device, memory_format=torch.channels_last)
+    pace = Pace(settings.steps, (settings.learning_rate,), min(WARMUP, settings.steps), seed=config.seed)
+    state = start(network, build_optimiser([network], pace), run.autocast)
+    state = restore(state, run.out / f"{inpainting.NAME}.pt")
+    subject = inpainting.InpaintingSubject(sets, pca, Phase(1.0, settings.batch, side, side, HALVES), build)
+    train(inpainting.NAME, state, subject, pace, run)
 
 
 def train_class_map(config: TrainConfig, run: Run) -> None:
@@ -126,6 +147,7 @@ def train_class_map(config: TrainConfig, run: Run) -> None:
 TRAINERS: Mapping[str, Callable[[TrainConfig, Run], None]] = {
     "autoencoder": train_autoencoder,
     "denoiser": train_denoiser,
+    "inpainting": train_inpainting,
     "class-map": train_class_map,
 }
 
@@ -188,8 +210,11 @@ def export_from(config: TrainConfig, folder: Path, card: Path | None = None) -> 
         raise ConfigError(
             f"{config.out} holds no trained {missing}; first: hypermosaic train {missing} --out {config.out}"
         )
-    network = denoiser_network(config)
-    return export(config.out, folder, network, config.autoencoder.codec, config.class_list(), card)
+    networks = {
+        "denoiser": denoiser_network(config),
+        inpainting.NAME: denoiser_network(config, inpainting.extra_planes(CHANNELS)),
+    }
+    return export(config.out, folder, networks, config.autoencoder.codec, config.class_list(), card)
 
 
 def begin(config: TrainConfig) -> None:

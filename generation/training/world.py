@@ -33,6 +33,8 @@ from generation.training.networks import LIBRARY, build_noise_schedule
 from generation.training.world_evaluation import Judged, held_out_losses, judged_views, write_report_sheet
 from generation.training.world_globe import MAX_SCALE, MIN_SCALE, GlobeSource, World
 from generation.training.world_network import (
+    CALM_FROM,
+    CALM_UNTIL,
     UNKNOWN,
     MapNetwork,
     MapSource,
@@ -163,7 +165,7 @@ def map_table(sampling: MapSampling, classes: Classes) -> dict[str, Any]:
         "overlap": sampling.overlap,
         "num_inference_steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
-        "temperature": sampling.temperature,
+        "temperature": {"value": sampling.temperature, "until_step": CALM_UNTIL, "one_from_step": CALM_FROM},
         "filter": {"kind": "majority of 3 x 3 cells", "votes": sampling.filter_votes},
     }
 

@@ -26,6 +26,7 @@ from generation.training.networks import LIBRARY, build_noise_schedule
 UNKNOWN = 255
 """The class of cells that may not be looked at."""
 WIDTHS = (32, 40, 48, 80)
+CALM_UNTIL, CALM_FROM = 400.0, 900.0
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,19 @@ class MapNetwork(nn.Module):
     ) -> Tensor:
         """(N, K, h, w), (N, 1, h, w) flags, (N, K + 1, h, w), (N,) -> (N, K, h, w) logits.
 
-        A temperature below one takes what the rest of the map says for surer than it is: calmer maps.
+        A temperature below one takes what the rest of the map says for surer than it is, where the noise is weak:
+        calm coasts, and the layout, which is settled in strong noise, still as varied as the wish.
         """
         prior: Tensor = self.unet(torch.cat([noisy, hidden, wishes], dim=1), steps).sample
-        return self.evidence[steps][:, None, None, None] * noisy.float() + prior.float() / temperature
+        own = self.evidence[steps][:, None, None, None] * noisy.float()
+        return own + prior.float() / calmed(steps, temperature)[:, None, None, None]
+
+
+def calmed(steps: Tensor, temperature: float) -> Tensor:
+    """(N,) the temperature up to timestep 400, rising linearly to one at 900."""
+    return temperature + (1.0 - temperature) * ((steps - CALM_UNTIL) / (CALM_FROM - CALM_UNTIL)).clamp(
+        0.0, 1.0
+    )
 
 
 def build_map_network(number: int = len(CLASS_NAMES), widths: tuple[int, ...] = WIDTHS) -> MapNetwork:
