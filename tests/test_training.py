@@ -229,3 +229,14 @@ def test_export_writes_a_folder_that_diffusers_loads_and_samples(
 def test_the_embedded_networks_fit_into_sixteen_megabytes() -> None:
     parts = [networks.build_unet(), networks.CODECS["subpixel"]()]
     assert sum(2 * tensor.numel() for part in parts for tensor in part.parameters()) < 17_000_000
+
+
+def test_the_lattice_profile_shows_where_blocks_meet() -> None:
+    ramp = torch.arange(32.0).expand(1, 3, 16, 32)
+    flat = autoencoder.lattice_profile(ramp.diff(dim=3), 3)
+    assert torch.allclose(flat, torch.ones(8))
+    stepped = ramp + (torch.arange(32) // 8) * 3.0
+    profile = autoencoder.lattice_profile(stepped.diff(dim=3), 3)
+    assert torch.allclose(profile, torch.tensor([1.0] * 7 + [4.0]) * 8 / 11)
+    again = autoencoder.lattice_profile(stepped.mT.diff(dim=2), 2)
+    assert torch.allclose(again, profile)

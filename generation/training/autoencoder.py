@@ -1,13 +1,14 @@
 """Knows how the codec learns: a decoder from fixed latents to pixels, and an encoder. Knows no denoiser, no loop.
 
-    z = pca.encode(x),  y = D(z + s n),  s ~ U(0, 0.12)          (a denoiser's samples are not clean)
-    L_rec = |y - x| + |grad y - grad x| + |pool4 y - pool4 x|
+    z = pca.encode(x),  y = D(z + s n),  s ~ U(0, 0.25)          (a denoiser's samples are not clean)
+    L_rec = |y - x| + |grad y - grad x| + |pool4 y - pool4 x| + |profile y - profile x| / 2
     L_adv = -C(y)                                                C: critic of overlapping patches, hinge loss
     dL/dy = dL_rec/dy + a |dL_rec/dy| / |dL_adv/dy| dL_adv/dy    a = 0 at first, so that colours settle
 
-Balancing the two gradients at the pixels needs no tuned weight. The encoder learns to predict z. The codec is
-one of diffusers' own, without normalisation over space: a tile decodes like the whole picture wherever
-its margin covers the receptive field.
+The profile is the mean |grad| at each place of the 8-pixel lattice of latents, over that of all places: a decoder
+that leaves its lattice visible is told so. Balancing the two gradients at the pixels needs no tuned weight. The encoder
+learns to predict z. The codec is one of diffusers' own, without normalisation over space: a tile decodes like the whole
+picture wherever its margin covers the receptive field.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from torch.nn import functional
 
 from generation.training.checkpoints import TrainingState
 from generation.training.crops import CropSets
+from generation.training.earth import BLOCK
 from generation.training.latents import BlockPca, to_bytes, to_unit
 from generation.training.networks import CODECS
 
-LATENT_NOISE = 0.12
+LATENT_NOISE = 0.25
+LATTICE_WEIGHT = 0.5
 CRITIC_BALANCE = 0.35
 CRITIC_FROM = 0.4
 CRITIC_WARMUP = 0.9
@@ -54,11 +57,24 @@ def differences(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return pixels.diff(dim=2), pixels.diff(dim=3)
 
 
+def lattice_profile(difference: Tensor, axis: int) -> Tensor:
+    """(8,) mean |difference| by the place of its first pixel in its block, over the mean of all places."""
+    sizes = difference.abs().mean(dim=[dim for dim in range(4) if dim != axis])
+    whole = functional.pad(sizes, (0, 1)).reshape(-1, BLOCK)
+    means = torch.cat(
+        [whole[:, :-1].mean(dim=0), whole[:-1, -1:].mean(dim=0)]
+    )  # the last block has no next one
+    return means / means.mean()
+
+
 def reconstruction_loss(made: Tensor, real: Tensor) -> Tensor:
     """L_rec of the equation above."""
     loss = (made - real).abs().mean()
     for ours, theirs in zip(differences(made), differences(real), strict=True):
         loss = loss + (ours - theirs).abs().mean()
+    for axis, ours, theirs in zip((2, 3), differences(made), differences(real), strict=True):
+        gap = lattice_profile(ours, axis) - lattice_profile(theirs, axis)
+        loss = loss + LATTICE_WEIGHT * gap.abs().mean()
     return loss + (functional.avg_pool2d(made, 4) - functional.avg_pool2d(real, 4)).abs().mean()
 
 
