@@ -88,7 +88,7 @@ def load(source: Source, info: ModelInfo, dtype: torch.dtype, device: torch.devi
             raise ModelError(f"model {source.name!r} draws a class map, and the request has none")
         return ClassConditioner(request.classes, len(info.class_names), device)
 
-    return Model(info, ClassMapDenoiser(unet), AutoencoderCodec(vae), conditioner_for)
+    return Model(info, ClassMapDenoiser(unet, device, dtype), AutoencoderCodec(vae), conditioner_for)
 
 
 def ready(network: Any, device: torch.device) -> Any:
@@ -103,9 +103,14 @@ def ready(network: Any, device: torch.device) -> Any:
 
 @dataclass(frozen=True)
 class ClassMapDenoiser:
-    """v or epsilon of (latents, one-hot classes)."""
+    """v or epsilon of (latents, one-hot classes).
+
+    device, dtype: the network's, kept because diffusers searches all its modules for them at every question.
+    """
 
     unet: Any
+    device: torch.device
+    dtype: torch.dtype
 
     def predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
@@ -113,9 +118,9 @@ class ClassMapDenoiser:
         """(N, C, h, w) latents with conditioning "classes" (N, K, h, w) -> (N, C, h, w)."""
         import torch
 
-        place = dict(device=self.unet.device, dtype=self.unet.dtype)
-        seen = torch.cat([latents.to(**place), conditioning["classes"].to(**place)], dim=1)
-        prediction: torch.Tensor = self.unet(seen, timestep.to(self.unet.device), return_dict=False)[0]
+        told = conditioning["classes"].to(self.device, self.dtype)
+        seen = torch.cat([latents.to(self.device, self.dtype), told], dim=1)
+        prediction: torch.Tensor = self.unet(seen, timestep.to(self.device), return_dict=False)[0]
         return prediction.to(latents.dtype)
 
 

@@ -129,15 +129,20 @@ def load(source: Source, info: ModelInfo, dtype: torch.dtype, device: torch.devi
         return WishConditioner(tuple(mix.get(name, 0.0) for name in names), scale, device)
 
     return Model(
-        info, MapDenoiser(unet, kept.sqrt() / (1 - kept)), MapCodec(Legend.of(info)), conditioner_for
+        info,
+        MapDenoiser(unet, device, dtype, kept.sqrt() / (1 - kept)),
+        MapCodec(Legend.of(info)),
+        conditioner_for,
     )
 
 
 @dataclass(frozen=True)
 class MapDenoiser:
-    """E[x_0] of noisy maps. evidence: (T,) alpha_t / sigma_t^2."""
+    """E[x_0] of noisy maps. evidence: (T,) alpha_t / sigma_t^2. device, dtype: the network's."""
 
     unet: Any
+    device: torch.device
+    dtype: torch.dtype
     evidence: torch.Tensor
 
     def predict(
@@ -146,12 +151,12 @@ class MapDenoiser:
         """(N, K, h, w) with conditioning "wish" (N, K + 1, h, w) -> (N, K, h, w)."""
         import torch
 
-        place = dict(device=self.unet.device, dtype=self.unet.dtype)
         hidden = torch.zeros_like(latents[:, :1])
-        seen = torch.cat([part.to(**place) for part in (latents, hidden, conditioning["wish"])], dim=1)
-        step = timestep.to(self.unet.device)
+        parts = (latents, hidden, conditioning["wish"])
+        seen = torch.cat([part.to(self.device, self.dtype) for part in parts], dim=1)
+        step = timestep.to(self.device)
         said = self.unet(seen, step, return_dict=False)[0].float()
-        logits = said + self.evidence[step.long()] * latents.to(self.unet.device, torch.float32)
+        logits = said + self.evidence[step.long()] * latents.to(self.device, torch.float32)
         expected: torch.Tensor = torch.softmax(logits, dim=1) - 1 / logits.shape[1]
         return expected.to(latents.dtype)
 

@@ -84,10 +84,10 @@ class MapSampling:
 
     patch: int = 64
     steps: int = 20
-    method: str = "hann"
+    method: str = "shifted"
     overlap: float = 0.5
     guidance_scale: float = 1.0
-    temperature: float = 0.75
+    temperature: float = 0.65
     seed: int = 0
     filter_votes: int = 2
     batch_size: int = 8
