@@ -1,14 +1,14 @@
 """Knows how the codec learns: a decoder from fixed latents to pixels, and an encoder. Knows no denoiser, no loop.
 
     z = pca.encode(x),  y = D(z + s n),  s ~ U(0, 0.25)          (a denoiser's samples are not clean)
-    L_rec = |y - x| + |grad y - grad x| + |pool4 y - pool4 x| + |profile y - profile x| / 2
+    L_rec = |y - x| + |grad y - grad x| + |pool4 y - pool4 x| + 2 |profile y - profile x|
     L_adv = -C(y)                                                C: critic of overlapping patches, hinge loss
     dL/dy = dL_rec/dy + a |dL_rec/dy| / |dL_adv/dy| dL_adv/dy    a = 0 at first, so that colours settle
 
-The profile is the mean |grad| at each place of the 8-pixel lattice of latents, over that of all places: a decoder
-that leaves its lattice visible is told so. Balancing the two gradients at the pixels needs no tuned weight. The encoder
-learns to predict z. The codec is one of diffusers' own, without normalisation over space: a tile decodes like the whole
-picture wherever its margin covers the receptive field.
+The profile is the mean |grad| at each place of the 8-pixel lattice of latents: a decoder that leaves its lattice
+visible, or smooths too much, is told so. Balancing the two gradients at the pixels needs no tuned weight. The encoder
+learns to predict z. The codec is one of diffusers' own, without normalisation over space: a tile decodes like the
+whole picture wherever its margin covers the receptive field.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from generation.training.latents import BlockPca, to_bytes, to_unit
 from generation.training.networks import CODECS
 
 LATENT_NOISE = 0.25
-LATTICE_WEIGHT = 0.5
+LATTICE_WEIGHT = 2.0
 CRITIC_BALANCE = 0.35
 CRITIC_FROM = 0.4
 CRITIC_WARMUP = 0.9
@@ -58,13 +58,12 @@ def differences(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lattice_profile(difference: Tensor, axis: int) -> Tensor:
-    """(8,) mean |difference| by the place of its first pixel in its block, over the mean of all places."""
+    """(8,) mean |difference| by the place of its first pixel in its block."""
     sizes = difference.abs().mean(dim=[dim for dim in range(4) if dim != axis])
     whole = functional.pad(sizes, (0, 1)).reshape(-1, BLOCK)
-    means = torch.cat(
+    return torch.cat(
         [whole[:, :-1].mean(dim=0), whole[:-1, -1:].mean(dim=0)]
     )  # the last block has no next one
-    return means / means.mean()
 
 
 def reconstruction_loss(made: Tensor, real: Tensor) -> Tensor:

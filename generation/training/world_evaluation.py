@@ -119,7 +119,7 @@ def sampled(network: nn.Module, wishes: Floats, settings: MapSampling) -> Bytes:
             network,
             FixedWish(planes),
             Canvas(side, side),
-            replace(settings, patch=side, seed=settings.seed + index),
+            replace(settings, patch=side, seed=settings.seed + index, batch_size=1),
         )
         for index, planes in enumerate(wishes)
     ]
