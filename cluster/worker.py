@@ -37,6 +37,7 @@ def build_sampler(job: Job, model: Model) -> Sampler:
         width=job.plan.canvas.width,
         classes=class_map(job) if job.info.class_names else None,
         guidance_scale=spec.guidance_scale,
+        seed=spec.seed,
     )
     return Sampler(
         canvas=job.plan.canvas,

@@ -20,7 +20,8 @@ from generation.mixes import parse_mix
 from generation.models.errors import ModelError
 from generation.models.loading import describe, load
 from generation.models.maps import Legend, smoothed
-from generation.scenes import Mix, parse
+from generation.models.wishes import Wish
+from generation.scenes import CLASSES, Mix, parse
 from storage.arrays import ArrayStore
 from storage.geometry import Box
 
@@ -81,9 +82,46 @@ def test_the_network_is_told_the_wish_and_answers_with_shares(model: Path) -> No
     boxes = [Box(0, 16, 0, 16), Box(8, 24, 0, 16)]
     wish = conditioner.conditional(boxes)["wish"]
     assert wish.shape == (2, 4, 16, 16)
-    assert wish[0, :, 3, 3].tolist() == pytest.approx([0.6, 0.0, 0.4, 0.0])
+    shares = wish[0, :, 3, 3].tolist()
+    assert shares[1] == shares[3] == 0.0 and sum(shares) == pytest.approx(1.0)
     said = loaded.denoiser.predict(torch.randn(2, 3, 16, 16), torch.tensor(500), {"wish": wish})
     assert torch.allclose((said + 1 / 3).sum(dim=1), torch.ones(2, 16, 16), atol=1e-5)
+
+
+def wish_of(shares: dict[str, float], height: int = 200, width: int = 320, seed: int = 1) -> Wish:
+    return Wish(shares, NAMES, height, width, seed)
+
+
+def test_wishes_drift_and_their_mean_is_the_mix() -> None:
+    shares = {"sea": 0.6, "wood": 0.4}
+    planes = np.mean([wish_of(shares, seed=seed).read(Box(0, 200, 0, 320)) for seed in range(12)], axis=0)
+    assert planes.mean(axis=(1, 2)) == pytest.approx([0.6, 0.0, 0.4], abs=0.08)
+    one = wish_of(shares).read(Box(0, 200, 0, 320))
+    assert one.sum(axis=0) == pytest.approx(np.ones((200, 320)), abs=1e-5)
+    assert one[0].min() < 0.45 and one[0].max() > 0.75
+
+
+def test_the_wish_of_a_box_is_the_crop_of_the_canvas_and_wraps() -> None:
+    wish = wish_of({"sea": 0.6, "wood": 0.4})
+    whole = wish.read(Box(0, 200, 0, 320))
+    assert np.allclose(wish.read(Box(31, 77, 50, 191)), whole[:, 31:77, 50:191])
+    over = wish.read(Box(-10, 10, 300, 340))
+    assert np.allclose(over, np.roll(whole, (10, -300), (1, 2))[:, :20, :40], atol=1e-5)
+
+
+def test_the_world_has_climates_where_their_classes_are_known() -> None:
+    assert not wish_of({}).read(Box(0, 8, 0, 8)).any()
+    planes = Wish({}, CLASSES, 400, 400, 2).read(Box(0, 400, 0, 400))
+    assert planes.sum(axis=0) == pytest.approx(np.ones((400, 400)), abs=1e-5)
+    assert planes[CLASSES.index("deep ocean")].max() > 0.8
+    assert planes[CLASSES.index("desert")].max() > 0.4
+
+
+def test_the_temperature_rises_with_the_noise(model: Path) -> None:
+    temperatures = (
+        describe(str(model / "map")).notes["calm"].temperatures(torch.tensor([0, 300, 550, 800, 999]))
+    )
+    assert temperatures.tolist() == pytest.approx([0.5, 0.5, 0.75, 1.0, 1.0])
 
 
 def test_a_cell_that_is_certain_stays_what_it_is(model: Path) -> None:

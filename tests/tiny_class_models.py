@@ -9,6 +9,7 @@ import torch
 from tiny_models import PATCH
 
 CLASSES = ("sea", "sand", "wood")
+CALM = {"temperature": {"value": 0.5, "until": 300, "one_from": 800}}
 
 
 def build_class_map(folder: Path) -> Path:
@@ -78,7 +79,7 @@ def build_map(folder: Path) -> Path:
         "guidance_scale": 1.5,
         "num_inference_steps": 3,
     }
-    _write_json(folder / "map.json", table | {"scale": {"default": 2.0}, "filter": {"votes": 3}})
+    _write_json(folder / "map.json", table | {"scale": {"default": 2.0}, "filter": {"votes": 3}, **CALM})
     return folder
 
 

@@ -98,7 +98,7 @@ class Request:
     """What the user asks of a model: the words, and where classes lie on the canvas.
 
     height, width: of the canvas, in latents. guidance_scale: for networks that take it as an input; None is
-    the model's default.
+    the model's default. seed: for what a conditioner draws.
     """
 
     prompt: str
@@ -107,6 +107,7 @@ class Request:
     width: int
     classes: ClassMap | None = None
     guidance_scale: float | None = None
+    seed: int = 0
 
 
 class ClassMap(Protocol):

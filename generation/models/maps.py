@@ -5,14 +5,15 @@
 A map is one-hot planes, centred: x_0 = onehot - 1/K (Chen et al. 2022, "Analog Bits"). The network adds what the rest
 of the map and the wish say to what a cell's own noisy planes say (Bayes' rule), and the scheduler hears
 
-    E[x_0 | x_t, wish] = softmax(alpha_t / sigma_t^2 x_t + network(x_t, 0, wish, t)) - 1/K        (prediction "sample")
+    E[x_0 | x_t, wish] = softmax(alpha_t / sigma_t^2 x_t + network(x_t, 0, wish, t) / T_t) - 1/K    (type "sample")
 
-The wish is a share for each class and the scale of the map, log2(blocks per cell) - 1.
+The wish is a share for each class and the scale of the map, log2(blocks per cell) - 1. A temperature T below one, where
+noise is weak, calms coasts; it rises to one in strong noise, where the layout is settled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from generation.mixes import parse_mix
 from generation.models.contracts import Conditioning, Model, ModelInfo, Request
 from generation.models.errors import ModelError
+from generation.models.wishes import Wish
 from storage.geometry import Box
 
 if TYPE_CHECKING:
@@ -100,6 +102,7 @@ def describe(source: Source) -> ModelInfo:
             "method": table["method"],
             "overlap": float(table["overlap"]),
             "scale": float(table["scale"]["default"]),
+            "calm": Calm(**table["temperature"]),
         },
     )
 
@@ -122,28 +125,44 @@ def load(source: Source, info: ModelInfo, dtype: torch.dtype, device: torch.devi
     )
     scheduler: Any = getattr(diffusers, info.scheduler)
     kept = scheduler.from_config(dict(info.scheduler_config)).alphas_cumprod.to(device, torch.float32)
+    calm, steps = info.notes["calm"], torch.arange(len(kept), device=device)
+    denoiser = MapDenoiser(unet, device, dtype, kept.sqrt() / (1 - kept), calm.temperatures(steps))
     names, scale = info.notes["names"], info.notes["scale"]
 
     def conditioner_for(request: Request) -> WishConditioner:
-        mix = parse_mix(request.prompt, names)
-        return WishConditioner(tuple(mix.get(name, 0.0) for name in names), scale, device)
+        shares = parse_mix(request.prompt, names)
+        wish = Wish(shares, names, request.height, request.width, request.seed)
+        return WishConditioner(wish, scale, device)
 
-    return Model(
-        info,
-        MapDenoiser(unet, device, dtype, kept.sqrt() / (1 - kept)),
-        MapCodec(Legend.of(info)),
-        conditioner_for,
-    )
+    return Model(info, denoiser, MapCodec(Legend.of(info)), conditioner_for)
+
+
+@dataclass(frozen=True)
+class Calm:
+    """T_t: `value` up to timestep `until`, one from timestep `one_from` on, linear between."""
+
+    value: float
+    until: float
+    one_from: float
+
+    def temperatures(self, steps: torch.Tensor) -> torch.Tensor:
+        """T_t of timesteps."""
+        risen = ((steps - self.until) / (self.one_from - self.until)).clamp(0.0, 1.0)
+        return self.value + (1.0 - self.value) * risen
 
 
 @dataclass(frozen=True)
 class MapDenoiser:
-    """E[x_0] of noisy maps. evidence: (T,) alpha_t / sigma_t^2. device, dtype: the network's."""
+    """E[x_0] of noisy maps. evidence, temperatures: alpha_t / sigma_t^2 and T_t of every timestep.
+
+    device, dtype: the network's.
+    """
 
     unet: Any
     device: torch.device
     dtype: torch.dtype
     evidence: torch.Tensor
+    temperatures: torch.Tensor
 
     def predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
@@ -154,34 +173,34 @@ class MapDenoiser:
         hidden = torch.zeros_like(latents[:, :1])
         parts = (latents, hidden, conditioning["wish"])
         seen = torch.cat([part.to(self.device, self.dtype) for part in parts], dim=1)
-        step = timestep.to(self.device)
+        step = timestep.to(self.device).long()
         said = self.unet(seen, step, return_dict=False)[0].float()
-        logits = said + self.evidence[step.long()] * latents.to(self.device, torch.float32)
+        logits = said / self.temperatures[step] + self.evidence[step] * latents.to(self.device, torch.float32)
         expected: torch.Tensor = torch.softmax(logits, dim=1) - 1 / logits.shape[1]
         return expected.to(latents.dtype)
 
 
 @dataclass(frozen=True)
 class WishConditioner:
-    """One mix everywhere; no mix, but the same scale, for the guidance's other end."""
+    """Each patch's part of the wish; no shares, but the same scale, for the guidance's other end."""
 
-    shares: tuple[float, ...]
+    wish: Wish
     scale: float
     device: torch.device
 
     def conditional(self, boxes: Sequence[Box]) -> Conditioning:
         """{"wish": (N, K + 1, h, w)}."""
-        return self._planes(self.shares, boxes)
+        return self._planes(np.stack([self.wish.read(box) for box in boxes]))
 
     def unconditional(self, boxes: Sequence[Box]) -> Conditioning:
         """The same without shares."""
-        return self._planes([0.0] * len(self.shares), boxes)
+        return self._planes(np.zeros((len(boxes), len(self.wish.names), *boxes[0].shape), np.float32))
 
-    def _planes(self, shares: Sequence[float], boxes: Sequence[Box]) -> Mapping[str, torch.Tensor]:
+    def _planes(self, shares: NDArray[np.float32]) -> Conditioning:
         import torch
 
-        values = torch.tensor([*shares, scale_feature(self.scale)], dtype=torch.float32, device=self.device)
-        return {"wish": values[None, :, None, None].expand(len(boxes), -1, *boxes[0].shape)}
+        scale = np.full((len(shares), 1, *shares.shape[2:]), scale_feature(self.scale), np.float32)
+        return {"wish": torch.from_numpy(np.concatenate([shares, scale], axis=1)).to(self.device)}
 
 
 def scale_feature(scale: float) -> float:

@@ -45,13 +45,16 @@ def model_index(codec_class: str) -> dict[str, Any]:
     }
 
 
+def class_rows(classes: Classes) -> list[dict[str, str]]:
+    """Name and colour of each class."""
+    pairs = zip(classes.names, classes.colours, strict=True)
+    return [{"name": name, "colour": colour} for name, colour in pairs]
+
+
 def class_table(classes: Classes) -> dict[str, Any]:
     """classes.json: ids are places in the list; the null class is all zeros; `cell` latents share a class."""
-    rows = [
-        {"name": name, "colour": colour} for name, colour in zip(classes.names, classes.colours, strict=True)
-    ]
     defaults = {"guidance_scale": GUIDANCE_SCALE, "num_inference_steps": NUM_INFERENCE_STEPS}
-    return {"format_version": 1, "cell": CELL, **defaults, "classes": rows}
+    return {"format_version": 1, "cell": CELL, **defaults, "classes": class_rows(classes)}
 
 
 def assembled_codec(checkpoints: Path, name: str) -> Any:

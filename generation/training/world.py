@@ -7,8 +7,8 @@ without it, so that coasts weigh as much as continents. As x_theta = E[x_0 | x_t
 v_theta = (alpha_t x_t - x_theta) / sigma_t, so a v-loss is measured too.
 
     map/
-      unet/  scheduler/    as diffusers writes them, weights in fp16
-      map.json             what the channels mean, and the settings to sample with
+      model_index.json  unet/  scheduler/    as diffusers writes them, weights in fp16
+      map.json                               what the channels mean, and the settings to sample with
 """
 
 import shutil
@@ -27,7 +27,13 @@ from torch.nn import functional
 from generation.training.checkpoints import TrainingState, read, restore, start
 from generation.training.classes import EARTH, Classes
 from generation.training.denoiser import averaged
-from generation.training.export import move_into_place, remove_local_path, weight_bytes, write_json
+from generation.training.export import (
+    class_rows,
+    move_into_place,
+    remove_local_path,
+    weight_bytes,
+    write_json,
+)
 from generation.training.loop import Pace, Run, build_optimiser, stratified_steps, train
 from generation.training.networks import LIBRARY, build_noise_schedule
 from generation.training.world_evaluation import Judged, held_out_losses, judged_views, write_report_sheet
@@ -44,6 +50,8 @@ from generation.training.world_network import (
 from generation.training.world_samples import MapSampling, map_solver
 
 NAME = "map"
+SCALE = 3.0
+"""Blocks per cell of the maps that are drawn: large continents, with detail in their coasts."""
 JUDGED_VIEWS = 64
 
 
@@ -152,20 +160,26 @@ def train_world(
     return train(NAME, restore(state, run.out / f"{NAME}.pt"), subject, pace, run)
 
 
+def map_index() -> dict[str, Any]:
+    """The parts, as diffusers lists them."""
+    parts = {"scheduler": type(map_solver()).__name__, "unet": "UNet2DModel"}
+    return {"_class_name": "DiffusionPipeline", **{part: ["diffusers", name] for part, name in parts.items()}}
+
+
 def map_table(sampling: MapSampling, classes: Classes) -> dict[str, Any]:
     """map.json: the order of the input's planes, and how maps are best sampled."""
     return {
         "format_version": 1,
-        "classes": list(classes.names),
+        "classes": class_rows(classes),
         "planes": ["noisy: one for each class", "hidden: 0", "wish: share of each class", "wish: scale"],
         "output": "x_0 = softmax(alpha / sigma^2 noisy + output / temperature) - 1/classes",
-        "scale": {"minimum": MIN_SCALE, "maximum": MAX_SCALE, "feature": "log2(scale) - 1"},
+        "scale": {"default": SCALE, "minimum": MIN_SCALE, "maximum": MAX_SCALE, "feature": "log2(scale) - 1"},
         "patch": sampling.patch,
         "method": sampling.method,
         "overlap": sampling.overlap,
         "num_inference_steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
-        "temperature": {"value": sampling.temperature, "until_step": CALM_UNTIL, "one_from_step": CALM_FROM},
+        "temperature": {"value": sampling.temperature, "until": CALM_UNTIL, "one_from": CALM_FROM},
         "filter": {"kind": "majority of 3 x 3 cells", "votes": sampling.filter_votes},
     }
 
@@ -179,6 +193,7 @@ def export_world(checkpoint: Path, folder: Path, sampling: MapSampling, classes:
         network.unet.to(torch.float16).save_pretrained(fresh / "unet")
         remove_local_path(fresh / "unet" / "config.json")
         map_solver().save_pretrained(fresh / "scheduler")
+        write_json(map_index(), fresh / "model_index.json")
         write_json(map_table(sampling, classes), fresh / "map.json")
         move_into_place(fresh, folder)
     finally:
