@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from generation.models.maps import WishConditioner, scale_feature, smoothed
 from generation.training import (
     checkpoints,
     loop,
@@ -21,12 +22,12 @@ from generation.training import (
 )
 from generation.training.classes import CLASS_ID, CLASS_NAMES, EARTH
 from generation.training.world_samples import (
-    DriftingWish,
+    CALM,
     MapSampling,
     UniformWish,
     invent,
+    map_denoiser,
     map_sampler,
-    smoothed,
 )
 from storage.geometry import Box, Canvas
 
@@ -143,7 +144,7 @@ def test_a_wish_is_the_mix_around_the_view() -> None:
     wish = world_globe.exact_wish(globe, view, 16)
     assert wish.shape == (13, 16, 16)
     np.testing.assert_allclose(wish[CLASS_ID["desert"]], 0.5)
-    np.testing.assert_allclose(wish[-1], world_network.scale_feature(1.0))
+    np.testing.assert_allclose(wish[-1], scale_feature(1.0))
 
 
 def test_vague_mixes_are_mixes(globe: world_globe.World) -> None:
@@ -236,10 +237,12 @@ def test_a_resumed_run_equals_one_that_never_stopped(globe: world_globe.World, t
 
 def test_a_little_training_lowers_the_held_out_loss(globe: world_globe.World, tmp_path: Path) -> None:
     pace = replace(PACE, steps=40)
-    subject = replace(subject_of(globe), steps=40, phases=(world.MapPhase(1.0, 4, 16),))
-    before = world_evaluation.held_out_losses(tiny_network(), subject.judged)
+    judged, drawn = (world_evaluation.judged_views(globe, number, 16) for number in (4, 1))
+    phases = (world.MapPhase(1.0, 4, 16),)
+    subject = replace(subject_of(globe), judged=drawn, steps=40, phases=phases)
+    before = world_evaluation.held_out_losses(tiny_network(), judged)
     state = loop.train("map", fresh_state(), subject, pace, loop.Run(out=tmp_path))
-    after = world_evaluation.held_out_losses(state.model, subject.judged)
+    after = world_evaluation.held_out_losses(state.model, judged)
     assert after["held_out_nats"] < 0.8 * before["held_out_nats"]
     assert after["held_out_v_loss"] < before["held_out_v_loss"]
     assert (tmp_path / "maps-000040.png").exists()
@@ -254,33 +257,40 @@ def test_maps_are_the_same_however_the_canvas_is_cut(method: str) -> None:
     torch.nn.init.normal_(network.unet.conv_out.weight, std=0.5)
     canvas = Canvas(24, 40)
     settings = MapSampling(patch=16, steps=3, method=method, seed=4, batch_size=2)
-    sampler = map_sampler(network, UniformWish({"forest": 1.0}, 2.0), canvas, settings)
+    conditioner = WishConditioner(UniformWish({"forest": 1.0}), 2.0, torch.device("cpu"))
+    sampler = map_sampler(network, conditioner, canvas, settings)
     whole = sampler.evaluate(0, canvas.box, canvas.box, sampler.start(canvas.box))
     halves = sum(
         sampler.evaluate(0, block, canvas.box, sampler.start(canvas.box)).astype(np.int64)
         for block in (Box(0, 24, 0, 17), Box(0, 24, 17, 40))
     )
     assert np.abs(whole - halves).max() <= 2**8  # batches differ in the last bits of float32
-    made = invent(network, UniformWish({"forest": 1.0}, 2.0), canvas, settings)
+    made = invent(network, conditioner, canvas, settings)
     assert made.shape == (24, 40) and made.max() < 12
     assert len(np.unique(made)) > 1
 
 
+def test_the_engine_hears_what_the_network_learned_to_say() -> None:
+    """Calm apart, the denoiser of sampling is the softmax of the logits of training."""
+    network = tiny_network()
+    torch.nn.init.normal_(network.unet.conv_out.weight, std=0.1)
+    noisy, wishes, step = torch.randn(2, 12, 16, 16), torch.rand(2, 13, 16, 16), torch.tensor(950)
+    with torch.no_grad():
+        said = map_denoiser(network, CALM).predict(noisy, step, {"wish": wishes})
+        logits = network(noisy, torch.zeros(2, 1, 16, 16), wishes, step.expand(2))
+    torch.testing.assert_close(said, torch.softmax(logits, dim=1) - 1 / 12)
+
+
+def test_a_wish_keeps_its_scale() -> None:
+    planes = world_network.wish_planes(np.zeros((12, 2, 2), np.float32), 3.0)
+    assert world_network.scale_of(planes) == pytest.approx(3.0)
+
+
 def test_uniform_wishes_normalise_and_may_be_absent() -> None:
-    planes = UniformWish({"ice": 3.0, "tundra": 1.0}, 4.0).read(Box(2, 4, 5, 8))
-    assert planes.shape == (13, 2, 3)
+    planes = UniformWish({"ice": 3.0, "tundra": 1.0}).read(Box(2, 4, 5, 8))
+    assert planes.shape == (12, 2, 3)
     assert planes[CLASS_ID["ice"], 0, 0] == 0.75 and planes[CLASS_ID["tundra"], 1, 2] == 0.25
-    assert planes[-1, 0, 0] == 1.0
-    assert not UniformWish(None, 2.0).read(Box(0, 1, 0, 1)).any()
-
-
-def test_a_drifting_wish_is_known_place_by_place() -> None:
-    ends = (UniformWish({"forest": 1.0}, 2.0), UniformWish({"desert": 1.0}, 2.0))
-    drifting = DriftingWish(ends, size=11.0, seed=1)
-    whole, part = drifting.read(Box(0, 40, 0, 50)), drifting.read(Box(7, 20, 30, 41))
-    np.testing.assert_allclose(part, whole[:, 7:20, 30:41], atol=1e-6)
-    np.testing.assert_allclose(whole[:-1].sum(axis=0), 1.0, rtol=1e-5)
-    assert whole[CLASS_ID["forest"]].max() > 0.8 > 0.2 > whole[CLASS_ID["forest"]].min()
+    assert not UniformWish({}).read(Box(0, 1, 0, 1)).any()
 
 
 def test_the_filter_removes_single_cells_and_keeps_lines() -> None:
@@ -317,7 +327,8 @@ def test_an_exported_model_says_how_to_sample_it(tmp_path: Path) -> None:
     size = world.export_world(tmp_path / "map.pt", tmp_path / "out" / "map", MapSampling(patch=64))
     assert size < 3_000_000
     table = json.loads((tmp_path / "out" / "map" / "map.json").read_text(encoding="utf-8"))
-    assert table["format_version"] == 1 and table["classes"] == list(CLASS_NAMES)
+    assert table["format_version"] == 1 and [row["name"] for row in table["classes"]] == list(CLASS_NAMES)
+    assert table["temperature"] == {"value": 0.65, "until": 400.0, "one_from": 900.0}
     loaded = world.load_exported(tmp_path / "out" / "map")
     inputs = (torch.randn(1, 12, 16, 16), torch.zeros(1, 1, 16, 16), torch.rand(1, 13, 16, 16))
     with torch.no_grad():

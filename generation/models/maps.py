@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,11 +180,22 @@ class MapDenoiser:
         return expected.to(latents.dtype)
 
 
+class Asked(Protocol):
+    """What is asked for, place by place. Wish is one."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes, in the order of their planes."""
+
+    def read(self, box: Box) -> NDArray[np.float32]:
+        """(K, h, w) shares of the classes."""
+
+
 @dataclass(frozen=True)
 class WishConditioner:
     """Each patch's part of the wish; no shares, but the same scale, for the guidance's other end."""
 
-    wish: Wish
+    wish: Asked
     scale: float
     device: torch.device
 

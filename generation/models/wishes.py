@@ -59,7 +59,8 @@ class Wish:
         else:
             return np.zeros((len(self.names), *box.shape), np.float32)
         table = np.array([[mix.get(name, 0.0) for name in self.names] for mix in mixes])
-        return np.einsum("ihw,ic->chw", weights / weights.sum(axis=0), table).astype(np.float32)
+        blend = np.einsum("ihw,ic->chw", weights / weights.sum(axis=0), table)
+        return np.asarray(blend, np.float32)
 
     def _of_mix(self, box: Box) -> tuple[Fields, list[Mix]]:
         fields = self._fields(box, len(self.shares))

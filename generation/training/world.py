@@ -14,7 +14,7 @@ v_theta = (alpha_t x_t - x_theta) / sigma_t, so a v-loss is measured too.
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,6 @@ from generation.training.networks import LIBRARY, build_noise_schedule
 from generation.training.world_evaluation import Judged, held_out_losses, judged_views, write_report_sheet
 from generation.training.world_globe import MAX_SCALE, MIN_SCALE, GlobeSource, World
 from generation.training.world_network import (
-    CALM_FROM,
-    CALM_UNTIL,
     UNKNOWN,
     MapNetwork,
     MapSource,
@@ -179,7 +177,7 @@ def map_table(sampling: MapSampling, classes: Classes) -> dict[str, Any]:
         "overlap": sampling.overlap,
         "num_inference_steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
-        "temperature": {"value": sampling.temperature, "until": CALM_UNTIL, "one_from": CALM_FROM},
+        "temperature": asdict(sampling.calm),
         "filter": {"kind": "majority of 3 x 3 cells", "votes": sampling.filter_votes},
     }
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from generation.models.maps import WishConditioner
 from generation.training.classes import EARTH, Classes
 from generation.training.data import Bools
 from generation.training.earth import Bytes, Floats
@@ -32,7 +33,7 @@ from generation.training.world_globe import (
     looked_up,
     shares,
 )
-from generation.training.world_network import UNKNOWN, centred_planes
+from generation.training.world_network import UNKNOWN, MapNetwork, centred_planes, scale_of
 from generation.training.world_samples import MapSampling, invent, write_map_sheet
 from storage.geometry import Box, Canvas
 
@@ -51,14 +52,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class FixedWish:
-    """The planes of one map. Satisfies Wish for a canvas of that size."""
+    """The shares (K, h, w) of one map."""
 
-    planes: Floats
+    shares: Floats
+    names: tuple[str, ...]
 
     def read(self, box: Box) -> Floats:
-        """(K + 1, h, w) of a box inside the map."""
-        whole = Box(0, self.planes.shape[1], 0, self.planes.shape[2])
-        return self.planes[(slice(None), *box.slices_in(whole))]
+        """(K, h, w) of a box inside the map."""
+        whole = Box(0, self.shares.shape[1], 0, self.shares.shape[2])
+        return self.shares[(slice(None), *box.slices_in(whole))]
 
 
 def judged_views(world: World, number: int, side: int, seed: int = 99) -> Judged:
@@ -111,25 +113,26 @@ def held_out_losses(network: nn.Module, judged: Judged) -> dict[str, float]:
     }
 
 
-def sampled(network: nn.Module, wishes: Floats, settings: MapSampling) -> Bytes:
+def sampled(network: MapNetwork, wishes: Floats, settings: MapSampling, classes: Classes = EARTH) -> Bytes:
     """One map for each wish, each with its own noise, each a single patch."""
-    side = wishes.shape[-1]
+    canvas = Canvas(wishes.shape[-1], wishes.shape[-1])
+    alone = replace(settings, patch=canvas.width, batch_size=1)
+    asked = [
+        WishConditioner(FixedWish(wish[:-1], classes.names), scale_of(wish), network.evidence.device)
+        for wish in wishes
+    ]
     maps = [
-        invent(
-            network,
-            FixedWish(planes),
-            Canvas(side, side),
-            replace(settings, patch=side, seed=settings.seed + index, batch_size=1),
-        )
-        for index, planes in enumerate(wishes)
+        invent(network, conditioner, canvas, replace(alone, seed=settings.seed + index))
+        for index, conditioner in enumerate(asked)
     ]
     return np.stack(maps)
 
 
-def write_report_sheet(network: nn.Module, judged: Judged, classes: Classes, path: Path) -> None:
+def write_report_sheet(network: MapNetwork, judged: Judged, classes: Classes, path: Path) -> None:
     """Rows of a map near held-out cells, and two maps invented for its wish."""
     wishes = judged.wishes[:SHEET_ROWS]
-    columns = [judged.ids[:SHEET_ROWS], *(sampled(network, wishes, MapSampling(seed=s)) for s in (0, 100))]
+    made = [sampled(network, wishes, MapSampling(seed=seed), classes) for seed in (0, 100)]
+    columns = [judged.ids[:SHEET_ROWS], *made]
     write_map_sheet(list(zip(*columns, strict=True)), path, classes=classes)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from generation.models.maps import scale_feature
 from generation.training.classes import CLASS_NAMES
 from generation.training.earth import Bytes, Floats
 from generation.training.networks import LIBRARY, build_noise_schedule
@@ -26,7 +27,6 @@ from generation.training.networks import LIBRARY, build_noise_schedule
 UNKNOWN = 255
 """The class of cells that may not be looked at."""
 WIDTHS = (32, 40, 48, 80)
-CALM_UNTIL, CALM_FROM = 400.0, 900.0
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class MapSource(Protocol):
         """A square of side x side cells, and a wish that it would grant."""
 
 
-def scale_feature(scale: float) -> float:
-    """Blocks per cell: -1 for one, +1 for four."""
-    return float(np.log2(scale)) - 1.0
-
-
 def wish_planes(mix: Floats, scale: float) -> Floats:
     """(K, h, w) shares, all zero for no wish -> (K + 1, h, w) with the scale."""
     plane = np.full((1, *mix.shape[1:]), scale_feature(scale), dtype=np.float32)
     return np.concatenate([mix, plane])
+
+
+def scale_of(wish: Floats) -> float:
+    """Blocks per cell of a whole wish (K + 1, h, w)."""
+    return float(2.0 ** (wish[-1, 0, 0] + 1.0))
 
 
 def centred_planes(ids: Tensor, number: int = len(CLASS_NAMES)) -> Tensor:
@@ -89,24 +89,10 @@ class MapNetwork(nn.Module):
         kept = build_noise_schedule().alphas_cumprod
         self.register_buffer("evidence", kept.sqrt() / (1.0 - kept), persistent=False)
 
-    def forward(
-        self, noisy: Tensor, hidden: Tensor, wishes: Tensor, steps: Tensor, temperature: float = 1.0
-    ) -> Tensor:
-        """(N, K, h, w), (N, 1, h, w) flags, (N, K + 1, h, w), (N,) -> (N, K, h, w) logits.
-
-        A temperature below one takes what the rest of the map says for surer than it is, where the noise is weak:
-        calm coasts, and the layout, which is settled in strong noise, still as varied as the wish.
-        """
+    def forward(self, noisy: Tensor, hidden: Tensor, wishes: Tensor, steps: Tensor) -> Tensor:
+        """(N, K, h, w), (N, 1, h, w) flags, (N, K + 1, h, w), (N,) -> (N, K, h, w) logits."""
         prior: Tensor = self.unet(torch.cat([noisy, hidden, wishes], dim=1), steps).sample
-        own = self.evidence[steps][:, None, None, None] * noisy.float()
-        return own + prior.float() / calmed(steps, temperature)[:, None, None, None]
-
-
-def calmed(steps: Tensor, temperature: float) -> Tensor:
-    """(N,) the temperature up to timestep 400, rising linearly to one at 900."""
-    return temperature + (1.0 - temperature) * ((steps - CALM_UNTIL) / (CALM_FROM - CALM_UNTIL)).clamp(
-        0.0, 1.0
-    )
+        return self.evidence[steps][:, None, None, None] * noisy.float() + prior.float()
 
 
 def build_map_network(number: int = len(CLASS_NAMES), widths: tuple[int, ...] = WIDTHS) -> MapNetwork:
