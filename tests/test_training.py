@@ -218,7 +218,7 @@ def test_export_writes_a_folder_that_diffusers_loads_and_samples(
     assert [entry["name"] for entry in table["classes"]] == list(classes.CLASS_NAMES)
     unet = diffusers.UNet2DModel.from_pretrained(folder / "unet").float()
     loaded = getattr(diffusers, codec_class).from_pretrained(folder / "vae").float()
-    scheduler = diffusers.DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler")
+    scheduler = diffusers.UniPCMultistepScheduler.from_pretrained(folder / "scheduler")
     assert scheduler.config.prediction_type == "v_prediction"
     maps = torch.from_numpy(crops.one_hot(np.full((8, 8), 5, dtype=np.uint8), 12))[None]
     made = samples.sample(unet, maps, steps=2, guidance=1.5, seed=0)

@@ -31,7 +31,7 @@ MAP_MODEL = "class-map"
 """Where a run keeps its exported map model."""
 CELL = 4
 GUIDANCE_SCALE = 1.0
-NUM_INFERENCE_STEPS = 20
+NUM_INFERENCE_STEPS = 12
 
 
 def model_index(codec_class: str) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def model_index(codec_class: str) -> dict[str, Any]:
     return {
         "_class_name": "DiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
-        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
         "vae": ["diffusers", codec_class],
     }

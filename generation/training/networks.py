@@ -75,15 +75,22 @@ def build_noise_schedule() -> Any:
     )
 
 
+SAMPLING = dict(
+    num_train_timesteps=1000,
+    beta_schedule="squaredcos_cap_v2",
+    solver_order=2,
+    timestep_spacing="trailing",
+    final_sigmas_type="zero",
+)
+
+
 def build_solver() -> Any:
-    """DPM-Solver++ (2M) on the training schedule, for sampling."""
+    """UniPC on the training schedule, for sampling: in 10 steps as good as DPM-Solver++ (2M) in 50 (docs/log.md)."""
+    return LIBRARY.UniPCMultistepScheduler(**SAMPLING, prediction_type="v_prediction", solver_type="bh2")
+
+
+def build_map_solver() -> Any:
+    """DPM-Solver++ (2M) on the same schedule, for a network that predicts x_0."""
     return LIBRARY.DPMSolverMultistepScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="v_prediction",
-        algorithm_type="dpmsolver++",
-        solver_order=2,
-        solver_type="midpoint",
-        timestep_spacing="trailing",
-        final_sigmas_type="zero",
+        **SAMPLING, prediction_type="sample", algorithm_type="dpmsolver++", solver_type="midpoint"
     )

@@ -35,7 +35,7 @@ from generation.training.export import (
     write_json,
 )
 from generation.training.loop import Pace, Run, build_optimiser, stratified_steps, train
-from generation.training.networks import LIBRARY, build_noise_schedule
+from generation.training.networks import LIBRARY, build_map_solver, build_noise_schedule
 from generation.training.world_evaluation import Judged, held_out_losses, judged_views, write_report_sheet
 from generation.training.world_globe import MAX_SCALE, MIN_SCALE, GlobeSource, World
 from generation.training.world_network import (
@@ -45,7 +45,7 @@ from generation.training.world_network import (
     build_map_network,
     centred_planes,
 )
-from generation.training.world_samples import MapSampling, map_solver
+from generation.training.world_samples import MapSampling
 
 NAME = "map"
 SCALE = 3.0
@@ -160,7 +160,7 @@ def train_world(
 
 def map_index() -> dict[str, Any]:
     """The parts, as diffusers lists them."""
-    parts = {"scheduler": type(map_solver()).__name__, "unet": "UNet2DModel"}
+    parts = {"scheduler": type(build_map_solver()).__name__, "unet": "UNet2DModel"}
     return {"_class_name": "DiffusionPipeline", **{part: ["diffusers", name] for part, name in parts.items()}}
 
 
@@ -190,7 +190,7 @@ def export_world(checkpoint: Path, folder: Path, sampling: MapSampling, classes:
         network = averaged(build_map_network(len(classes)), read(checkpoint)["average"])
         network.unet.to(torch.float16).save_pretrained(fresh / "unet")
         remove_local_path(fresh / "unet" / "config.json")
-        map_solver().save_pretrained(fresh / "scheduler")
+        build_map_solver().save_pretrained(fresh / "scheduler")
         write_json(map_index(), fresh / "model_index.json")
         write_json(map_table(sampling, classes), fresh / "map.json")
         move_into_place(fresh, folder)

@@ -6,7 +6,6 @@ WishConditioner (wish, scale) --> engine: x_K .. x_0 of 12 planes --> argmax -->
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from generation.models.maps import Calm, MapDenoiser, WishConditioner, smoothed
 from generation.schedules import Schedule
 from generation.training.classes import CLASS_NAMES, EARTH, Classes
 from generation.training.earth import Bytes, Floats
-from generation.training.networks import build_solver
+from generation.training.networks import build_map_solver
 from generation.training.world_network import MapNetwork
 from storage.geometry import Box, Canvas
 
@@ -57,12 +56,6 @@ class MapSampling:
     batch_size: int = 8
 
 
-def map_solver() -> Any:
-    """The picture model's solver, told that the network predicts x_0."""
-    solver = build_solver()
-    return type(solver).from_config(solver.config, prediction_type="sample")
-
-
 def map_denoiser(network: MapNetwork, calm: Calm) -> MapDenoiser:
     """The network as the engine calls it, where it is."""
     evidence = network.evidence
@@ -81,7 +74,7 @@ def map_sampler(
         if shifted
         else overlapping_grid(canvas, settings.patch, settings.overlap),
         window=WINDOWS["uniform" if shifted else settings.method],
-        schedule=Schedule("dpmpp_2m", dict(map_solver().config), settings.steps),
+        schedule=Schedule("dpmpp_2m", dict(build_map_solver().config), settings.steps),
         seed=settings.seed,
         channels=len(conditioner.wish.names),
         denoiser=map_denoiser(network, settings.calm),
