@@ -9,7 +9,7 @@ import pytest
 import ray
 from engine import files_of
 from PIL import Image
-from tiny_models import build_class_map
+from tiny_class_models import build_class_map
 
 from cluster.driver import run
 from cluster.executors.in_process import InProcess
