@@ -100,9 +100,9 @@ class DenoiserConfig(Section):
 class InpaintingConfig(Section):
     """The training of the denoiser's inpainting variant, which has the denoiser's widths and crops."""
 
-    steps: int = Field(default=5_000, ge=1)
+    steps: int = Field(default=10_000, ge=1)
     batch: int = Field(default=8, ge=1, le=4096)
-    learning_rate: float = Field(default=5.0e-4, gt=0, le=0.1)
+    learning_rate: float = Field(default=8.0e-4, gt=0, le=0.1)
 
 
 class ClassMapConfig(Section):

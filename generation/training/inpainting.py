@@ -12,7 +12,8 @@ The network of the denoiser with more planes to read, in the order of diffusers'
     +----+-----+   +--+----+      +--+---+--+    +---------+    +---------+
 
 Sides and corners are the windows of an autoregressive extension, inside and outside those of picture frames. The loss
-is the denoiser's; visible places weigh a tenth, for there the answer is written in the context.
+is the denoiser's with other weights, for the plain task is learnt already: places by what can be learnt there (little
+where all is visible, most beside what is visible), and more of the noise levels where colours and shapes are chosen.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ from generation.training.samples import sample, stack_column
 
 NAME = "inpainting"
 SIDES, CORNERS, INSIDE, OUTSIDE = 0.4, 0.6, 0.75, 0.9
-VISIBLE_WEIGHT = 0.1
+VISIBLE_WEIGHT, HIDDEN_WEIGHT, BORDER_WEIGHT = 0.1, 1.0, 3.0
+BORDER = 3
+EARLINESS = 0.6
 JUDGED_CROPS, JUDGED_BATCH, SHEET_ROWS = 64, 8, 6
 
 
@@ -88,6 +91,19 @@ def told(latents: Tensor, classes: Tensor, hidden: Tensor) -> Tensor:
     return torch.cat([classes, hidden, latents * (1.0 - hidden)], dim=1)
 
 
+def place_weights(hidden: Tensor) -> Tensor:
+    """(N, 1, h, w): what each place counts in the loss; hidden latents up to BORDER from a visible one count most."""
+    reached = nn.functional.max_pool2d(1.0 - hidden, 2 * BORDER + 1, stride=1, padding=BORDER)
+    inner = HIDDEN_WEIGHT + (BORDER_WEIGHT - HIDDEN_WEIGHT) * reached
+    return torch.where(hidden > 0, inner, VISIBLE_WEIGHT)
+
+
+def early_steps(number: int, generator: torch.Generator) -> Tensor:
+    """Stratified timesteps with more of the noisy end: t = 1000 u ** EARLINESS."""
+    shares = (stratified_steps(number, generator) + 0.5) / 1000
+    return (1000 * shares**EARLINESS).long().clamp(max=999)
+
+
 @dataclass(frozen=True)
 class InpaintingSubject:
     """The variant as the loop sees it. build: a network to hold the averaged weights."""
@@ -116,13 +132,13 @@ class InpaintingSubject:
         hidden = torch.from_numpy(masks)[:, None].float()
         noise = torch.randn(latents.shape, generator=torch_random)
         condition = told(latents, classes, hidden)
-        return Batch(latents, condition, noise, stratified_steps(len(latents), torch_random))
+        return Batch(latents, condition, noise, early_steps(len(latents), torch_random))
 
     def loss(self, state: TrainingState, batch: Batch) -> Tensor:
         """The denoiser's loss, weighted by place."""
         batch = batch.to(next(state.model.parameters()).device)
         hidden = batch.classes[:, self.classes]
-        places = (VISIBLE_WEIGHT + (1.0 - VISIBLE_WEIGHT) * hidden)[:, None]
+        places = place_weights(hidden[:, None])
         errors = squared_errors(state.model, batch, self.schedule) * places / places.mean()
         weights = channel_weights(self.pca).to(errors.device)
         return (weights[:, None, None] * errors).mean()
