@@ -65,7 +65,7 @@ def run(job: Job, executor: Executor, on_event: Callable[[Event], None]) -> None
 
 
 def _loop(job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Event], None]) -> None:
-    arrays = Arrays(job, ledger.done)
+    arrays = Arrays(job, ledger)
     queue = Queue(job.plan, ledger.done)
     under_way = 0
     while under_way or queue:
@@ -155,12 +155,13 @@ def _frontier(plan: Plan, done: set[Task]) -> Iterator[Task]:
 class Arrays:
     """Creates a stage's arrays before its first task, deletes them after the last task that reads them."""
 
-    def __init__(self, job: Job, done: set[Task]) -> None:
+    def __init__(self, job: Job, ledger: Ledger) -> None:
         self.plan = job.plan
         self._store = ArrayStore(job.spec.out)
+        self._ledger = ledger
         self._created: set[int] = set()
         self._left = [stage.tasks for stage in self.plan.stages]
-        for stage, _ in done:
+        for stage, _ in ledger.done:
             self._left[stage] -= 1
         for stage, left in enumerate(self._left):
             self._free(stage, left)
@@ -178,9 +179,11 @@ class Arrays:
         self._free(stage, self._left[stage])
 
     def _free(self, stage: int, left: int) -> None:
-        if left == 0:
-            for name in self.plan.arrays_freed_by(stage):
-                self._store.delete(name)
+        names = self.plan.arrays_freed_by(stage) if left == 0 else []
+        if names:
+            self._ledger.sync()
+        for name in names:
+            self._store.delete(name)
 
 
 def _started(plan: Plan, done: set[Task], workers: int) -> JobStarted:

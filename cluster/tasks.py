@@ -71,12 +71,13 @@ class Worker:
     def _denoise(self, k: int, block: int) -> int:
         frame, own = self.plan.frame(block), self.plan.grid.box(block)
         state = self._state(k, block, frame)
+        inside = state[(slice(None), *own.slices_in(frame))]
+        name = self.plan.state_array(k).name
+        until_written = self.store.begin_write(name, box_index(slice(0, len(inside)), own), inside)
         if k < self.plan.steps:
             sums = self._evaluate(k, own, frame, state[: self.plan.channels])
             self._write_sums(k, block, sums)
-        inside = state[(slice(None), *own.slices_in(frame))]
-        name = self.plan.state_array(k).name
-        self.store.write(name, box_index(slice(0, len(inside)), own), inside)
+        until_written()
         return len(owned_patches(self.plan.cover, k, own)) if k < self.plan.steps else 0
 
     def _state(self, k: int, block: int, frame: Box) -> NDArray[np.float32]:

@@ -7,9 +7,12 @@ On axes that wrap, patches keep the coordinates in which they meet the asked box
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise, product
+from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
@@ -51,11 +54,15 @@ class Cover(Protocol):
     def count(self, step: int) -> int:
         """How many patches the step has."""
 
+    def __hash__(self) -> int:
+        """A cover is a value."""
 
-def owned_patches(cover: Cover, step: int, block: Box) -> list[Patch]:
+
+@lru_cache(maxsize=256)
+def owned_patches(cover: Cover, step: int, block: Box) -> tuple[Patch, ...]:
     """The patches of a step that belong to a block, in the cover's order."""
     reach = block.expanded(cover.patch)
-    return [patch for patch in cover.meeting(step, reach) if patch.belongs_to(block)]
+    return tuple(patch for patch in cover.meeting(step, reach) if patch.belongs_to(block))
 
 
 @dataclass(frozen=True, order=True)
@@ -72,6 +79,9 @@ class Axis(Protocol):
 
     def intervals(self, step: int) -> list[Interval]:
         """All of them, inside [0, length) or, where the axis wraps, starting there; ascending."""
+
+    def __hash__(self) -> int:
+        """An axis is a value."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +169,10 @@ class ProductCover:
     def meeting(self, step: int, box: Box) -> Iterator[Patch]:
         wraps = self.canvas.topology
         rows = _meeting(
-            self.y.intervals(step), self.patch, box.y0, box.y1, self.canvas.height * wraps.wraps_y
+            _intervals(self.y, step), self.patch, box.y0, box.y1, self.canvas.height * wraps.wraps_y
         )
         columns = _meeting(
-            self.x.intervals(step), self.patch, box.x0, box.x1, self.canvas.width * wraps.wraps_x
+            _intervals(self.x, step), self.patch, box.x0, box.x1, self.canvas.width * wraps.wraps_x
         )
         for row, column in product(rows, columns):
             yield Patch(
@@ -171,17 +181,32 @@ class ProductCover:
             )
 
     def count(self, step: int) -> int:
-        return len(self.y.intervals(step)) * len(self.x.intervals(step))
+        return len(_intervals(self.y, step)) * len(_intervals(self.x, step))
 
 
-def _meeting(intervals: list[Interval], patch: int, low: int, high: int, period: int) -> list[Interval]:
+@lru_cache(maxsize=64)
+def _intervals(axis: Axis, step: int) -> tuple[Interval, ...]:
+    """An axis's intervals, kept: every block of a step asks for them."""
+    return tuple(axis.intervals(step))
+
+
+def _meeting(intervals: Sequence[Interval], patch: int, low: int, high: int, period: int) -> list[Interval]:
     """The intervals, with all their whole turns on an axis that wraps, that meet [low, high); ascending."""
-    found = [
+    first, last = intervals[0].start, intervals[-1].start + patch
+    return [
         Interval(interval.start + turn, interval.own0 + turn, interval.own1 + turn)
-        for interval in intervals
-        for turn in turns(interval.start, interval.start + patch, low, high, period)
+        for turn in turns(first, last, low, high, period)
+        for interval in _between(intervals, low - patch - turn, high - turn)
     ]
-    return sorted(found)
+
+
+def _between(intervals: Sequence[Interval], low: int, high: int) -> Sequence[Interval]:
+    """The intervals that start in (low, high)."""
+    first = bisect_right(intervals, low, key=_start)
+    return intervals[first : bisect_left(intervals, high, key=_start)]
+
+
+_start = attrgetter("start")
 
 
 def overlapping_grid(canvas: Canvas, patch: int, overlap: float) -> ProductCover:

@@ -13,6 +13,7 @@ into blocks, the terms arrive.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,12 +50,20 @@ WINDOWS: dict[str, Window] = {"uniform": uniform, "hann": hann, "gaussian": gaus
 
 
 def patch_window(patch: Patch, window: Window) -> NDArray[np.float64]:
-    """(h, w) unnormalised weights over the patch's box, zero outside the part that it owns."""
-    weights = np.multiply.outer(window(patch.box.height), window(patch.box.width))
+    """(h, w) unnormalised weights over the patch's box, zero outside the part that it owns. Not to be written to."""
+    box, owns = patch.box, patch.owns
+    return _owned_window(*box.shape, owns.shifted(-box.y0, -box.x0), window)
+
+
+@lru_cache(maxsize=256)
+def _owned_window(height: int, width: int, owns: Box, window: Window) -> NDArray[np.float64]:
+    """Patches of a cover are of few shapes."""
+    weights = np.multiply.outer(window(height), window(width))
     weights = np.rint(weights * 2.0**WINDOW_BITS) * 2.0**-WINDOW_BITS
     owned = np.zeros_like(weights)
-    inside = patch.owns.slices_in(patch.box)
+    inside = owns.slices_in(Box(0, height, 0, width))
     owned[inside] = weights[inside]
+    owned.setflags(write=False)
     return owned
 
 
@@ -83,8 +92,8 @@ class Normaliser:
 
 
 def to_fixed(terms: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Round weighted predictions to multiples of 2^-24."""
-    fixed: NDArray[np.int64] = np.rint(terms.astype(np.float64) * 2**FRACTION_BITS).astype(np.int64)
+    """Round weighted predictions to multiples of 2^-24; scaling a float32 by a power of two is exact."""
+    fixed: NDArray[np.int64] = np.rint(terms * np.float32(2**FRACTION_BITS)).astype(np.int64)
     return fixed
 
 

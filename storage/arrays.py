@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -65,7 +65,17 @@ class ArrayStore:
 
     def write(self, name: str, index: tuple[slice | int, ...], values: NDArray[Any]) -> None:
         """Write whole chunks; returns when they are durable."""
-        _finished(name, self._array(name)[index].write(np.ascontiguousarray(values)))
+        self.begin_write(name, index, values)()
+
+    def begin_write(
+        self, name: str, index: tuple[slice | int, ...], values: NDArray[Any]
+    ) -> Callable[[], None]:
+        """Write whole chunks in the background; calling what comes back waits until they are durable.
+
+        The values must not change before that. Raises OSError, there, where they cannot be written.
+        """
+        pending = self._array(name)[index].write(np.ascontiguousarray(values))
+        return lambda: _finished(name, pending)
 
     def read(self, name: str, index: tuple[slice | int, ...]) -> NDArray[Any]:
         """Raises OSError where a chunk is corrupt or cannot be read."""

@@ -5,7 +5,7 @@ One writer, the driver, appends a line after a task's output is durable:
     {"format": "hypermosaic-ledger", "version": 1, "fingerprint": "..."}
     {"stage": 3, "block": 17}
 
-A line that a crash tore is dropped when the file is read again; the task is then simply done once more.
+A line that a crash tore or lost is missing when the file is read again; the task is then simply done once more.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from typing import Any
 from storage.fingerprint import FormatError
 
 VERSION = 1
+SYNC_SECONDS = 1.0
 _FORMAT = "hypermosaic-ledger"
 
 
@@ -37,16 +39,25 @@ class Ledger:
             header = {"format": _FORMAT, "version": VERSION, "fingerprint": fingerprint}
             path.write_text(json.dumps(header) + "\n")
         self._file = path.open("a")
+        self._synced = time.monotonic()
         self._lock()
 
     def record(self, stage: int, block: int) -> None:
-        """Append one done task; durable when this returns."""
+        """Append one done task: it outlives this process at once, and a crash of the machine after sync()."""
         self._file.write(json.dumps({"stage": stage, "block": block}) + "\n")
         self._file.flush()
-        os.fsync(self._file.fileno())
         self.done.add((stage, block))
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Make all records durable: due before anything is deleted that their tasks would have to read again."""
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
 
     def close(self) -> None:
+        if not self._file.closed:
+            self.sync()
         self._file.close()
 
     def __enter__(self) -> Ledger:
