@@ -133,8 +133,11 @@ def test_a_seam_is_judged_as_far_as_its_error_allows(ratio: float, error: float,
 class Colours:
     """Crops of one colour for each class, with some noise."""
 
-    classes: classes.Classes = classes.Classes(("red", "green"), ("#ff0000", "#00ff00"))  # noqa: RUF009
     share: float = 1.0
+
+    @property
+    def classes(self) -> classes.Classes:
+        return classes.Classes(("red", "green"), ("#ff0000", "#00ff00"))
 
     def draw(self, random: np.random.Generator, height: int, width: int) -> crops.Crop:
         label = int(random.integers(2))

@@ -137,9 +137,8 @@ def test_wrong_use_is_one_line_and_exit_code_2(
     assert words in one_line(result)
 
 
-def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = call("train", "denoiser", "--out", tmp_path / "r", "--device", "cuda")
     assert result.exit_code == 2
     assert "device cuda needs a GPU" in one_line(result)
@@ -226,10 +225,6 @@ def test_more_workers_without_ray_train_say_what_to_install(
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning")
 def test_two_workers_train_the_same_weights(folder: Path, tmp_path: Path) -> None:
-    try:
-        import ray.train.torch  # noqa: F401
-    except ImportError as error:
-        pytest.skip(f"Ray Train cannot run here: {error}")
     fields = {"data": {"folder": str(folder)}, "out": str(tmp_path / "r"), "workers": 2, "device": "cpu"}
     config = TrainConfig(**{**TINY, **fields})
     training.train(config, "denoiser")

@@ -91,7 +91,7 @@ class RayActors:
 
 def cluster_workers(gpus: int, threads: int) -> int:
     """As many workers as the joined cluster has room for: one a GPU, or one for each `threads` processors."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's is not annotated
     room = resources.get("GPU", 0) if gpus else resources.get("CPU", 0) // threads
     return max(1, int(room))
 

@@ -167,7 +167,7 @@ def take_step(state: TrainingState, subject: Subject[Batch], batch: Batch, pace:
     state.optimiser.zero_grad(set_to_none=True)
     with torch.autocast(run.device.type, run.autocast, enabled=run.autocast != torch.float32):
         loss = subject.loss(state, batch)
-    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # PyTorch's is not annotated
     run.team.average([tensor.grad for tensor in state.model.parameters() if tensor.grad is not None])
     state.scaler.unscale_(state.optimiser)
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)

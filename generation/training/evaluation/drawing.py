@@ -15,7 +15,7 @@ from generation.covers import shifted_tiling
 from generation.decode import Tiling, decode_box
 from generation.denoise import Sampler
 from generation.fusion import WINDOWS, from_fixed
-from generation.models.contracts import ClassMap, Conditioner, Conditioning, Model
+from generation.models.contracts import ClassMap, Conditioner, Model
 from generation.scenes import CLASSES, SCENES, SceneMap
 from generation.schedules import Schedule
 from generation.training.crops import CANONICAL, Crop, CropSource, coarsened, one_hot
@@ -158,17 +158,6 @@ def patchwork(canvas: Canvas, cell: int, classes: int, seed: int) -> Patchwork:
 
 
 @dataclass(frozen=True)
-class Wordless:
-    """The conditioner of a model without classes."""
-
-    def conditional(self, boxes: list[Box]) -> Conditioning:
-        """(N, 0, h, w)."""
-        return {"classes": torch.zeros(len(boxes), 0, *boxes[0].shape)}
-
-    unconditional = conditional
-
-
-@dataclass(frozen=True)
 class Painted:
     """A canvas as pixels (H, W, 3), and the pixel rows and columns on which each kind of border lies."""
 
@@ -184,7 +173,7 @@ def conditioner_for(painter: Painter, canvas: Canvas, seed: int) -> Conditioner:
 
     info = painter.model.info
     if not info.class_names:
-        return Wordless()  # type: ignore[return-value]
+        return painter.model.conditioner_for(Request("", "", canvas.height, canvas.width))
     cell = int(info.notes.get("cell", 1))
     classes: ClassMap = (
         SceneMap(SCENES["continent"], seed, canvas, cell, info.class_names)

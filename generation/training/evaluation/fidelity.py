@@ -109,7 +109,7 @@ def fit_classifier(data: Labelled, classes: int, effort: Effort) -> nn.Module:
         rows = [int(random.choice(places[int(random.integers(len(places)))])) for _ in range(effort.batch)]
         loss = functional.cross_entropy(network(data.pictures[rows]), data.labels[rows])
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch's is not annotated
         optimiser.step()
         schedule.step()
     return network.eval().requires_grad_(False)

@@ -269,15 +269,11 @@ def rows_of(found: Evaluation) -> Iterator[tuple[str, str, str]]:
     yield "  of decoded held-out crops", f"{near.decoded_held_out:.1f}", "what the codec alone costs"
     yield "  of training crops", f"{near.training_crops:.1f}", "how far the two sets are apart"
     yield "  of other held-out crops", f"{near.other_held_out_crops:.1f}", "zero but for chance"
-    if found.fidelity is not None:
-        yield (
-            "class fidelity of samples",
-            f"{100 * found.fidelity.samples:.0f} %",
-            "recognised by a classifier",
-        )
-        yield "  of held-out crops", f"{100 * found.fidelity.held_out:.0f} %", "what the classifier can do"
-        worst = min(found.fidelity.by_class, key=lambda name: found.fidelity.by_class[name])  # type: ignore[union-attr]
-        yield "  of the worst class", f"{100 * found.fidelity.by_class[worst]:.0f} %", worst
+    if (fidelity := found.fidelity) is not None:
+        yield "class fidelity of samples", f"{100 * fidelity.samples:.0f} %", "recognised by a classifier"
+        yield "  of held-out crops", f"{100 * fidelity.held_out:.0f} %", "what the classifier can do"
+        worst, share = min(fidelity.by_class.items(), key=lambda row: row[1])
+        yield "  of the worst class", f"{100 * share:.0f} %", worst
     for name, seam in (
         ("latents", found.seams.latents),
         ("patch borders", found.seams.patches),
