@@ -1,4 +1,4 @@
-"""The four things one can do with a job, from Python: plan, generate, resume, status. The command line calls these.
+"""What one can do with a job, from Python: plan, generate, resume, status, export. The command line calls these.
 
 from cluster import generate
 result = generate(prompt="archipelago", width=4096, height=4096, out="out/islands")
@@ -22,9 +22,10 @@ from storage.fingerprint import FormatError
 
 if TYPE_CHECKING:
     from cluster.job import Job
-    from cluster.report import PlanReport
+    from cluster.report import Pace, PlanReport
+    from storage.exports.contract import OnProgress
 
-__all__ = ["JobSpec", "Result", "SpecError", "Status", "generate", "plan", "resume", "status"]
+__all__ = ["JobSpec", "Result", "SpecError", "Status", "export", "generate", "plan", "resume", "status"]
 
 LOG = logging.getLogger(__name__)
 
@@ -95,6 +96,45 @@ def status(folder: Path | str) -> Status:
     return read_status(Path(folder))
 
 
+def export(
+    folder: Path | str,
+    format: str,
+    out: Path | str | None = None,
+    *,
+    quality: int | None = None,
+    region: tuple[int, int, int, int] | None = None,
+    scale: float | None = None,
+    dpi: float | None = None,
+    iiif_id: str | None = None,
+    path: Path | str | None = None,
+    zoom_to: tuple[float, ...] | None = None,
+    loop: bool = False,
+    fps: float | None = None,
+    seconds: float | None = None,
+    size: tuple[int, int] | None = None,
+    easing: str | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Write a finished job's picture in another format, beside the job unless `out` says where; returns the path.
+
+    format: a name of cluster.exporting.FORMATS. region (x, y, width, height) in pixels, scale, dpi and iiif_id are for
+    still pictures; path (a keyframe file) or zoom_to (x, y[, zoom]), loop, fps, seconds, size (width, height) and
+    easing for videos. Takes less than 500 MB. Raises SpecError and ExportError for what cannot be, OSError where
+    files cannot be read or written; nothing is left then.
+    """
+    from cluster import exporting
+
+    video = exporting.Video(
+        Path(path) if path is not None else None, zoom_to, loop, fps, seconds, size, easing
+    )
+    return exporting.export(
+        Path(folder), format, Path(out) if out is not None else None, quality=quality,
+        still=exporting.Still(region, scale, dpi, iiif_id), video=video, overwrite=overwrite,
+        on_progress=on_progress or exporting.nobody,
+    )  # fmt: skip
+
+
 # --- steps that the command line takes one by one --------------------------------------------------------------------
 
 
@@ -129,11 +169,11 @@ def continued(folder: Path, executor: ExecutorName | None, workers: int | None) 
     return job
 
 
-def measured(job: Job) -> float:
-    """Seconds of one evaluation, by running a few here."""
-    from cluster.calibrate import seconds_per_evaluation
+def measured(job: Job) -> Pace:
+    """The pace of a worker, by a little work here."""
+    from cluster.calibrate import pace_here
 
-    return seconds_per_evaluation(job)
+    return pace_here(job)
 
 
 def run(job: Job, *, resume: bool, on_event: OnEvent) -> Result:
@@ -184,11 +224,12 @@ def enter(job: Job, resume: bool) -> None:
 
 def _differences(old: JobSpec, new: JobSpec) -> str:
     """Which settings differ, for people who believe that it is the same job."""
-    where = ("out", "executor", "workers", "block", "prompt", "width", "height", "allow_pickle")
+    elsewhere = ("prompt", "width", "height")  # in the message
+    free = ("out", "executor", "workers", "block", "preview_every", "allow_pickle")
     names = [
         name
         for name in JobSpec.model_fields
-        if name not in where and getattr(old, name) != getattr(new, name)
+        if name not in (*elsewhere, *free) and getattr(old, name) != getattr(new, name)
     ]
     return f"; other {', '.join(names)}" if names else ""
 

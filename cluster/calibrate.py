@@ -1,24 +1,25 @@
-"""How long one evaluation of a job's network takes here, by doing a few. Knows jobs and clocks; writes nothing."""
+"""How long a job's networks take here, by running each a little. Knows jobs and clocks; writes nothing."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 from cluster.job import Job
+from cluster.report import WRITING_SECONDS_PER_MEGAPIXEL, Pace
 
 SECONDS_ENOUGH = 10.0
 
 
-def seconds_per_evaluation(job: Job) -> float:
-    """Seconds of one evaluation in the job's own batches, on this machine, by one worker.
+def pace_here(job: Job) -> Pace:
+    """The pace of one worker on this machine: the first block's patches in the job's own batches, and one decode tile.
 
-    Loads the model and evaluates the first block's patches: once to warm up, then once more, unless the first time
-    took so long that warming up cannot have mattered. Raises what loading and evaluating raise.
+    Raises what loading and evaluating raise.
     """
     import torch
 
-    from cluster.worker import build_sampler
-    from generation.covers import owned_patches
+    from cluster.worker import build_sampler, class_map
     from generation.models.loading import load
 
     spec = job.spec
@@ -29,16 +30,44 @@ def seconds_per_evaluation(job: Job) -> float:
             spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,
             allow_pickle=spec.allow_pickle,
         )  # fmt: skip
-        sampler = build_sampler(job, model)
-        own, frame = job.plan.grid.box(0), job.plan.frame(0)
-        x = sampler.start(frame)
-        evaluations = len(owned_patches(sampler.cover, 0, own)) * (2 if job.plan.guided else 1)
-        for _ in range(2):
-            began = time.perf_counter()
-            sampler.evaluate(0, own, frame, x)
-            seconds = time.perf_counter() - began
-            if seconds > SECONDS_ENOUGH:
-                break
+        sampler = build_sampler(job, model, class_map(job) if job.info.class_names else None)
+        return Pace(_evaluation(job, sampler), _megapixel(job, model.codec, sampler.device), measured=True)
     finally:
         torch.set_num_threads(threads)
-    return seconds / max(1, evaluations)
+
+
+def _evaluation(job: Job, sampler: Any) -> float:
+    """Seconds of one evaluation."""
+    from generation.covers import owned_patches
+
+    own, frame = job.plan.grid.box(0), job.plan.frame(0)
+    x = sampler.start(frame)
+    evaluations = len(owned_patches(sampler.cover, 0, own)) * (2 if job.plan.guided else 1)
+    return _seconds(lambda: sampler.evaluate(0, own, frame, x)) / max(1, evaluations)
+
+
+def _megapixel(job: Job, codec: Any, device: Any) -> float:
+    """Seconds of decoding and writing one megapixel: of a tile, times the tiles that a superblock takes."""
+    import numpy as np
+
+    from generation.decode import decode_tile
+
+    plan = job.plan
+    tiles = [source for _, source in plan.tiling.tiles_over(plan.decode_box(0))]
+    largest = max(tiles, key=lambda tile: tile.area)
+    latents = np.zeros((plan.channels, *largest.shape), np.float32)
+    tile_seconds = _seconds(lambda: decode_tile(codec, latents, device))
+    decoded = sum(tile.area for tile in tiles) / largest.area
+    pixels = plan.layout.reads(plan.layout.task(0, 0)).box.area / 1e6
+    return tile_seconds * decoded / pixels + WRITING_SECONDS_PER_MEGAPIXEL
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Of the second time, unless the first took so long that warming up cannot have mattered."""
+    for _ in range(2):
+        began = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - began
+        if seconds > SECONDS_ENOUGH:
+            break
+    return seconds

@@ -47,7 +47,7 @@ class TaskFailed(RuntimeError):
 def run(job: Job, executor: Executor, on_event: Callable[[Event], None]) -> None:
     """Do every task of a job that its ledger does not have. Raises Interrupted, or what a task raised."""
     began = time.perf_counter()
-    outputs = outputs_for(job.spec, job.plan.layout)
+    outputs = outputs_for(job)
     outputs.create()
     try:
         with Ledger(Path(job.spec.out) / LEDGER, job.fingerprint) as ledger:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PICTURE_VERSION = 1
+PICTURE_VERSION = 2
 """Raised whenever the same spec starts to give other pixels."""
 
 SUPERBLOCK_TILES = 4
@@ -54,6 +54,7 @@ def prepare(spec: JobSpec, check_fit: bool = True) -> Job:
     info = describe(spec.model, loras=spec.loras, allow_pickle=spec.allow_pickle)
     spec = resolve(spec, info)
     _check_words(spec, info)
+    _check_legend(info)
     plan = _plan(spec, info)
     before = _map_job(spec, info, plan.canvas)
     job = Job(spec, info, plan, fingerprint(_facts(spec, info, before)), before)
@@ -150,6 +151,13 @@ def _check_words(spec: JobSpec, info: ModelInfo) -> None:
         _check_classes(spec.classes, canvas_of(spec, info), info)
 
 
+def _check_legend(info: ModelInfo) -> None:
+    """Classes that could not be saved beside the picture are refused before it is made."""
+    from cluster.legend import legend_of
+
+    legend_of(info)
+
+
 def _check_classes(path: Path, canvas: Canvas, info: ModelInfo) -> None:
     """Open the map here, so that an unusable one is refused before any worker starts; say if it is resampled."""
     from cluster.class_maps import ImageMap
@@ -195,7 +203,7 @@ def _map_job(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Job | None:
         prompt=wanted.words, width=width, height=height, model=model, seed=spec.seed, topology=spec.topology,
         method=map_info.notes["method"], overlap=map_info.notes["overlap"], device=spec.device,
         threads=spec.threads, outputs=("deep-zoom",), tile_format="png", workers=spec.workers,
-        executor="in-process" if one_block else spec.executor, out=Path(spec.out) / "map",
+        executor="in-process" if one_block else spec.executor, preview_every=0, out=Path(spec.out) / "map",
     )  # fmt: skip
     return prepare(JobSpec(**fields), check_fit=False)
 

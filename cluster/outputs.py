@@ -1,29 +1,46 @@
-"""The formats that a job's picture is written in, all from the same pass over the pixels.
+"""What a job writes for people: the formats of its picture, the labels of its classes, its page. All from one pass.
 
-Reductions read what decoding stored without loss, so the OME-Zarr image is always written; where it was not asked
-for, it goes when the picture is finished.
+Reductions read what decoding stored without loss, so the OME-Zarr image is always written, and with it the labels;
+where it was not asked for, both go when the picture is finished.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from cluster import job_file
+from cluster.legend import legend_of
 from cluster.spec import JobSpec
+from storage.formats.class_layer import write_class_layer
 from storage.formats.contract import FORMATS, PyramidFormat
+from storage.formats.deep_zoom import INDEX
+from storage.formats.labels import Labels
 from storage.formats.ome_zarr import OmeZarr, image_root
 from storage.formats.page import Page, write_page
-from storage.pyramid import PyramidLayout
+from storage.formats.panorama import write_panorama
+
+if TYPE_CHECKING:
+    from cluster.job import Job
+
+EXACT_IN_JAVASCRIPT = 2**53
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Built from a folder and a layout wherever it is needed."""
+    """Built from a job wherever it is needed.
+
+    labels: None where the model knows no classes. grain: pixels of a latent's side, on which a class is constant.
+    """
 
     folder: Path
     master: OmeZarr
     formats: tuple[PyramidFormat, ...]
+    labels: Labels | None
+    grain: int
     page: Page
     keeps_master: bool
 
@@ -31,18 +48,36 @@ class Outputs:
         """What all writers share, and the page, which fills as tiles come."""
         for output in self.formats:
             output.create()
+        if self.labels is not None:
+            self.labels.create()
         write_page(self.folder, self.page)
 
     def finish(self) -> None:
         """Raises FileNotFoundError, naming what is missing, where the picture is not complete."""
-        for output in self.formats:
-            output.finish()
+        if not self._is_closed():
+            self._close()
         if not self.keeps_master:
             shutil.rmtree(image_root(self.folder))
 
+    def _close(self) -> None:
+        """All that is read from the master and its labels first, the other formats last."""
+        self.master.finish()
+        if self.labels is not None:
+            self.labels.finish()
+            write_class_layer(self.folder, self.labels, self.grain)
+        if self.page.panorama:
+            write_panorama(self.folder, self.page.layout, self.master.read_level)
+        for output in self.formats[1:]:
+            output.finish()
 
-def outputs_for(spec: JobSpec, layout: PyramidLayout) -> Outputs:
-    """The outputs that a spec asks for."""
+    def _is_closed(self) -> bool:
+        """Whether a run closed all, and ended before the last of a master that goes was gone: the index comes last."""
+        return not self.keeps_master and (self.folder / INDEX).is_file()
+
+
+def outputs_for(job: Job) -> Outputs:
+    """The outputs that a job's spec asks for."""
+    spec, layout, legend = job.spec, job.plan.layout, legend_of(job.info)
     folder = Path(spec.out)
     master = OmeZarr(folder, layout)
     others = [FORMATS[name](folder, layout, spec.tile_format) for name in spec.outputs if name != "ome-zarr"]
@@ -52,5 +87,45 @@ def outputs_for(spec: JobSpec, layout: PyramidLayout) -> Outputs:
         wraps_x=spec.topology != "plane",
         deep_zoom="deep-zoom" in spec.outputs,
         encoding=spec.tile_format,
+        about=about(spec, job.fingerprint),
+        classes=legend,
+        panorama=is_panorama(spec),
     )
-    return Outputs(folder, master, (master, *others), page, "ome-zarr" in spec.outputs)
+    return Outputs(
+        folder=folder,
+        master=master,
+        formats=(master, *others),
+        labels=Labels(folder, layout, legend) if legend else None,
+        grain=job.info.scale,
+        page=page,
+        keeps_master="ome-zarr" in spec.outputs,
+    )
+
+
+def is_panorama(spec: JobSpec) -> bool:
+    """Whether a picture is a whole sphere to look around in: equirectangular, 360 by 180 degrees."""
+    return spec.topology == "ring" and spec.width == 2 * spec.height
+
+
+def about(spec: JobSpec, fingerprint: str) -> dict[str, str | int | float]:
+    """What made a picture, for its page: settings of a resolved spec. No path of the machine that made it is told."""
+    facts: dict[str, str | int | float | None] = {
+        "prompt": spec.prompt,
+        "negativePrompt": spec.negative_prompt or None,
+        "seed": spec.seed if spec.seed <= EXACT_IN_JAVASCRIPT else str(spec.seed),
+        "model": model_in_public(spec.model),
+        "scheduler": spec.scheduler,
+        "steps": spec.num_inference_steps,
+        "guidanceScale": spec.guidance_scale,
+        "method": spec.method,
+        "topology": spec.topology,
+        "fingerprint": fingerprint,
+        "version": job_file.versions()["hypermosaic"],
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def model_in_public(model: str) -> str:
+    """A model's name as anyone may read it: of a folder or file here the last part, any other name as it is."""
+    path = Path(model).expanduser()
+    return Path(os.path.abspath(path)).name if path.exists() or path.is_absolute() else model

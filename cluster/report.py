@@ -9,15 +9,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.job import Job, bytes_by_output, disk_peak_bytes
+from cluster.outputs import is_panorama
+from storage.formats.page import COPIES, PANORAMA_COPIES
 from storage.pyramid import PyramidLayout
 
 WORKER_BYTES = 700 * 2**20
-"""A worker before it loads a model: Python, PyTorch, diffusers."""
+"""A worker beyond its arrays and weights: Python, PyTorch, diffusers, and what the embedded model's layers hold."""
 
 OPERATIONS_PER_SECOND = {"cpu": 5e10, "cuda": 3e13}
-SECONDS_PER_MEGAPIXEL = {"cpu": 6.0, "cuda": 0.2}
-SMALL_FILES = 9
-"""job.yaml, ledger, events, index.html, the four of viewer/, image.dzi."""
+SECONDS_PER_MEGAPIXEL = {"cpu": 1.0, "cuda": 0.2}
+WRITING_SECONDS_PER_MEGAPIXEL = 0.06
+"""Levels, JPEG tiles and OME-Zarr on one core (docs/benchmarks.md)."""
+
+SMALL_FILES = 4
+"""job.yaml, ledger, events, index.html."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,20 @@ class PlanReport:
         return asdict(self)
 
 
-def report_on(job: Job, measured_seconds: float | None = None) -> PlanReport:
-    """The report of a job, with the time that a calibration measured for one evaluation, or a guess."""
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that one worker takes for one evaluation, and for one megapixel of decoding and writing."""
+
+    evaluation: float
+    megapixel: float
+    measured: bool
+
+
+def report_on(job: Job, measured: Pace | None = None) -> PlanReport:
+    """The report of a job, with the pace that a calibration measured, or a guess."""
     plan, spec = job.plan, job.spec
     workers = spec.workers or 1
-    pace = measured_seconds if measured_seconds is not None else guessed_seconds(job)
+    pace = measured or guessed_pace(job)
     return PlanReport(
         width=spec.width,
         height=spec.height,
@@ -77,36 +91,44 @@ def report_on(job: Job, measured_seconds: float | None = None) -> PlanReport:
         disk_peak_bytes=disk_peak_bytes(plan, spec.outputs),
         task_peak_bytes=plan.task_peak_bytes,
         job_peak_bytes=workers * (plan.task_peak_bytes + WORKER_BYTES),
-        seconds_per_evaluation=pace,
+        seconds_per_evaluation=pace.evaluation,
         seconds=_seconds(job, pace),
-        measured=measured_seconds is not None,
+        measured=pace.measured,
         fingerprint=job.fingerprint,
     )
 
 
-def guessed_seconds(job: Job) -> float:
-    """Of one evaluation: two operations for each weight and place, at the depth where most weights are."""
+def guessed_pace(job: Job) -> Pace:
+    """Of an evaluation: two operations for each weight and place, at the depth where most weights are."""
+    device = job.spec.device or "cpu"
     weights = job.info.parameters_bytes / 4
     places = (job.info.patch / max(1, job.info.multiple)) ** 2 * 4
-    return max(1e-3, 2 * weights * places / OPERATIONS_PER_SECOND[job.spec.device or "cpu"])
+    evaluation = max(1e-3, 2 * weights * places / OPERATIONS_PER_SECOND[device])
+    return Pace(evaluation, SECONDS_PER_MEGAPIXEL[device], measured=False)
 
 
-def _seconds(job: Job, pace: float) -> float:
+def _seconds(job: Job, pace: Pace) -> float:
     """Denoising, decoding and pyramid, shared evenly among as many workers as have something to do."""
     plan, spec = job.plan, job.spec
     workers = max(1, min(spec.workers or 1, plan.blocks))
-    pixels = spec.width * spec.height / 1e6 * SECONDS_PER_MEGAPIXEL[spec.device or "cpu"]
-    return (plan.evaluations * pace + pixels) / workers
+    pixels = spec.width * spec.height / 1e6
+    return (plan.evaluations * pace.evaluation + pixels * pace.megapixel) / workers
 
 
 def count_files(job: Job) -> int:
-    """Files of the finished folder: tiles, shards, chunks of latents, and the small ones."""
-    layout, outputs = job.plan.layout, job.spec.outputs
-    tiles = _cells(layout, layout.deep_levels, lambda level: layout.tile) if "deep-zoom" in outputs else 0
-    shards = (
-        _cells(layout, layout.levels, layout.write_edge) + layout.levels + 1 if "ome-zarr" in outputs else 0
-    )
-    return tiles + shards + job.plan.blocks + 1 + SMALL_FILES
+    """Files of the finished folder: tiles, shards, chunks of latents, the small ones, and those of the map's job."""
+    layout, outputs, classes = job.plan.layout, job.spec.outputs, bool(job.info.class_names)
+    files = SMALL_FILES + len(COPIES) + job.plan.blocks + 1
+    if "deep-zoom" in outputs:
+        files += _cells(layout, layout.deep_levels, lambda level: layout.tile) + 1
+    if "ome-zarr" in outputs:
+        levels = _cells(layout, layout.levels, layout.write_edge) + layout.levels + 1
+        files += 2 * levels + 1 if classes else levels
+    if classes:
+        files += 1  # viewer/classes.js
+    if is_panorama(job.spec):
+        files += len(PANORAMA_COPIES) + 2  # panorama.html, viewer/panorama.js
+    return files + (count_files(job.map) if job.map else 0)
 
 
 def _cells(layout: PyramidLayout, levels: int, edge: Any) -> int:

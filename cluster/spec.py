@@ -31,6 +31,8 @@ ExecutorName = Literal["ray", "in-process"]
 
 LONGEST_SIDE = 10_000_000
 BLOCK = 128
+PREVIEWS = 4
+"""Of a block while it is denoised, unless a spec says otherwise; one more when it is done."""
 BATCH_SIZES: Mapping[str, int] = {"cpu": 4, "cuda": 16}
 DTYPES: Mapping[str, DType] = {"cpu": "float32", "cuda": "float16"}
 
@@ -54,6 +56,7 @@ class JobSpec(BaseModel):
     threads: CPU threads of a worker. outputs, tile, tile_format: what is written, the side of its tiles, the
     encoding of Deep Zoom's. executor, workers: what runs the tasks; None is every core or GPU of this machine, or of
     the cluster that RAY_ADDRESS names.
+    preview_every: steps between two previews of a block while it is denoised; 0 is none, None a quarter of the steps.
     out: the folder of the job. Raises SpecError, on construction, for the first field that is wrong.
     """
 
@@ -85,6 +88,7 @@ class JobSpec(BaseModel):
     tile_format: TileFormat = "jpg"
     executor: ExecutorName = "ray"
     workers: int | None = Field(None, ge=1, le=100_000)
+    preview_every: int | None = Field(None, ge=0, le=1000)
     out: Path
 
     if not TYPE_CHECKING:  # type checkers see the fields as the arguments
@@ -144,6 +148,7 @@ class SpecFields(TypedDict, total=False):
     tile_format: TileFormat
     executor: ExecutorName
     workers: int | None
+    preview_every: int | None
     out: Path | str
 
 
@@ -155,6 +160,7 @@ HINTS: Mapping[str, str] = {
     "guidance_scale": "1 switches guidance off, 7.5 is usual for text models",
     "seed": "any whole number from 0 on will do",
     "tile": "512 is usual",
+    "preview_every": "give a number of steps, or 0 for no preview",
     "outputs": f"name one or both of {', '.join(get_args(Output))}",
     "prompt": "say in words what the picture shows",
     "out": "name the folder to write to",
@@ -212,16 +218,18 @@ def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
             "device cuda needs a GPU, and PyTorch finds none here; use --device cpu, or RAY_ADDRESS"
         )
     batch_size = spec.batch_size or BATCH_SIZES[device]
+    steps = spec.num_inference_steps or info.num_inference_steps
     return spec.model_copy(
         update={
             "scheduler": spec.scheduler or info.scheduler,
-            "num_inference_steps": spec.num_inference_steps or info.num_inference_steps,
+            "num_inference_steps": steps,
             "guidance_scale": info.guidance_scale if spec.guidance_scale is None else spec.guidance_scale,
             "dtype": spec.dtype or DTYPES[device],
             "device": device,
             "batch_size": batch_size,
             "block": _block(spec, info, batch_size),
             "workers": _workers(spec, device, machine.cores, machine.gpus),
+            "preview_every": -(-steps // PREVIEWS) if spec.preview_every is None else spec.preview_every,
         }
     )
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from cluster import job_file
-from cluster.progress import EVENTS, group_of, read_events
-from storage import ledger
+from cluster.history import DoneTasks, Events, Run
+from cluster.progress import EVENTS, group_of
 
 LEDGER = "ledger.jsonl"
 SILENCE = 60.0
@@ -31,6 +30,7 @@ class GroupStatus:
 class Status:
     """The state of a job. seconds: spent by its runs, waiting between them not counted; seconds_left: of this run.
 
+    workers: of the last run; patches_per_second: over its latest tasks, while it runs.
     "silent": its last run has neither ended nor said anything for longer than its tasks take; it was probably killed.
     """
 
@@ -44,6 +44,8 @@ class Status:
     retried: int
     error: str | None
     fingerprint: str
+    workers: int = 0
+    patches_per_second: float | None = None
 
     @property
     def share(self) -> float:
@@ -58,96 +60,84 @@ class Status:
 
 def read_status(folder: Path, now: datetime | None = None) -> Status:
     """The status of a job's folder. Raises SpecError where there is no job, FormatError where it cannot be read."""
-    saved = job_file.load(folder)
-    events = read_events(folder / EVENTS)
-    groups = _groups(events, _done_by_stage(folder / LEDGER))
-    run = _last_run(events)
-    state = _state(run, now or datetime.now(UTC))
-    return Status(
-        folder=str(folder),
-        prompt=saved.spec.prompt,
-        size=(saved.spec.width, saved.spec.height),
-        state=state,
-        groups=groups,
-        seconds=sum(_span(part) for part in _runs(events)),
-        seconds_left=_seconds_left(run, groups) if state == "running" else None,
-        retried=sum(event["event"] == "TaskRetried" for event in events),
-        error=str(run[-1]["error"]) if state == "failed" else None,
-        fingerprint=saved.fingerprint,
-    )
+    return Follower(folder).look(now)
 
 
-def _done_by_stage(path: Path) -> Counter[int]:
-    if not path.exists():
-        return Counter()
-    _, done, _ = ledger.read(path)
-    return Counter(stage for stage, _ in done)
+class Follower:
+    """The status of one folder, again and again; a look costs what was written since the last one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.done = DoneTasks(folder / LEDGER)
+        self.events = Events(folder / EVENTS)
+        self._saved: tuple[tuple[int, int], job_file.SavedJob] | None = None
+
+    def look(self, now: datetime | None = None) -> Status:
+        """Raises SpecError where there is no job, FormatError where it cannot be read."""
+        saved = self.saved()
+        self.events.look()
+        self.done.look()
+        run, groups = self.events.run, self._groups()
+        state = _state(run, now or datetime.now(UTC))
+        running = state == "running"
+        return Status(
+            folder=str(self.folder),
+            prompt=saved.spec.prompt,
+            size=(saved.spec.width, saved.spec.height),
+            state=state,
+            groups=groups,
+            seconds=self.events.seconds,
+            seconds_left=_seconds_left(run, groups) if run and running else None,
+            retried=self.events.retried,
+            error=run.error if run and state == "failed" else None,
+            fingerprint=saved.fingerprint,
+            workers=run.workers if run else 0,
+            patches_per_second=run.patches_per_second() if run and running else None,
+        )
+
+    def saved(self) -> job_file.SavedJob:
+        """job.yaml, read again when it has changed."""
+        path = self.folder / job_file.NAME
+        stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else (0, 0)
+        if self._saved is None or self._saved[0] != stamp:
+            self._saved = stamp, job_file.load(self.folder)
+        return self._saved[1]
+
+    def _groups(self) -> tuple[GroupStatus, ...]:
+        """Totals as the last start announced them, done tasks as the ledger has them."""
+        counts: dict[str, list[int]] = {}
+        for index, (name, total) in enumerate(self.events.stages):
+            count = counts.setdefault(group_of(name), [0, 0])
+            count[0] += self.done.count(index)
+            count[1] += total
+        return tuple(GroupStatus(name, *count) for name, count in counts.items())
 
 
-def _groups(events: Iterable[Mapping[str, Any]], done: Counter[int]) -> tuple[GroupStatus, ...]:
-    """Totals as the last start announced them, done tasks as the ledger has them."""
-    starts = [event for event in events if event["event"] == "JobStarted"]
-    counts: dict[str, list[int]] = {}
-    for index, stage in enumerate(starts[-1]["stages"] if starts else ()):
-        count = counts.setdefault(group_of(stage["name"]), [0, 0])
-        count[0] += done[index]
-        count[1] += stage["total"]
-    return tuple(GroupStatus(name, *count) for name, count in counts.items())
-
-
-def _runs(events: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Events of each run, first run first."""
-    runs: list[list[Mapping[str, Any]]] = []
-    for event in events:
-        if event["event"] == "JobStarted" or not runs:
-            runs.append([])
-        runs[-1].append(event)
-    return runs
-
-
-def _last_run(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    runs = _runs(events)
-    return runs[-1] if runs else []
-
-
-def _state(run: list[Mapping[str, Any]], now: datetime) -> State:
+def _state(run: Run | None, now: datetime) -> State:
     ends: dict[str, State] = {
         "JobFinished": "finished",
         "JobFailed": "failed",
         "JobInterrupted": "interrupted",
     }
-    if not run:
+    if run is None:
         return "not started"
-    if run[-1]["event"] in ends:
-        return ends[run[-1]["event"]]
-    slowest = max((float(event["seconds"]) for event in run if event["event"] == "TaskDone"), default=0.0)
-    silent = (now - _time(run[-1])).total_seconds()
-    return "running" if silent < SILENCE + 5 * slowest else "silent"
+    if run.last_event in ends:
+        return ends[run.last_event]
+    silent = (now - run.latest).total_seconds()
+    return "running" if silent < SILENCE + 5 * run.slowest else "silent"
 
 
-def _seconds_left(run: list[Mapping[str, Any]], groups: Iterable[GroupStatus]) -> float | None:
+def _seconds_left(run: Run, groups: Iterable[GroupStatus]) -> float | None:
     """Of all groups, by the mean time of their tasks in this run; None while one that has tasks left has not begun.
 
     Groups that have not begun are taken to be as fast, task by task, as the last that has.
     """
-    spent: dict[str, list[float]] = {}
-    for event in run:
-        if event["event"] == "TaskDone":
-            spent.setdefault(group_of(event["stage_name"]), []).append(float(event["seconds"]))
-    workers = max(1, int(run[0].get("workers", 1)))
-    if not spent:
+    if not run.spent:
         return None
     left, mean = 0.0, 0.0
     for group in groups:
-        if group.name in spent:
-            mean = sum(spent[group.name]) / len(spent[group.name])
+        if group.name in run.spent:
+            count, seconds = run.spent[group.name]
+            mean = seconds / count
         left += mean * (group.total - group.done)
-    return left / workers
-
-
-def _span(run: list[Mapping[str, Any]]) -> float:
-    return (_time(run[-1]) - _time(run[0])).total_seconds() if run else 0.0
-
-
-def _time(event: Mapping[str, Any]) -> datetime:
-    return datetime.fromisoformat(str(event["time"]))
+    return left / run.workers

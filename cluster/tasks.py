@@ -16,12 +16,14 @@ from cluster.job import Job
 from cluster.machine import give_back_memory
 from cluster.outputs import Outputs
 from cluster.plan import LATENTS, Task
+from cluster.preview_painter import Painter
 from generation.covers import owned_patches
 from generation.decode import decode_box
 from generation.denoise import NumericalError, Sampler
 from generation.fusion import from_fixed
-from generation.models.contracts import Codec
+from generation.models.contracts import ClassMap, Codec
 from storage.arrays import ArrayStore, box_index
+from storage.formats.labels import enlarged, label_values
 from storage.geometry import Box
 from storage.pyramid import Pixels8, PyramidTask, write_superblock
 
@@ -42,12 +44,17 @@ class Outcome:
 class Worker:
     """A loaded job: run() its tasks in any order."""
 
-    def __init__(self, job: Job, sampler: Sampler, codec: Codec, outputs: Outputs) -> None:
+    def __init__(
+        self, job: Job, sampler: Sampler, codec: Codec, outputs: Outputs, classes: ClassMap | None = None
+    ) -> None:
         self.plan = job.plan
         self.sampler = sampler
         self.codec = codec
+        self.painter = Painter(job, sampler.schedule, codec)
         self.outputs = outputs.formats
         self.master = outputs.master
+        self.labels = outputs.labels
+        self.classes = classes
         self.store = ArrayStore(job.spec.out)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -86,7 +93,9 @@ class Worker:
             return self.sampler.start(frame)
         array = self.plan.state_array(k - 1)
         before = self.store.read_box(array.name, slice(0, array.shape[0]), frame, self.plan.canvas)
-        return self.sampler.advance(k - 1, frame, before, from_fixed(self._fused(k - 1, block, frame)))
+        prediction = from_fixed(self._fused(k - 1, block, frame))
+        self.painter.show(k - 1, block, before[: self.plan.channels], prediction)
+        return self.sampler.advance(k - 1, frame, before, prediction)
 
     def _fused(self, k: int, block: int, frame: Box) -> NDArray[np.int64]:
         """The neighbours' sums of step k over the frame; integers, so their order does not matter."""
@@ -126,12 +135,22 @@ class Worker:
         pixels = decode_box(self.codec, self.plan.tiling, latents, self._latents, self.sampler.device)
         inside = wanted.slices_in(latents.scaled(self.plan.tiling.scale))
         write_superblock(self.outputs, self.plan.layout, task, pixels[inside])
+        if self.labels is not None:
+            self.labels.write_superblock(task, self._classes(latents)[inside])
 
     def _latents(self, box: Box) -> NDArray[np.float32]:
         return self.store.read_box(LATENTS, slice(0, self.plan.channels), box, self.plan.canvas)
 
+    def _classes(self, box: Box) -> NDArray[np.uint8]:
+        """The label of every pixel of a latent box."""
+        assert self.classes is not None  # a job that has labels has a class map
+        return enlarged(label_values(self.classes.read(box).numpy()), self.plan.tiling.scale)
+
     def _reduce(self, task: PyramidTask) -> None:
         write_superblock(self.outputs, self.plan.layout, task, self._level(task))
+        if self.labels is not None:
+            place = self.plan.layout.reads(task)
+            self.labels.write_superblock(task, self.labels.read_level(place.level, place.box))
 
     def _level(self, task: PyramidTask) -> Pixels8:
         place = self.plan.layout.reads(task)

@@ -24,18 +24,19 @@ def build_worker(job: Job) -> Worker:
         spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,
         allow_pickle=spec.allow_pickle,
     )  # fmt: skip
-    return Worker(job, build_sampler(job, model), model.codec, outputs_for(spec, job.plan.layout))
+    classes = class_map(job) if job.info.class_names else None
+    return Worker(job, build_sampler(job, model, classes), model.codec, outputs_for(job), classes)
 
 
-def build_sampler(job: Job, model: Model) -> Sampler:
-    """The job's sampler around a loaded model."""
+def build_sampler(job: Job, model: Model, classes: ClassMap | None = None) -> Sampler:
+    """The job's sampler around a loaded model; `classes` is its class map, where it knows classes."""
     spec = job.spec
     request = Request(
         prompt=spec.prompt,
         negative_prompt=spec.negative_prompt,
         height=job.plan.canvas.height,
         width=job.plan.canvas.width,
-        classes=class_map(job) if job.info.class_names else None,
+        classes=classes,
         guidance_scale=spec.guidance_scale,
         seed=spec.seed,
     )

@@ -106,14 +106,15 @@ def decode_box(
         target = box.intersection(source)
         if target is None:
             continue
-        pixels = _decode_tile(codec, read(source), device)
+        pixels = decode_tile(codec, read(source), device)
         part = pixels[_pixel_slices(target, source, tiling.scale)]
         out[_pixel_slices(target, box, tiling.scale)] += part * tiling.weights(core, target)[..., None]
     return np.clip(out, 0.0, 1.0)
 
 
 @torch.inference_mode()
-def _decode_tile(codec: Codec, latents: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
+def decode_tile(codec: Codec, latents: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
+    """(C, h, w) -> (h * scale, w * scale, 3) pixels in about [0, 1]."""
     decoded = codec.decode(torch.from_numpy(np.ascontiguousarray(latents))[None].to(device))
     return np.asarray((decoded[0].float() * 0.5 + 0.5).permute(1, 2, 0).cpu().numpy())
 

@@ -60,6 +60,9 @@ SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "edm_dpmpp_2m": ("EDMDPMSolverMultistepScheduler", {}),
     "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}),
 }
+NO_CLIPPING = {"clip_sample": False}
+"""Unless the model asks for it: diffusers' default, to clip x0 to [-1, 1], is for pixels; latents reach further."""
+
 CLASS_NAMES = tuple(sorted({name for name, _ in SHORT_NAMES.values()}))
 
 
@@ -143,6 +146,15 @@ class Schedule:
         kept = [_unflatten(_get(scheduler, paths[0]), x) for paths in self._snapshots[k + 1].kept]
         return _unflatten(stepped, x), kept
 
+    def clean(self, k: int, x: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+        """The clean latents that the prediction at x[k] implies, not clipped; pointwise, x's shape."""
+        scheduler = self._snapshots[k].scheduler
+        if hasattr(scheduler, "precondition_outputs"):  # Karras et al. 2022, equation 7
+            denoised: torch.Tensor = scheduler.precondition_outputs(x, prediction, scheduler.sigmas[k])
+            return denoised
+        kind = scheduler.config.get("prediction_type", "flow_prediction")
+        return _clean(kind, *_levels(scheduler, k, self.timesteps[k]), x, prediction)
+
     def _advance(
         self, scheduler: Any, k: int, x: torch.Tensor, prediction: torch.Tensor, draw: Draw
     ) -> torch.Tensor:
@@ -191,7 +203,7 @@ class Schedule:
 def _build(name: str, config: Mapping[str, Any]) -> Any:
     class_name, overrides = resolve(name)
     scheduler_class = getattr(diffusers, class_name)
-    settings = dict(config) | _flow_overrides(class_name, scheduler_class, config) | overrides
+    settings = NO_CLIPPING | dict(config) | _flow_overrides(class_name, scheduler_class, config) | overrides
     accepted = inspect.signature(scheduler_class.__init__).parameters
     settings = {key: value for key, value in settings.items() if key in accepted}
     scheduler = scheduler_class.from_config(settings)
@@ -245,6 +257,48 @@ def _scale_model_input(scheduler: Any, x: torch.Tensor, timestep: torch.Tensor) 
         return x
     scaled: torch.Tensor = scheduler.scale_model_input(x, timestep)
     return scaled
+
+
+def _levels(scheduler: Any, k: int, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(a, s) of x[k] = a clean + s noise, in the scheduler's own convention."""
+    if hasattr(scheduler, "alphas_cumprod") and not hasattr(scheduler, "sigmas"):  # DDIM and its like
+        variance = scheduler.alphas_cumprod[int(timestep)]
+        return variance**0.5, (1 - variance) ** 0.5
+    if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):  # solvers whose samples keep their variance, or flow
+        signal, noise = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[k])
+        return signal, noise
+    if type(scheduler).__name__ in _FLOW:
+        return 1 - scheduler.sigmas[k], scheduler.sigmas[k]
+    return torch.tensor(1.0), _karras_sigma(scheduler, k)
+
+
+def _karras_sigma(scheduler: Any, k: int) -> torch.Tensor:
+    """The noise level of x[k] where its signal is not scaled; the KDPM2 pair evaluates half way between two levels."""
+    half_way = hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order
+    index = k - 1 if type(scheduler).__name__ == "KDPM2AncestralDiscreteScheduler" else k
+    sigma: torch.Tensor = scheduler.sigmas_interpol[index] if half_way else scheduler.sigmas[k]
+    return sigma
+
+
+def _clean(
+    kind: str, a: torch.Tensor, s: torch.Tensor, x: torch.Tensor, prediction: torch.Tensor
+) -> torch.Tensor:
+    """Solve x = a clean + s noise for the clean latents, with the noise, or a mixture of both, as predicted.
+
+    epsilon   noise                      Ho et al. 2020, equation 15
+    v         (a noise - s clean) / r    Salimans & Ho 2022, appendix D, where r^2 = a^2 + s^2 is 1
+    flow      noise - clean              Lipman et al. 2023, with a = 1 - s
+    """
+    if kind == "epsilon":
+        return (x - s * prediction) / a
+    if kind == "v_prediction":
+        r = (a**2 + s**2) ** 0.5
+        return (a * x / r - s * prediction) / r
+    if kind == "flow_prediction":
+        return x - s * prediction
+    if kind in ("sample", "original_sample"):
+        return prediction
+    raise ValueError(f"a prediction of type {kind!r} is not understood; epsilon, v_prediction and sample are")
 
 
 def _flatten(x: torch.Tensor) -> torch.Tensor:

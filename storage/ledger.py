@@ -95,10 +95,21 @@ def read(path: Path) -> tuple[Mapping[str, Any], set[tuple[int, int]], int]:
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     lines = content[:whole].splitlines()
-    header = json.loads(lines[0]) if lines else {}
+    header = check_header(lines[0] if lines else b"{}", path)
+    return header, {task_of(line) for line in lines[1:]}, whole
+
+
+def check_header(line: bytes, path: Path) -> Mapping[str, Any]:
+    """The first line of a ledger. Raises FormatError where it is of another version."""
+    header: Mapping[str, Any] = json.loads(line)
     if header.get("format") != _FORMAT or header.get("version") != VERSION:
         raise FormatError(
             f"{path} has version {header.get('version')!r} of its format; this program reads {VERSION}"
         )
-    records = [json.loads(line) for line in lines[1:]]
-    return header, {(record["stage"], record["block"]) for record in records}, whole
+    return header
+
+
+def task_of(line: bytes) -> tuple[int, int]:
+    """(stage, block) of any other line."""
+    record = json.loads(line)
+    return record["stage"], record["block"]

@@ -3,9 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from chromium import Browser
 
 SHARED_MEMORY = Path("/dev/shm")
 ROOM = 2 * 2**30
@@ -44,3 +47,13 @@ def models(folders: dict[str, Path]) -> dict[str, Any]:
     from generation.models.loading import load
 
     return {name: load(str(folder)) for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
+    """One Chromium for all tests of pages; each opens a context of its own in it."""
+    from chromium import Browser
+
+    started = Browser(tmp_path_factory.mktemp("chromium"))
+    yield started
+    started.close()

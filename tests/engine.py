@@ -110,7 +110,7 @@ def tiny_job(out: Path, monkeypatch: Any, info: ModelInfo = INFO, **fields: Any)
 def tiny_worker(job: Job, denoiser: Any = None) -> Worker:
     torch.set_num_threads(1)
     model = tiny_model(denoiser, job.info)
-    return Worker(job, build_sampler(job, model), model.codec, outputs_for(job.spec, job.plan.layout))
+    return Worker(job, build_sampler(job, model), model.codec, outputs_for(job))
 
 
 def run_here(job: Job, denoiser: Any = None, executor: Any = None) -> list[Any]:

@@ -19,8 +19,8 @@ from cluster.cli import app
 from cluster.commands import doctor, making
 from cluster.commands.flags import SpecFlags, slug
 from cluster.events import OnEvent
+from cluster.report import Pace
 from cluster.spec import JobSpec
-from storage.viewer import server
 
 SMALL = ["--size", "256x256", "--num-inference-steps", "2", "--executor", "in-process", "--device", "cpu"]
 
@@ -197,7 +197,7 @@ def test_a_plan_in_json_and_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (report["width"], report["height"], report["measured"]) == (1024, 512, False)
     assert report["evaluations"] >= report["patches"] > 0
     assert set(report["bytes_by_output"]) == {"ome-zarr", "deep-zoom", "latents"}
-    monkeypatch.setattr(api, "measured", lambda job: 0.25)
+    monkeypatch.setattr(api, "measured", lambda job: Pace(0.25, 0.5, measured=True))
     words = call("plan", "desert", "--size", "1024x512").stdout
     assert "measured: 0.25 s an evaluation" in words
     assert list(tmp_path.iterdir()) == []
@@ -268,14 +268,6 @@ def test_an_interrupted_job_goes_on(tmp_path: Path) -> None:
     assert result.page.is_file()
     assert sum(stage.done for stage in heard[0].stages) == 1
     assert api.status(out).state == "finished"
-
-
-def test_view_prints_its_address_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def serve(folder: Path, port: int, on_ready: Callable[[str], None]) -> None:
-        on_ready(f"http://127.0.0.1:{port}/")
-
-    monkeypatch.setattr(server, "serve", serve)
-    assert call("view", tmp_path, "--port", "8123", "--no-open").stdout == "http://127.0.0.1:8123/\n"
 
 
 def test_doctor_tells_what_is_missing() -> None:

@@ -1,105 +1,27 @@
-"""The page in a real browser, from disk and from the server: the picture's colours are on the screen.
-
-Skipped, with the reason, where no Chromium is installed (Debian: apt-get install chromium).
-"""
+"""The page in a real browser: opened from disk, from our server and from any web host; moved, linked to, unfinished."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import Browser, Tab, needs_chromium
 from numpy.typing import NDArray
-from PIL import Image
+from picture_folders import LAYOUT, QUARTERS, job_folder, plainly_hosted, served, share_of
 
-from storage.formats.contract import FORMATS, open_formats
-from storage.formats.ome_zarr import OmeZarr
-from storage.formats.page import Page, write_page
-from storage.pyramid import PyramidLayout, write_superblock
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no chromium on this machine; apt-get install chromium"
-)
-
-LAYOUT = PyramidLayout(width=700, height=350, tile=64, superblock=256)
-QUARTERS = {"nw": (208, 64, 48), "ne": (64, 160, 80), "sw": (56, 88, 200), "se": (224, 192, 72)}
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-    "--hide-scrollbars",
-    "--window-size=1000,640",
-    "--virtual-time-budget=12000",
-]
+pytestmark = [needs_chromium, pytest.mark.browser]
 
 
-def four_colours() -> NDArray[np.uint8]:
-    pixels = np.empty((LAYOUT.height, LAYOUT.width, 3), np.uint8)
-    y, x = LAYOUT.height // 2, LAYOUT.width // 2
-    pixels[:y, :x], pixels[:y, x:] = QUARTERS["nw"], QUARTERS["ne"]
-    pixels[y:, :x], pixels[y:, x:] = QUARTERS["sw"], QUARTERS["se"]
-    return pixels
+def page_of(folder: Path) -> str:
+    return (folder / "index.html").as_uri()
 
 
-def job_folder(folder: Path, names: list[str], *, deep_zoom: bool = True, wraps_x: bool = False) -> Path:
-    master, formats, pixels = OmeZarr(folder, LAYOUT), open_formats(names, folder, LAYOUT), four_colours()
-    for output in formats:
-        output.create()
-    for group in range(LAYOUT.groups):
-        for task in LAYOUT.tasks(group):
-            start = LAYOUT.reads(task)
-            whole = LAYOUT.whole(start.level).box
-            read = master.read_level(start.level, start.box) if group else pixels[start.box.slices_in(whole)]
-            write_superblock(formats, LAYOUT, task, read)
-    write_page(folder, Page("four fields, <seen> from above", LAYOUT, wraps_x, deep_zoom))
-    return folder
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """A server in its own process, as the command line starts it."""
-    script = (
-        "import sys; from pathlib import Path; from storage.viewer.server import serve\n"
-        "serve(Path(sys.argv[1]), 0, lambda address: print(address, flush=True))"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout is not None
-        try:
-            yield server.stdout.readline().strip()
-        finally:
-            server.terminate()
-
-
-def screenshot(address: str, scratch: Path, *flags: str) -> NDArray[np.uint8]:
-    """What the browser shows, and no complaint of the page on its console."""
-    assert BROWSER is not None
-    shot = scratch / "shot.png"
-    places = [f"--user-data-dir={scratch / 'profile'}", f"--screenshot={shot}", "--enable-logging=stderr"]
-    run = subprocess.run(
-        [BROWSER, *FLAGS, *places, *flags, address], check=True, capture_output=True, text=True, timeout=120
-    )
-    complaints = [line for line in run.stderr.splitlines() if "CONSOLE" in line]
-    assert not complaints, complaints
-    with Image.open(shot) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def share_of(screen: NDArray[np.uint8], colour: tuple[int, int, int]) -> float:
-    """The fraction of the screen within JPEG's reach of a colour."""
-    return float((np.abs(screen.astype(int) - colour).max(axis=2) <= 6).mean())
+def where(tab: Tab) -> tuple[float, float, float]:
+    place = tab.js("hypermosaic.where(false)")
+    return place["x"], place["y"], place["zoom"]
 
 
 def assert_shows_the_picture(screen: NDArray[np.uint8]) -> None:
@@ -111,66 +33,244 @@ def assert_shows_the_picture(screen: NDArray[np.uint8]) -> None:
         assert share_of(corner, QUARTERS[name]) > 0.9
 
 
-def test_a_folder_opens_by_double_click(tmp_path: Path) -> None:
-    folder = job_folder(tmp_path / "job", list(FORMATS))
-    assert_shows_the_picture(screenshot((folder / "index.html").as_uri(), tmp_path))
+# --- where it is opened from --------------------------------------------------------------------------------------
 
 
-def test_the_server_shows_deep_zoom_tiles_under_its_content_policy(tmp_path: Path) -> None:
-    with served(job_folder(tmp_path / "job", list(FORMATS))) as address:
-        assert_shows_the_picture(screenshot(address, tmp_path))
+def test_a_folder_opens_by_double_click(browser: Browser, tmp_path: Path) -> None:
+    with browser.open(page_of(job_folder(tmp_path / "job"))) as tab:
+        tab.settle()
+        assert_shows_the_picture(tab.screen())
+        assert tab.complaints() == []
 
 
-def test_the_server_shows_a_master_without_deep_zoom(tmp_path: Path) -> None:
-    with served(job_folder(tmp_path / "job", ["ome-zarr"], deep_zoom=False)) as address:
-        assert_shows_the_picture(screenshot(address, tmp_path))
+@pytest.mark.parametrize(("names", "deep_zoom"), [(("ome-zarr", "deep-zoom"), True), (("ome-zarr",), False)])
+def test_the_server_shows_it_under_its_content_policy(
+    browser: Browser, tmp_path: Path, names: tuple[str, ...], deep_zoom: bool
+) -> None:
+    with (
+        served(job_folder(tmp_path / "job", names, deep_zoom=deep_zoom, classes=True)) as address,
+        browser.open(address) as tab,
+    ):
+        tab.settle()
+        assert_shows_the_picture(tab.screen())
+        tab.js("hypermosaic.layers.set({shown: true})")
+        assert tab.js("document.querySelectorAll('#legend button').length") == 2
+        assert [line for line in tab.complaints() if "api/status.json" not in line] == []
 
 
-def test_a_ring_goes_on_beyond_its_right_edge(tmp_path: Path) -> None:
-    folder = job_folder(tmp_path / "job", list(FORMATS), wraps_x=True)
-    screen = screenshot((folder / "index.html").as_uri(), tmp_path, "--window-size=1600,420")
-    for edge in (screen[290:310, :20], screen[290:310, -20:]):
-        assert max(share_of(edge, QUARTERS["sw"]), share_of(edge, QUARTERS["se"])) > 0.9
+def test_a_plain_web_host_shows_it_and_is_asked_for_a_status_once(browser: Browser, tmp_path: Path) -> None:
+    with plainly_hosted(job_folder(tmp_path / "job")) as address, browser.open(address) as tab:
+        tab.settle()
+        assert_shows_the_picture(tab.screen())
+        tab.js("hypermosaic.greeted")
+        assert [line for line in tab.complaints() if "api/status.json" not in line] == []
+        assert len(tab.complaints()) <= 1
+        assert tab.js("hypermosaic.served") is None
 
 
-def test_keys_zoom_move_and_explain(tmp_path: Path) -> None:
-    """A script beside the page presses keys, and writes what it saw into the title."""
-    folder = job_folder(tmp_path / "job", list(FORMATS))
-    (folder / "probe.js").write_text(
-        """
-        const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
-        const viewer = OpenSeadragon.getViewer("picture"), view = viewer.viewport;
-        const scale = () => Math.round(100 * viewer.world.getItemAt(0).viewportToImageZoom(view.getZoom()));
-        const wait = () => new Promise((done) => setTimeout(done, 1500));
-        (async () => {
-          await wait();
-          const seen = [];
-          for (const key of ["1", "+", "ArrowLeft", "0", "?"]) { press(key); await wait(); seen.push(scale()); }
-          seen.push(document.getElementById("help").open);
-          document.title = seen.join(" ");
-        })();
-        """
+def test_from_disk_a_master_alone_says_how_to_look_at_it(browser: Browser, tmp_path: Path) -> None:
+    folder = job_folder(tmp_path / "job", ("ome-zarr",), deep_zoom=False)
+    with browser.open(page_of(folder)) as tab:
+        assert "hypermosaic view" in tab.js("document.getElementById('notice').innerText")
+        assert tab.js("document.getElementById('tools').hidden") and tab.complaints() == []
+
+
+def test_a_plain_web_host_of_a_master_alone_says_how_to_look_at_it(browser: Browser, tmp_path: Path) -> None:
+    folder = job_folder(tmp_path / "job", ("ome-zarr",), deep_zoom=False)
+    with plainly_hosted(folder) as address, browser.open(address, (1600, 900)) as tab:
+        tab.wait("!document.getElementById('notice').hidden")
+        assert "hypermosaic view" in tab.js("document.getElementById('notice').innerText")
+
+
+# --- moving -------------------------------------------------------------------------------------------------------
+
+
+def test_keys_zoom_move_and_explain(browser: Browser, tmp_path: Path) -> None:
+    with browser.open(page_of(job_folder(tmp_path / "job")), (500, 400)) as tab:
+        tab.settle()
+        home = where(tab)
+        tab.key("1")
+        assert where(tab)[2] == pytest.approx(1)
+        tab.key("+")
+        x, y, zoom = where(tab)
+        assert zoom == pytest.approx(1.6)
+        tab.key("ArrowLeft")
+        assert where(tab) == pytest.approx((x - 0.2 * 500 / 1.6, y, 1.6))
+        tab.key("0")
+        assert where(tab) == pytest.approx(home)
+        tab.key("?")
+        assert tab.js("document.getElementById('help').open")
+        tab.key("Escape")
+        assert not tab.js("document.getElementById('help').open")
+
+
+def test_wheel_drag_and_buttons_move_the_picture(browser: Browser, tmp_path: Path) -> None:
+    with browser.open(page_of(job_folder(tmp_path / "job"))) as tab:
+        tab.settle()
+        _, _, before = where(tab)
+        tab.mouse("mouseWheel", 500, 300, deltaX=0, deltaY=-240)
+        tab.wait(f"hypermosaic.where(false).zoom > {1.1 * before}")
+        tab.press("#actual")
+        tab.settle()
+        x, y, zoom = where(tab)
+        assert zoom == pytest.approx(1)
+        tab.drag((500, 300), (440, 330))
+        tab.settle()
+        moved_x, moved_y, _ = where(tab)
+        assert moved_x - x > 30 and y - moved_y > 15
+
+
+def test_fingers_pinch_and_tap(browser: Browser, tmp_path: Path) -> None:
+    with browser.open(page_of(job_folder(tmp_path / "job")), (390, 844), touch=True) as tab:
+        tab.settle()
+        _, _, before = where(tab)
+        tab.touch("touchStart", (180, 400), (210, 400))
+        for spread in range(10, 100, 10):
+            tab.touch("touchMove", (180 - spread, 400), (210 + spread, 400))
+            time.sleep(0.02)
+        tab.touch("touchEnd")
+        tab.wait(f"hypermosaic.where(false).zoom > {1.5 * before}")
+        tab.settle()
+        tab.touch("touchStart", (200, 420))
+        tab.touch("touchEnd")
+        tab.wait("!document.getElementById('place').hidden")
+
+
+def test_less_motion_is_no_motion(browser: Browser, tmp_path: Path) -> None:
+    with browser.open(
+        page_of(job_folder(tmp_path / "job")), media={"prefers-reduced-motion": "reduce"}
+    ) as tab:
+        tab.settle()
+        after = tab.js(
+            "(async () => { document.getElementById('actual').click(); await new Promise(requestAnimationFrame);"
+            " return hypermosaic.where(true).zoom; })()"
+        )
+        assert after == pytest.approx(1)
+
+
+def test_a_ring_goes_on_beyond_its_right_edge(browser: Browser, tmp_path: Path) -> None:
+    with browser.open(page_of(job_folder(tmp_path / "job", wraps_x=True)), (1600, 420)) as tab:
+        tab.settle()
+        screen = tab.screen()
+        for edge in (screen[290:310, :20], screen[290:310, -20:]):
+            assert max(share_of(edge, QUARTERS["sw"]), share_of(edge, QUARTERS["se"])) > 0.9
+
+
+# --- links --------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_opens_the_view_that_it_names(browser: Browser, tmp_path: Path) -> None:
+    with browser.open(page_of(job_folder(tmp_path / "job")) + "#600,300,2") as tab:
+        tab.settle()
+        assert where(tab) == pytest.approx((600, 300, 2), rel=1e-3)
+        assert share_of(tab.screen()[280:360, 460:540], QUARTERS["se"]) > 0.95
+        tab.js("location.hash = '#100,60,3'")
+        tab.wait("Math.abs(hypermosaic.where(false).zoom - 3) < 1e-6")
+        tab.settle()
+        assert where(tab) == pytest.approx((100, 60, 3), rel=1e-3)
+        assert share_of(tab.screen()[280:360, 460:540], QUARTERS["nw"]) > 0.95
+
+
+@pytest.mark.parametrize("hash", ["#a,b,c", "#1,2", "#10,10,-1", "#%", "#1e999,2,1", "#,,"])
+def test_a_link_that_names_no_view_shows_the_whole_picture(
+    browser: Browser, tmp_path: Path, hash: str
+) -> None:
+    with browser.open(page_of(job_folder(tmp_path / "job")) + hash) as tab:
+        tab.settle()
+        assert tab.js("hypermosaic.showsAll()") and tab.complaints() == []
+
+
+def test_the_address_follows_the_view_when_it_rests(browser: Browser, tmp_path: Path) -> None:
+    counting = (
+        "window.writes = 0; const write = history.replaceState.bind(history);"
+        "history.replaceState = (...all) => { window.writes += 1; write(...all); };"
     )
-    page = folder / "index.html"
-    page.write_text(page.read_text().replace("</body>", '<script src="probe.js"></script></body>'))
-    assert BROWSER is not None
-    command = [
-        BROWSER,
-        *FLAGS,
-        "--window-size=500,400",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--dump-dom",
-        page.as_uri(),
-    ]
-    dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    title = dumped.partition("<title>")[2].partition("</title>")[0].split()
-    assert title[:3] == ["100", "160", "160"]
-    assert title[3] not in ("100", "160")
-    assert title[4:] == [title[3], "true"]
+    with browser.open(page_of(job_folder(tmp_path / "job")), scripts=counting) as tab:
+        tab.settle()
+        assert tab.js("location.hash") == ""
+        tab.key("1")
+        tab.key("ArrowLeft", times=4)
+        tab.wait("location.hash")
+        time.sleep(0.5)
+        x, y, zoom = (float(number) for number in tab.js("location.hash")[1:].split(","))
+        assert (x, y, zoom) == pytest.approx(where(tab), abs=1)
+        assert tab.js("writes") <= 2
+        tab.key("0")
+        tab.wait("location.hash === ''")  # the whole picture needs no words
 
 
-def test_from_disk_a_master_alone_says_how_to_look_at_it(tmp_path: Path) -> None:
-    folder = job_folder(tmp_path / "job", ["ome-zarr"], deep_zoom=False)
-    screen = screenshot((folder / "index.html").as_uri(), tmp_path)
-    assert max(share_of(screen, colour) for colour in QUARTERS.values()) < 0.01
-    assert screen.std() > 1  # the notice
+def test_links_of_a_ring_name_pixels_of_the_picture(browser: Browser, tmp_path: Path) -> None:
+    with browser.open(page_of(job_folder(tmp_path / "job", wraps_x=True)) + "#690,175,2") as tab:
+        tab.settle()
+        tab.drag((600, 300), (400, 300))
+        tab.settle()
+        tab.wait("Number(location.hash.slice(1).split(',')[0]) < 350")
+        assert 0 <= where(tab)[0] < 350
+
+
+def test_a_link_is_copied(browser: Browser, tmp_path: Path) -> None:
+    taking = "navigator.clipboard.writeText = async (text) => { window.copied = text; };"
+    with (
+        served(job_folder(tmp_path / "job")) as address,
+        browser.open(f"{address}#400,200,2", scripts=taking) as tab,
+    ):
+        tab.settle()
+        tab.key("l")
+        tab.wait("window.copied")
+        assert tab.js("copied") == f"{address}#400,200,2"
+        assert "copied" in tab.js("document.getElementById('said').textContent")
+
+
+# --- pictures that are not finished -------------------------------------------------------------------------------
+
+
+def test_missing_tiles_are_few_questions_and_come_when_asked_again(browser: Browser, tmp_path: Path) -> None:
+    folder = job_folder(tmp_path / "job")
+    (folder / "image_files").rename(folder / "later")
+    with browser.open(page_of(folder) + "#350,175,2", (1600, 900)) as tab:
+        tab.wait("document.getElementById('said').textContent")
+        for key in ("ArrowLeft", "ArrowRight", "+", "-"):
+            tab.key(key)
+            time.sleep(0.3)
+        asked = tab.complaints()
+        assert all("image_files" in line for line in asked)
+        assert 0 < len(asked) <= 2 * len(set(asked))  # by the picture and by the map, once each
+        tab.js("hypermosaic.reloadTiles()")
+        tab.js("hypermosaic.reloadTiles()")
+        time.sleep(0.5)
+        assert len(tab.complaints()) <= 2 * len(asked)
+        shares = [share_of(tab.screen(), colour) for colour in QUARTERS.values()]
+        assert max(shares) < 0.01
+        (folder / "later").rename(folder / "image_files")
+        tab.js("hypermosaic.reloadTiles()")
+        until = time.monotonic() + 20
+        while share_of(tab.screen(), QUARTERS["se"]) < 0.1 and time.monotonic() < until:
+            time.sleep(0.2)
+        tab.settle()
+        assert_shows_the_picture(tab.screen())
+
+
+def test_tiles_cover_a_preview_and_the_preview_fills_the_rest(browser: Browser, tmp_path: Path) -> None:
+    folder = job_folder(tmp_path / "job")
+    shutil.rmtree(folder / "image_files")
+    finest = folder / "image_files" / str(LAYOUT.deep_levels - 1)
+    complete = job_folder(tmp_path / "complete") / "image_files" / finest.name
+    finest.mkdir(parents=True)
+    for tile in complete.glob("[0-3]_*.jpg"):  # the left 256 pixels
+        shutil.copy(tile, finest)
+    violet = (
+        "(() => { const c = document.createElement('canvas'); c.width = 4; c.height = 2; const p = c.getContext('2d');"
+        " p.fillStyle = '#c000c0'; p.fillRect(0, 0, 4, 2); return c.toDataURL(); })()"
+    )
+    with browser.open(page_of(folder) + "#350,175,1.25", (1000, 640)) as tab:
+        tab.wait("hypermosaic.image")
+        tab.js(f"hypermosaic.showPreview({violet})")
+        tab.wait("hypermosaic.viewer.world.getItemCount() === 2")
+        tab.js("hypermosaic.reloadTiles()")
+        time.sleep(1)
+        screen = tab.screen()
+        assert share_of(screen[340:500, 600:850], (0xC0, 0, 0xC0)) > 0.95
+        assert share_of(screen[400:500, 100:300], QUARTERS["sw"]) > 0.95
+        tab.js("hypermosaic.hidePreview()")
+        time.sleep(0.5)
+        assert share_of(tab.screen(), (0xC0, 0, 0xC0)) < 0.001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -20,7 +21,8 @@ from cluster.events import (
     TaskDone,
     TaskRetried,
 )
-from cluster.progress import EVENTS, Bars, JsonLines, Lines, Tally, duration, fan_out, read_events
+from cluster.history import Tail
+from cluster.progress import EVENTS, Bars, JsonLines, Lines, Tally, duration, fan_out
 from cluster.spec import JobSpec
 from cluster.status import LEDGER, read_status
 from storage.ledger import Ledger
@@ -109,7 +111,7 @@ def test_the_file_holds_every_event_and_survives_a_torn_line(tmp_path: Path) -> 
     with JsonLines(path) as log:
         fan_out(log, log)(done(0, 1))
     path.write_text(path.read_text() + '{"event": "TaskDo')
-    first, second = read_events(path)
+    first, second = (json.loads(line) for line in Tail(path).lines()[1])
     assert first["event"] == second["event"] == "TaskDone"
     assert (first["stage"], first["block"], first["seconds"]) == (0, 1, 2.0)
     assert datetime.fromisoformat(first["time"]).tzinfo is not None

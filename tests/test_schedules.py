@@ -93,3 +93,13 @@ def test_a_solver_written_for_diffusion_integrates_a_flow() -> None:
     assert torch.allclose(x, target, atol=5e-3), (
         "a straight flow ends at its end, but for the last sigma of 1e-3"
     )
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "lcm"])
+def test_latents_beyond_one_are_not_clipped_unless_the_model_asks(name: str) -> None:
+    clean = torch.full((1, 8, 8), 3.0)
+    for asked, reached in ((None, 3.0), (True, 1.0)):
+        config = {"prediction_type": "sample", "thresholding": False}
+        schedule = Schedule(name, config if asked is None else config | {"clip_sample": asked}, 4)
+        x, _ = schedule.step(3, clean * 0, [], clean, lambda n: torch.zeros(64))
+        assert float(x.max()) == pytest.approx(reached, rel=0.05)

@@ -135,6 +135,7 @@ SAME_PICTURE = {
     "workers": 7,
     "out": Path("elsewhere"),
     "allow_pickle": True,
+    "preview_every": 3,
 }
 OTHER_PICTURE: dict[str, Any] = {
     "prompt": "desert", "negative_prompt": "blur", "width": 98, "height": 66, "loras": ("a",), "method": "hann",

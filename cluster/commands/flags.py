@@ -96,6 +96,14 @@ class SpecFlags:
     block: Annotated[
         str | None, _flag("Side of a task's square, in latents (default: 128 or more).", RUN, metavar="N")
     ] = None
+    preview_every: Annotated[
+        str | None,
+        _flag(
+            "Steps between previews of what a block becomes; 0: none (default: a quarter of the steps).",
+            RUN,
+            metavar="N",
+        ),
+    ] = None
     outputs: Annotated[
         str | None,
         _flag("What to write, by commas (default: ome-zarr,deep-zoom).", RUN, "--output", metavar="NAMES"),

@@ -96,18 +96,21 @@ def advice(now: Status) -> str:
 
 
 def view(
-    folder: Folder,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of a job, or one that holds several jobs' folders.")
+    ],
     port: Annotated[
         int, typer.Option(help="Port on this machine; 0 takes a free one.", min=0, max=65535)
     ] = 8000,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
 ) -> None:
-    """Show a picture, finished or not, from a small server on this machine until Ctrl-C."""
-    from storage.viewer.server import serve
+    """Show a picture, finished or not, or all of a folder, from a small server here until Ctrl-C."""
+    from cluster.viewing import viewer_of
+    from storage.viewer.server import serve_app
 
     def ready(address: str) -> None:
         print(address, flush=True)
         if open_browser:
             webbrowser.open(address)
 
-    serve(folder, port, ready)
+    serve_app(viewer_of(folder), port, ready)

@@ -116,13 +116,16 @@ def export(
         Path | None, _option("Where the model goes (default: model/ in the run's folder).", metavar="DIR")
     ] = None,
     card: Annotated[Path | None, _option("A model card to copy as README.md.", metavar="FILE")] = None,
+    distilled: Annotated[
+        bool, typer.Option("--distilled", help="The student instead (default folder: model-distilled/).")
+    ] = False,
 ) -> None:
     """Write a run's averaged weights as a model folder, which --model takes."""
     settings = settled(kept(out), {"out": out})
-    from generation.training.trainers import MODEL, export_from
+    from generation.training.trainers import DISTILLED_MODEL, MODEL, export_from
 
-    target = folder or out / MODEL
-    export_from(settings, target, card)
+    target = folder or out / (DISTILLED_MODEL if distilled else MODEL)
+    export_from(settings, target, card, distilled)
     print(target)
 
 
@@ -130,6 +133,7 @@ MODELS = {
     "autoencoder": "Train the codec: pixels to latents and back.",
     "denoiser": "Train the network that draws, after or beside the autoencoder.",
     "inpainting": "Train the denoiser's variant that goes on from what is there, after the denoiser.",
+    "distilled": "Train the denoiser's student, which draws in 4 steps instead of 12, after the denoiser.",
     "class-map": "Train the model that invents class maps, on the Earth's.",
 }
 for name, summary in MODELS.items():

@@ -5,8 +5,7 @@
     out: runs/mine
     denoiser: {steps: 20000, batch: 8}
 
-One file serves `train autoencoder`, `train denoiser`, `train inpainting` and `train class-map`. Every message is one
-line: the value, the limit, what to change.
+One file serves all of `train`'s commands. Every message is one line: the value, the limit, what to change.
 """
 
 from __future__ import annotations
@@ -105,6 +104,28 @@ class InpaintingConfig(Section):
     learning_rate: float = Field(default=8.0e-4, gt=0, le=0.1)
 
 
+class DistilledConfig(Section):
+    """The training of the denoiser's student, which draws in `jumps` steps what its solver draws in `solver_steps`.
+
+    batch: paths of a step, of which each gives `jumps` examples.
+    """
+
+    steps: int = Field(default=4_000, ge=1)
+    batch: int = Field(default=2, ge=1, le=4096)
+    learning_rate: float = Field(default=6.0e-4, gt=0, le=0.1)
+    jumps: int = Field(default=4, ge=1, le=100)
+    solver_steps: int = Field(default=12, ge=2, le=1000)
+
+    @model_validator(mode="after")
+    def _whole_jumps(self) -> Self:
+        if self.solver_steps % self.jumps or self.solver_steps == self.jumps:
+            raise ValueError(
+                f"distilled.solver_steps {self.solver_steps} is not two or more times distilled.jumps {self.jumps}; "
+                f"try {3 * self.jumps}"
+            )
+        return self
+
+
 class ClassMapConfig(Section):
     """The class-map model's training. crop: cells of the map."""
 
@@ -136,6 +157,7 @@ class TrainConfig(Section):
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     inpainting: InpaintingConfig = InpaintingConfig()
+    distilled: DistilledConfig = DistilledConfig()
     class_map: ClassMapConfig = Field(default=ClassMapConfig(), alias="class-map")
 
     if not TYPE_CHECKING:  # type checkers see the fields as the arguments
@@ -246,6 +268,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "autoencoder": AutoencoderConfig,
     "denoiser": DenoiserConfig,
     "inpainting": InpaintingConfig,
+    "distilled": DistilledConfig,
     "class-map": ClassMapConfig,
 }
 

@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from generation.training.autoencoder import averaged_half
 from generation.training.checkpoints import read
 from generation.training.classes import Classes
 from generation.training.denoiser import averaged
-from generation.training.networks import CHANNELS, CODECS, build_solver
+from generation.training.networks import CHANNELS, CODECS, build_jump_solver, build_solver
 
 MAP_MODEL = "class-map"
 """Where a run keeps its exported map model."""
@@ -34,12 +35,30 @@ GUIDANCE_SCALE = 1.0
 NUM_INFERENCE_STEPS = 12
 
 
-def model_index(codec_class: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Drawing:
+    """What draws: the checkpoint NAME.pt of its network, its solver, its steps. variants: inpainting comes along."""
+
+    name: str
+    solver: Callable[[], Any]
+    steps: int
+    variants: bool
+
+
+SOLVING = Drawing("denoiser", build_solver, NUM_INFERENCE_STEPS, variants=True)
+
+
+def jumping(steps: int) -> Drawing:
+    """A distilled network in its own steps; the inpainting variant, which takes the solver's, stays behind."""
+    return Drawing("distilled", build_jump_solver, steps, variants=False)
+
+
+def model_index(codec_class: str, solver_class: str) -> dict[str, Any]:
     """What a diffusers pipeline of these three parts would write."""
     return {
         "_class_name": "DiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
-        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "scheduler": ["diffusers", solver_class],
         "unet": ["diffusers", "UNet2DModel"],
         "vae": ["diffusers", codec_class],
     }
@@ -51,9 +70,9 @@ def class_rows(classes: Classes) -> list[dict[str, str]]:
     return [{"name": name, "colour": colour} for name, colour in pairs]
 
 
-def class_table(classes: Classes) -> dict[str, Any]:
+def class_table(classes: Classes, steps: int) -> dict[str, Any]:
     """classes.json: ids are places in the list; the null class is all zeros; `cell` latents share a class."""
-    defaults = {"guidance_scale": GUIDANCE_SCALE, "num_inference_steps": NUM_INFERENCE_STEPS}
+    defaults = {"guidance_scale": GUIDANCE_SCALE, "num_inference_steps": steps}
     return {"format_version": 1, "cell": CELL, **defaults, "classes": class_rows(classes)}
 
 
@@ -87,20 +106,27 @@ def write_network(network: Any, checkpoint: Path, folder: Path) -> None:
 
 
 def write_model(
-    checkpoints: Path, folder: Path, networks: Mapping[str, Any], codec: str, classes: Classes
+    checkpoints: Path,
+    folder: Path,
+    networks: Mapping[str, Any],
+    codec: str,
+    classes: Classes,
+    drawing: Drawing = SOLVING,
 ) -> None:
     """Write all machine-readable files of the model to `folder`."""
-    write_network(networks["denoiser"], checkpoints / "denoiser.pt", folder / "unet")
-    if (checkpoints / "inpainting.pt").exists():
+    write_network(networks["denoiser"], checkpoints / f"{drawing.name}.pt", folder / "unet")
+    if drawing.variants and (checkpoints / "inpainting.pt").exists():
         write_network(networks["inpainting"], checkpoints / "inpainting.pt", folder / "inpainting" / "unet")
         write_json(inpainting_table(classes), folder / "inpainting" / "inpainting.json")
     if (checkpoints / MAP_MODEL).exists():
         shutil.copytree(checkpoints / MAP_MODEL, folder / "map")
     autoencoder = assembled_codec(checkpoints, codec)
     autoencoder.to(torch.float16).save_pretrained(folder / "vae")
-    build_solver().save_pretrained(folder / "scheduler")
-    write_json(model_index(type(autoencoder).__name__), folder / "model_index.json")
-    write_json(class_table(classes), folder / "classes.json")
+    solver = drawing.solver()
+    solver.save_pretrained(folder / "scheduler")
+    index = model_index(type(autoencoder).__name__, type(solver).__name__)
+    write_json(index, folder / "model_index.json")
+    write_json(class_table(classes, drawing.steps), folder / "classes.json")
     for config in folder.rglob("config.json"):
         remove_local_path(config)
 
@@ -136,15 +162,17 @@ def export(
     codec: str,
     classes: Classes,
     card: Path | None = None,
+    drawing: Drawing = SOLVING,
 ) -> int:
     """Export the averages under `checkpoints` to `folder`; returns the bytes of the weights.
 
-    networks: take the weights of denoiser and inpainting. codec: a key of networks.CODECS. card: copied as README.md.
+    networks: take the weights of denoiser (or its student) and inpainting. codec: a key of networks.CODECS.
+    card: copied as README.md.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        write_model(checkpoints, fresh, networks, codec, classes)
+        write_model(checkpoints, fresh, networks, codec, classes, drawing)
         if card is not None:
             shutil.copy(card, fresh / "README.md")
         move_into_place(fresh, folder)

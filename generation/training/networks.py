@@ -89,6 +89,13 @@ def build_solver() -> Any:
     return LIBRARY.UniPCMultistepScheduler(**SAMPLING, prediction_type="v_prediction", solver_type="bh2")
 
 
+def build_jump_solver() -> Any:
+    """DDIM on the same schedule, as the first order of DPM-Solver++, for a network that was taught long steps."""
+    return LIBRARY.DPMSolverMultistepScheduler(
+        **(SAMPLING | {"solver_order": 1}), prediction_type="v_prediction", algorithm_type="dpmsolver++"
+    )
+
+
 def build_map_solver() -> Any:
     """DPM-Solver++ (2M) on the same schedule, for a network that predicts x_0."""
     return LIBRARY.DPMSolverMultistepScheduler(

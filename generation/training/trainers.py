@@ -3,6 +3,8 @@
     out/   train.yaml  latents.npz  decoder.pt  encoder.pt  denoiser.pt  *-loss.png  samples-*.png  decoder-*.png
            model/                   the finished model, once there are a decoder and a denoiser
 
+           distilled.pt  distilled-*.png  model-distilled/      the student's
+
            map.pt  maps-*.png  class-map/      the class-map model's
 
 A trainer is a function (config, run) -> None that goes on from the checkpoint in run.out.
@@ -18,7 +20,7 @@ from typing import Any
 
 import torch
 
-from generation.training import inpainting
+from generation.training import distillation, inpainting
 from generation.training.autoencoder import (
     AVERAGE_DECAY,
     CRITIC_RATE_SHARE,
@@ -31,7 +33,7 @@ from generation.training.crops import CropSets
 from generation.training.data import crop_sets, load_strips
 from generation.training.denoiser import HALVES, DenoiserSubject, Phase, phases_for
 from generation.training.earth import BLOCK
-from generation.training.export import MAP_MODEL, export
+from generation.training.export import MAP_MODEL, SOLVING, export, jumping
 from generation.training.latents import pca_for
 from generation.training.loop import Alone, Habits, Pace, Run, Team, build_optimiser, train
 from generation.training.networks import CHANNELS, build_unet
@@ -41,7 +43,7 @@ from generation.training.sources import default_cache
 
 LOG = logging.getLogger(__name__)
 LATENTS = "latents.npz"
-MODEL = "model"
+MODEL, DISTILLED_MODEL = "model", "model-distilled"
 WARMUP, CODEC_WARMUP = 200, 100
 MAP_AVERAGE_DECAY = 0.998
 
@@ -103,24 +105,53 @@ def train_denoiser(config: TrainConfig, run: Run) -> None:
     train("denoiser", state, DenoiserSubject(sets, pca, settings.steps, phases, build), pace, run)
 
 
-def train_inpainting(config: TrainConfig, run: Run) -> None:
-    """The inpainting variant of the run's denoiser, from its weights on."""
-    if not (run.out / "denoiser.pt").exists():
+def require_denoiser(run: Run) -> Path:
+    """The denoiser's checkpoint. Raises ConfigError where there is none."""
+    path = run.out / "denoiser.pt"
+    if not path.exists():
         raise ConfigError(
             f"{run.out} holds no trained denoiser; first: hypermosaic train denoiser --out {run.out}"
         )
+    return path
+
+
+def train_inpainting(config: TrainConfig, run: Run) -> None:
+    """The inpainting variant of the run's denoiser, from its weights on."""
+    denoiser = require_denoiser(run)
     settings, side = config.inpainting, config.denoiser.crop // BLOCK
     sets = open_sets(config, config.denoiser.crop)
     pca = pca_for(sets.training, run.out / LATENTS, side)
     build = partial(denoiser_network, config, inpainting.extra_planes(CHANNELS))
     network = build()
-    inpainting.warm_start(network, run.out / "denoiser.pt")
+    inpainting.warm_start(network, denoiser)
     network.to(run.device, memory_format=torch.channels_last)
     pace = Pace(settings.steps, (settings.learning_rate,), min(WARMUP, settings.steps), seed=config.seed)
     state = start(network, build_optimiser([network], pace), run.autocast)
     state = restore(state, run.out / f"{inpainting.NAME}.pt")
     subject = inpainting.InpaintingSubject(sets, pca, Phase(1.0, settings.batch, side, side, HALVES), build)
     train(inpainting.NAME, state, subject, pace, run)
+
+
+def train_distilled(config: TrainConfig, run: Run) -> None:
+    """The student of the run's denoiser, from its weights on."""
+    denoiser = require_denoiser(run)
+    settings, side = config.distilled, config.denoiser.crop // BLOCK
+    sets = open_sets(config, config.denoiser.crop)
+    pca = pca_for(sets.training, run.out / LATENTS, side)
+    build = partial(denoiser_network, config)
+    teacher, network = distillation.teacher_of(build(), denoiser), build()
+    network.load_state_dict(teacher.state_dict())
+    for module in (teacher, network):
+        module.to(run.device, memory_format=torch.channels_last)
+    warmup, decay = min(WARMUP, settings.steps), distillation.AVERAGE_DECAY
+    pace = Pace(settings.steps, (settings.learning_rate,), warmup, decay, config.seed)
+    state = start(network, build_optimiser([network], pace), run.autocast)
+    state = restore(state, run.out / f"{distillation.NAME}.pt")
+    phase = Phase(1.0, settings.batch, side, side, HALVES)
+    subject = distillation.DistillationSubject(
+        sets, pca, phase, build, teacher, settings.solver_steps, settings.jumps
+    )
+    train(distillation.NAME, state, subject, pace, run)
 
 
 def train_class_map(config: TrainConfig, run: Run) -> None:
@@ -148,6 +179,7 @@ TRAINERS: Mapping[str, Callable[[TrainConfig, Run], None]] = {
     "autoencoder": train_autoencoder,
     "denoiser": train_denoiser,
     "inpainting": train_inpainting,
+    "distilled": train_distilled,
     "class-map": train_class_map,
 }
 
@@ -175,13 +207,20 @@ def check_folder(config: TrainConfig) -> None:
     if not path.exists():
         return
     before = TrainConfig(**{**read_config(path), "out": config.out})
-    for name, old, new in (
+    rows: list[tuple[str, object, object]] = [
         ("data", before.data, config.data),
         ("classes", before.classes, config.classes),
         ("denoiser.widths", before.denoiser.widths, config.denoiser.widths),
         ("denoiser.crop", before.denoiser.crop, config.denoiser.crop),
         ("autoencoder.codec", before.autoencoder.codec, config.autoencoder.codec),
-    ):
+    ]
+    if (config.out / f"{distillation.NAME}.pt").exists():
+        old_settings, settings = before.distilled, config.distilled
+        rows += [
+            ("distilled.jumps", old_settings.jumps, settings.jumps),
+            ("distilled.solver_steps", old_settings.solver_steps, settings.solver_steps),
+        ]
+    for name, old, new in rows:
         if old != new:
             raise ConfigError(
                 f"{config.out} was begun with another {name}; give the same, or another folder as --out"
@@ -195,7 +234,8 @@ def train_from(
     run = run_of(config, team or Alone(), stop)
     TRAINERS[model](config, run)
     if run.team.rank == 0 and is_complete(config.out):
-        export_from(config, config.out / MODEL)
+        distilled = model == distillation.NAME
+        export_from(config, config.out / (DISTILLED_MODEL if distilled else MODEL), distilled=distilled)
 
 
 def is_complete(out: Path) -> bool:
@@ -203,8 +243,15 @@ def is_complete(out: Path) -> bool:
     return (out / "decoder.pt").exists() and (out / "denoiser.pt").exists()
 
 
-def export_from(config: TrainConfig, folder: Path, card: Path | None = None) -> int:
-    """Export the checkpoints of a run; returns the bytes of the weights. Raises ConfigError where one is missing."""
+def export_from(config: TrainConfig, folder: Path, card: Path | None = None, distilled: bool = False) -> int:
+    """Export the checkpoints of a run; returns the bytes of the weights. Raises ConfigError where one is missing.
+
+    distilled: the student takes the denoiser's place.
+    """
+    if distilled and not (config.out / f"{distillation.NAME}.pt").exists():
+        raise ConfigError(
+            f"{config.out} holds no distilled denoiser; first: hypermosaic train distilled --out {config.out}"
+        )
     if not is_complete(config.out):
         missing = "autoencoder" if (config.out / "denoiser.pt").exists() else "denoiser"
         raise ConfigError(
@@ -214,7 +261,8 @@ def export_from(config: TrainConfig, folder: Path, card: Path | None = None) -> 
         "denoiser": denoiser_network(config),
         inpainting.NAME: denoiser_network(config, inpainting.extra_planes(CHANNELS)),
     }
-    return export(config.out, folder, networks, config.autoencoder.codec, config.class_list(), card)
+    drawing = jumping(config.distilled.jumps) if distilled else SOLVING
+    return export(config.out, folder, networks, config.autoencoder.codec, config.class_list(), card, drawing)
 
 
 def begin(config: TrainConfig) -> None:
@@ -226,7 +274,7 @@ def begin(config: TrainConfig) -> None:
 
 def prepare(config: TrainConfig, model: str) -> None:
     """Make what several workers would make at once: the Earth's picture, the latents; and try the pictures."""
-    section = config.denoiser if model == "denoiser" else config.autoencoder
+    section = config.autoencoder if model == "autoencoder" else config.denoiser
     sets = open_sets(config, section.crop)
     if model != "class-map":
         pca_for(sets.training, config.out / LATENTS, section.crop // BLOCK)

@@ -23,6 +23,7 @@ from storage.geometry import Box
 from storage.pyramid import PyramidLayout
 
 SCHEMA = "http://schemas.microsoft.com/deepzoom/2008"
+INDEX = "image.dzi"
 ENCODINGS: dict[str, dict[str, int | bool]] = {
     "jpg": {"quality": 90, "subsampling": 0, "optimize": False},
     "png": {"compress_level": 1},
@@ -33,11 +34,12 @@ PILLOW_NAMES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 @dataclass(frozen=True)
 class DeepZoom:
-    """The Deep Zoom tiles of the picture in a job folder."""
+    """The Deep Zoom tiles of the picture in a job folder. quality: 1 to 100, of lossy tiles; None is the usual one."""
 
     folder: Path
     layout: PyramidLayout
     encoding: str = "jpg"
+    quality: int | None = None
 
     def __post_init__(self) -> None:
         if self.encoding not in ENCODINGS:
@@ -47,7 +49,7 @@ class DeepZoom:
 
     @property
     def index_path(self) -> Path:
-        return self.folder / "image.dzi"
+        return self.folder / INDEX
 
     def level_folder(self, level: int) -> Path:
         return self.folder / "image_files" / str(deep_zoom_level(self.layout, level))
@@ -65,13 +67,13 @@ class DeepZoom:
         for row in range(cells.y0, cells.y1):
             for column in range(cells.x0, cells.x1):
                 tile = tile_box(self.layout, level, row, column)
-                encoded = encode(pixels[tile.slices_in(box)], self.encoding)
+                encoded = encode(pixels[tile.slices_in(box)], self.encoding, self.quality)
                 replace_file(self.tile_path(level, row, column), encoded)
 
     def finish(self) -> None:
         for level in range(self.layout.deep_levels):
             self._check_complete(level)
-        replace_file(self.index_path, self._index().encode())
+        replace_file(self.index_path, self.index().encode())
 
     def _check_complete(self, level: int) -> None:
         cells = self.layout.whole(level).box.covering(self.layout.tile)
@@ -82,7 +84,8 @@ class DeepZoom:
                 if path.name not in present:
                     raise FileNotFoundError(f"{path} was never written; resume the job to write it")
 
-    def _index(self) -> str:
+    def index(self) -> str:
+        """What `image.dzi` holds."""
         return (
             '<?xml version="1.0" encoding="UTF-8"?>\n'
             f'<Image xmlns="{SCHEMA}" Format="{self.encoding}" Overlap="0" TileSize="{self.layout.tile}">\n'
@@ -107,8 +110,9 @@ def tile_box(layout: PyramidLayout, level: int, row: int, column: int) -> Box:
     return tile
 
 
-def encode(pixels: NDArray[np.uint8], encoding: str) -> bytes:
+def encode(pixels: NDArray[np.uint8], encoding: str, quality: int | None = None) -> bytes:
     """The bytes of one tile; the same pixels give the same bytes."""
     encoded = BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(encoded, PILLOW_NAMES[encoding], **ENCODINGS[encoding])
+    settings = ENCODINGS[encoding] if quality is None else {**ENCODINGS[encoding], "quality": quality}
+    Image.fromarray(np.ascontiguousarray(pixels)).save(encoded, PILLOW_NAMES[encoding], **settings)
     return encoded.getvalue()

@@ -1,16 +1,13 @@
-"""OME-Zarr 0.5, the master copy: sharded Zarr v3 arrays c, y, x of uint8. Knows bytes and metadata, not tasks.
+"""OME-Zarr 0.5, the master copy: levels c, y, x of uint8 sRGB. Knows an image's metadata, not tasks.
 
-    FOLDER/image.zarr/zarr.json           multiscales, omero, and the layout this picture was written with
-    FOLDER/image.zarr/LEVEL/zarr.json     one array a level, down to the first that fits in one tile
-    FOLDER/image.zarr/LEVEL/c/0/ROW/COL   one shard: what one task writes; inner chunks 3 x tile x tile, zstd
-
-Each shard has one writer and is written in one transaction, so it is there whole or not at all.
+FOLDER/image.zarr/zarr.json        multiscales, omero, and the layout this picture was written with
+FOLDER/image.zarr/LEVEL/...        a Multiscale of three channels
+FOLDER/image.zarr/labels/...       where the model knows classes: storage.formats.labels
 """
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +16,12 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from storage.arrays import as_os_error
-from storage.formats.atomic import replace_file
 from storage.formats.contract import check_box
+from storage.formats.multiscale import OME_VERSION, Multiscale, open_array, read_box
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout
 
 FORMAT_VERSION = 1
-ZSTD_LEVEL = 3
 COLOURS = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}
 
 
@@ -41,106 +36,35 @@ class OmeZarr:
     def root(self) -> Path:
         return image_root(self.folder)
 
+    @property
+    def levels(self) -> Multiscale:
+        return Multiscale(self.root, self.layout, channels=len(COLOURS))
+
     def create(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        for level in range(self.layout.levels):
-            ts.open(self._array(level), create=True, open=True).result()
-        replace_file(self.root / "zarr.json", json.dumps(self._group(), indent=2).encode())
+        self.levels.create(self._attributes())
 
     def write_level(self, level: int, box: Box, pixels: NDArray[np.uint8]) -> None:
         """Levels that OME-Zarr does not keep (below one tile) are passed over."""
         check_box(self.layout, level, box, pixels)
-        if level >= self.layout.levels:
-            return
-        try:
-            with ts.Transaction() as transaction:
-                store = open_level(self.folder, level, writable=True).with_transaction(transaction)
-                store[:, box.y0 : box.y1, box.x0 : box.x1] = np.moveaxis(pixels, 2, 0)
-        except ValueError as error:
-            raise as_os_error(error, f"level {level} of {self.root.name}") from error
+        if level < self.layout.levels:
+            self.levels.write(level, box, np.moveaxis(pixels, 2, 0))
 
     def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
         """(height, width, 3) pixels of a box; black where nothing was written yet."""
-        return read_pixels(open_level(self.folder, level), box)
+        return _pixels(self.levels.read(level, box))
 
     def finish(self) -> None:
-        for level in range(self.layout.levels):
-            self._check_complete(level)
+        self.levels.check_complete()
 
-    def _check_complete(self, level: int) -> None:
-        shards = self.layout.whole(level).box.covering(self.layout.write_edge(level))
-        rows = self.root / str(level) / "c" / "0"
-        for row in range(shards.y1):
-            present = (
-                {entry.name for entry in os.scandir(rows / str(row))} if (rows / str(row)).is_dir() else set()
-            )
-            for column in range(shards.x1):
-                if str(column) not in present:
-                    missing = rows / str(row) / str(column)
-                    raise FileNotFoundError(f"shard {missing} was never written; resume the job to write it")
-
-    def _array(self, level: int) -> dict[str, Any]:
-        """The TensorStore description of a level's array, which becomes its zarr.json."""
-        edge, tile = self.layout.write_edge(level), self.layout.tile
-        inner: list[dict[str, Any]] = [
-            {"name": "bytes"},
-            {"name": "zstd", "configuration": {"level": ZSTD_LEVEL}},
-            {"name": "crc32c"},
-        ]
-        sharding = {
-            "chunk_shape": [3, tile, tile],
-            "codecs": inner,
-            "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
-            "index_location": "end",
-        }
-        metadata = {
-            "shape": [3, *self.layout.size(level)],
-            "data_type": "uint8",
-            "dimension_names": ["c", "y", "x"],
-            "fill_value": 0,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [3, edge, edge]}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        }
-        return {**_spec(self.folder, level), "metadata": metadata}
-
-    def _group(self) -> dict[str, Any]:
-        layout = self.layout
+    def _attributes(self) -> dict[str, Any]:
+        multiscale = self.levels.description("image", "2x2 mean in linear light")
         written_with = {
             "format_version": FORMAT_VERSION,
-            "tile": layout.tile,
-            "superblock": layout.superblock,
+            "tile": self.layout.tile,
+            "superblock": self.layout.superblock,
         }
-        ome = {"version": "0.5", "multiscales": [self._multiscale()], "omero": _rendering()}
-        return {
-            "zarr_format": 3,
-            "node_type": "group",
-            "attributes": {"ome": ome, "hypermosaic": written_with},
-        }
-
-    def _multiscale(self) -> dict[str, Any]:
-        return {
-            "name": "image",
-            "axes": [
-                {"name": "c", "type": "channel"},
-                {"name": "y", "type": "space"},
-                {"name": "x", "type": "space"},
-            ],
-            "datasets": [_dataset(level) for level in range(self.layout.levels)],
-            "type": "2x2 mean in linear light",
-        }
-
-
-def _dataset(level: int) -> dict[str, Any]:
-    """Where a level lies: its pixels are exactly 2^level wide, even where the last one is only partly covered.
-
-    Coordinates name pixel centres, so the first pixel of a level lies (2^level - 1) / 2 from that of level 0.
-    """
-    scale, offset = float(2**level), (2**level - 1) / 2
-    transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [1.0, scale, scale]}]
-    if level:
-        transforms.append({"type": "translation", "translation": [0.0, offset, offset]})
-    return {"path": str(level), "coordinateTransformations": transforms}
+        ome = {"version": OME_VERSION, "multiscales": [multiscale], "omero": _rendering()}
+        return {"ome": ome, "hypermosaic": written_with}
 
 
 def _rendering() -> dict[str, Any]:
@@ -168,21 +92,15 @@ def open_image(folder: Path) -> OmeZarr:
     return OmeZarr(folder, PyramidLayout(width, height, written_with["tile"], written_with["superblock"]))
 
 
-def open_level(folder: Path, level: int, *, writable: bool = False) -> ts.TensorStore:
+def open_level(folder: Path, level: int) -> ts.TensorStore:
     """A level of a job folder's image as a TensorStore array c, y, x."""
-    return ts.open(_spec(folder, level), open=True, read=True, write=writable).result()
+    return open_array(image_root(folder), level)
 
 
 def read_pixels(store: ts.TensorStore, box: Box) -> NDArray[np.uint8]:
     """(height, width, 3) pixels of a box of an opened level."""
-    planes = store[:, box.y0 : box.y1, box.x0 : box.x1].read().result()
-    return np.ascontiguousarray(np.moveaxis(np.asarray(planes), 0, 2))
+    return _pixels(read_box(store, box))
 
 
-def _spec(folder: Path, level: int) -> dict[str, Any]:
-    """Black is stored like any colour, so that a missing shard always means an unwritten one."""
-    return {
-        "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": f"{(image_root(folder) / str(level)).absolute()}/"},
-        "store_data_equal_to_fill_value": True,
-    }
+def _pixels(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(np.moveaxis(planes, 0, 2))

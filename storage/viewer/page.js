@@ -1,44 +1,46 @@
-// The page of one picture: pan, zoom, map, keys. Knows the description written into index.html and where tiles lie;
-// loads nothing but tiles, so that it works from a folder opened by double-click as well as from any web host.
+// The page of one picture: the viewer, where it looks, the scale bar, and what the other scripts share.
+//
+// window.hypermosaic = {viewer, picture, say(text), where(), go(place), ...}, or null where nothing can be shown.
+// Places are {x, y, zoom}: pixels of the whole picture, and screen pixels for each of them.
 "use strict";
 
-(() => {
+window.hypermosaic = (() => {
   const byId = (id) => document.getElementById(id);
   const picture = JSON.parse(byId("description").textContent);
   const fromDisk = location.protocol === "file:";
-  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+  function explain(text) {
+    byId("notice").textContent = text;
+    byId("notice").hidden = false;
+    for (const idle of document.querySelectorAll("nav, footer, .panel")) idle.hidden = true;
+  }
 
   if (fromDisk && !picture.opensFromDisk) {
-    byId("notice").textContent = "The tiles of this picture are inside its OME-Zarr image, which a page opened from "
-      + "disk cannot read. Run \"hypermosaic view\" on this folder, or add the deep-zoom format.";
-    byId("notice").hidden = false;
-    for (const idle of ["nav", "footer"]) document.querySelector(idle).hidden = true;
-    return;
+    explain("The tiles of this picture are inside its OME-Zarr image, which a page opened from disk cannot read. "
+      + "Run \"hypermosaic view\" on this folder, or add the deep-zoom format.");
+    return null;
   }
+
+  // What goes wrong with a tile is told on the page; the console stays for those who debug pages.
+  OpenSeadragon.console = { log() {}, debug() {}, info() {}, warn() {}, error() {}, assert() {} };
 
   const viewer = OpenSeadragon({
     element: byId("picture"),
-    tileSources: {
-      width: picture.width,
-      height: picture.height,
-      tileSize: picture.tile,
-      tileOverlap: 0,
-      minLevel: 0,
-      maxLevel: picture.maxLevel,
-      getTileUrl: (level, column, row) => `${picture.tiles}${level}/${column}_${row}.${picture.encoding}`,
-    },
     // From disk every tile taints its canvas, and WebGL refuses tainted pictures; one drawer for both looks the same.
     drawer: "canvas",
     maxTilesPerFrame: 8,
     wrapHorizontal: picture.wrapsX,
     visibilityRatio: 0.5,
-    minZoomImageRatio: 0.8,
     maxZoomPixelRatio: 4,
-    animationTime: calm ? 0 : 0.7,
+    imageLoaderLimit: 8,
+    animationTime: calm.matches ? 0 : 0.7,
     blendTime: 0,
-    immediateRender: calm,
-    keyboardNavEnabled: false, // its keys include flips and turns; ours are below, and work wherever the focus is
+    immediateRender: calm.matches,
+    keyboardNavEnabled: false, // its keys include flips and turns; ours work wherever the focus is
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+    gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: true },
+    gestureSettingsPen: { clickToZoom: false, dblClickToZoom: true },
     showNavigationControl: false,
     showNavigator: true,
     navigatorAutoFade: false,
@@ -49,37 +51,49 @@
   });
   const view = viewer.viewport;
 
-  // A round length (1, 2 or 5 times a power of ten) of at most `room` picture pixels.
-  function roundLength(room) {
-    const power = 10 ** Math.floor(Math.log10(room));
-    return Math.max(1, power * [5, 2, 1].find((times) => times * power <= room));
+  // --- where the view is: the width of the picture is 1 in the viewer's own units --------------------------------
+
+  const modulo = (value, period) => ((value % period) + period) % period;
+  const inPicture = (x) => (picture.wrapsX ? modulo(x, picture.width) : x);
+
+  // Screen pixels for each pixel of the picture.
+  const zoomNow = (current = true) => view.getZoom(current) * view.getContainerSize().x / picture.width;
+
+  // x is of the turn that the view is in; `inPicture` makes it a pixel.
+  function centreNow(current = true) {
+    const centre = view.getCenter(current);
+    return { x: centre.x * picture.width, y: centre.y * picture.width };
   }
 
-  function showScale() {
-    if (!viewer.world.getItemCount()) return;
-    const zoom = viewer.world.getItemAt(0).viewportToImageZoom(view.getZoom(true));
-    const length = roundLength(Math.max(1, 150 / zoom));
-    const percent = 100 * zoom;
-    byId("bar").style.width = `${length * zoom}px`;
-    byId("scale").textContent = `${length.toLocaleString("en")} px \u00b7 `
-      + `${percent.toLocaleString("en", { maximumSignificantDigits: percent < 10 ? 2 : 3 })} %`;
+  function where(current = true) {
+    const { x, y } = centreNow(current);
+    return { x: inPicture(x), y, zoom: zoomNow(current) };
   }
 
-  function zoomBy(factor) {
-    view.zoomBy(factor);
-    view.applyConstraints();
+  // Of all turns of a ring, the one nearest to what is on the screen.
+  function nearest(x) {
+    return picture.wrapsX ? x + picture.width * Math.round((centreNow().x - x) / picture.width) : x;
   }
 
-  // One fifth of what is on screen.
-  function moveBy(x, y) {
-    const bounds = view.getBounds();
-    view.panBy(new OpenSeadragon.Point(0.2 * x * bounds.width, 0.2 * y * bounds.height));
-    view.applyConstraints();
+  function go(place, immediately = calm.matches) {
+    const x = nearest(Math.min(Math.max(place.x, 0), picture.width));
+    const y = Math.min(Math.max(place.y, 0), picture.height);
+    view.zoomTo(place.zoom * picture.width / view.getContainerSize().x, null, immediately);
+    view.panTo(new OpenSeadragon.Point(x / picture.width, y / picture.width), immediately);
+    view.applyConstraints(immediately);
   }
 
-  function showActualPixels() {
-    view.zoomTo(viewer.world.getItemAt(0).imageToViewportZoom(1));
-    view.applyConstraints();
+  // Pixels of the page -> pixels of the picture, and back; x may lie in another turn.
+  function toPicture(x, y) {
+    const zoom = zoomNow();
+    const [centre, size] = [centreNow(), view.getContainerSize()];
+    return { x: centre.x + (x - size.x / 2) / zoom, y: centre.y + (y - size.y / 2) / zoom };
+  }
+
+  function toScreen(x, y) {
+    const zoom = zoomNow();
+    const [centre, size] = [centreNow(), view.getContainerSize()];
+    return { x: size.x / 2 + (x - centre.x) * zoom, y: size.y / 2 + (y - centre.y) * zoom };
   }
 
   function showsAll() {
@@ -88,62 +102,32 @@
     return near(now.x, home.x) && near(now.y, home.y) && near(now.width, home.width) && near(now.height, home.height);
   }
 
-  function toggleFullScreen() {
-    if (document.fullscreenElement) document.exitFullscreen();
-    else document.documentElement.requestFullscreen?.().catch(() => {});
+  // A little more than the whole picture, or its actual pixels where they are fewer than the screen's.
+  function limitZoom() {
+    view.minZoomLevel = Math.min(0.8 * view.getHomeZoom(), picture.width / view.getContainerSize().x);
   }
 
-  function toggleMap() {
-    const map = viewer.navigator.element;
-    map.hidden = !map.hidden;
+  for (const change of ["open", "resize"]) viewer.addHandler(change, limitZoom);
+
+  // --- the scale bar ---------------------------------------------------------------------------------------------
+
+  // A round length (1, 2 or 5 times a power of ten) of at most `room` picture pixels.
+  function roundLength(room) {
+    const power = 10 ** Math.floor(Math.log10(room));
+    return Math.max(1, power * [5, 2, 1].find((times) => times * power <= room));
   }
 
-  function toggleHelp() {
-    const help = byId("help");
-    if (help.open) help.close();
-    else help.showModal();
+  function showScale() {
+    if (!viewer.world.getItemCount()) return;
+    const zoom = zoomNow();
+    const length = roundLength(Math.max(1, 150 / zoom));
+    const percent = 100 * zoom;
+    byId("bar").style.width = `${length * zoom}px`;
+    byId("scale").textContent = `${length.toLocaleString("en")} px \u00b7 `
+      + `${percent.toLocaleString("en", { maximumSignificantDigits: percent < 10 ? 2 : 3 })} %`;
   }
 
-  const actions = {
-    "+": () => zoomBy(1.6),
-    "=": () => zoomBy(1.6),
-    "-": () => zoomBy(1 / 1.6),
-    "_": () => zoomBy(1 / 1.6),
-    "0": () => view.goHome(),
-    home: () => view.goHome(),
-    "1": showActualPixels,
-    arrowleft: () => moveBy(-1, 0),
-    arrowright: () => moveBy(1, 0),
-    arrowup: () => moveBy(0, -1),
-    arrowdown: () => moveBy(0, 1),
-    a: () => moveBy(-1, 0),
-    d: () => moveBy(1, 0),
-    w: () => moveBy(0, -1),
-    s: () => moveBy(0, 1),
-    f: toggleFullScreen,
-    m: toggleMap,
-    h: () => document.body.classList.toggle("bare"),
-    "?": toggleHelp,
-  };
-
-  document.addEventListener("keydown", (event) => {
-    const action = actions[event.key.toLowerCase()];
-    if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (byId("help").open && action !== toggleHelp) return;
-    event.preventDefault();
-    action();
-  });
-
-  byId("zoom-in").addEventListener("click", actions["+"]);
-  byId("zoom-out").addEventListener("click", actions["-"]);
-  byId("fit").addEventListener("click", actions["0"]);
-  byId("actual").addEventListener("click", showActualPixels);
-  byId("full").addEventListener("click", toggleFullScreen);
-  byId("keys").addEventListener("click", toggleHelp);
-  document.addEventListener("fullscreenchange", () => {
-    byId("full").setAttribute("aria-pressed", String(Boolean(document.fullscreenElement)));
-  });
-  if (!document.fullscreenEnabled) byId("full").hidden = true;
+  for (const change of ["open", "update-viewport", "resize"]) viewer.addHandler(change, showScale);
 
   // Whoever sees the whole picture still sees it after resizing the window.
   addEventListener("resize", () => {
@@ -152,5 +136,55 @@
 
   viewer.canvas.setAttribute("aria-label", `Zoomable view of ${picture.title}`);
   viewer.canvas.setAttribute("role", "application");
-  for (const change of ["open", "update-viewport", "resize"]) viewer.addHandler(change, showScale);
+  viewer.navigator.element.setAttribute("aria-hidden", "true"); // the keys do what the map does
+  for (const part of viewer.navigator.element.querySelectorAll("[tabindex]")) part.tabIndex = -1;
+  viewer.navigator.element.tabIndex = -1;
+
+  // --- words and files -------------------------------------------------------------------------------------------
+
+  let silence = 0;
+  function say(text) {
+    byId("said").textContent = text;
+    clearTimeout(silence);
+    silence = setTimeout(() => { byId("said").textContent = ""; }, 5000);
+  }
+
+  // Copies text and says so; where the browser forbids the clipboard, an old way, which needs no permission.
+  async function copy(text, what) {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const box = document.createElement("textarea");
+      box.value = text;
+      document.body.append(box);
+      box.select();
+      const copied = document.execCommand("copy");
+      box.remove();
+      if (!copied) return say(`This browser does not let a page copy. ${text}`);
+    }
+    return say(`${what} copied`);
+  }
+
+  function save(blob, name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  }
+
+  // The folder of this page as a shell would take it; from the web nobody knows where it lies.
+  function folder() {
+    if (!fromDisk) return "DIR";
+    const path = decodeURIComponent(location.pathname.replace(/\/[^/]*$/, "")).replace(/^\/([A-Za-z]:)/, "$1");
+    return /^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`;
+  }
+
+  return {
+    viewer, picture, fromDisk, calm, byId, explain,
+    where, go, zoomNow, inPicture, nearest, toPicture, toScreen, showsAll, say, copy, save, folder,
+    keys: {}, // key -> what it does; the other scripts add theirs
+    closers: [], // what Escape stops or closes, asked in turn until one says that it did
+    served: null, // what api/status.json said, where there is a server
+  };
 })();

@@ -1,154 +1,153 @@
-"""A small server for looking at one job folder. Knows HTTP and what of the folder may be seen; writes nothing.
+"""A small server for looking at job folders. Knows addresses and how much is done at once; writes nothing.
 
-    /                          index.html
-    /viewer/..., /image_files/..., /image.dzi       files, with ranges and HEAD
-    /tiles/LEVEL/COLUMN_ROW.jpg                     cut out of the OME-Zarr image, levels numbered as in Deep Zoom
+    /                          index.html of the job                     or, above several jobs, the gallery
+    /viewer/..., /image.dzi    files, with ranges and HEAD               /jobs/ID/...    the same below each job
+    /image_files/LEVEL/COLUMN_ROW.jpg    Deep Zoom tiles                 /cards.html     the gallery's cards
+    /tiles/LEVEL/COLUMN_ROW.jpg          cut out of the OME-Zarr image   /assets/HASH/...
+    /region.png, /region.jpg   ?x=&y=&w=&h=&scale=: a rectangle
+    /preview.png, /thumbnail.jpg         the whole picture, small
+    /api/status.json           how far the job is
 
 Listens on the loopback address and answers only to its names, so that no page elsewhere can read through it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import uvicorn
-from numpy.typing import NDArray
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Mount, Route, Router
+from starlette.types import ASGIApp
 
-from storage.formats.deep_zoom import deep_zoom_level, encode, tile_box
-from storage.formats.ome_zarr import OmeZarr, image_root, open_image
-from storage.geometry import Box
-from storage.pyramid import linear_to_srgb_u8, reduce_half_srgb
+from storage.viewer.files import VisibleFiles
+from storage.viewer.gallery import Gallery, Jobs, Registry
+from storage.viewer.gate import Gate
+from storage.viewer.regions import Regions
+from storage.viewer.safety import HOST, NAMES, SafeAnswers
+from storage.viewer.smalls import Smalls
+from storage.viewer.tiles import Cache, Masters, TilesOfImage, is_current, reading
+from storage.viewer.told import NothingTold, Teller
 
-HOST = "127.0.0.1"
-VISIBLE = ("index.html", "viewer", "image_files", "image.dzi")
-LONGEST_PATH = 1024
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # a job that is still running writes tiles; their ETag saves the bytes
-    # OpenSeadragon adds one style element of its own, hence 'unsafe-inline' for styles; scripts come from files only.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-}
+NOTHING_TOLD = NothingTold()
+MOST_CONNECTIONS = 512
+GRACE_SECONDS = 2
+"""For answers under way when the server is stopped."""
 
 
-class VisibleFiles(StaticFiles):
-    """Files of a job folder that belong to the page, and only those; a link out of them leads nowhere."""
+@dataclass(frozen=True)
+class Workshop:
+    """What all jobs of one server share: one memory, and bounds on what is done at once."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
-        super().__init__(directory=self.folder, follow_symlink=False)
-
-    def get_path(self, scope: Scope) -> str:
-        path = super().get_path(scope)
-        return "index.html" if path == "." else path
-
-    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
-        nothing = "", None
-        if "\0" in path:
-            return nothing
-        asked = Path(os.path.normpath(path)).parts[0]
-        real, status = super().lookup_path(path)
-        if asked not in VISIBLE or not real or not Path(real).is_relative_to(self.folder / asked):
-            return nothing
-        return real, status
+    teller: Teller
+    gallery: str | None = None
+    """Where the gallery is, as seen from a job's page."""
+    cache: Cache = field(default_factory=Cache)
+    decoding: Gate = field(
+        default_factory=lambda: Gate(at_once=max(2, min(8, os.cpu_count() or 2)), waiting=64)
+    )
+    cutting: Gate = field(default_factory=lambda: Gate(at_once=1, waiting=4))
+    asking: Gate = field(default_factory=lambda: Gate(at_once=1, waiting=64))
 
 
-class SafeAnswers:
-    """Adds the same headers to every answer, refusals included, and refuses paths that no page asks for."""
+def routes_of(folder: Path, shared: Workshop) -> list[Route | Mount]:
+    """Everything below one job's address."""
+    masters, files = Masters(folder), VisibleFiles(folder)
+    smalls = Smalls(masters, shared.teller, shared.cache, shared.asking, shared.decoding)
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    async def status(request: Request) -> Response:
+        return await _status(request, folder, shared)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-        elif len(scope["path"]) > LONGEST_PATH:
-            await Response("path too long", 414)(scope, receive, send_with_headers)
-        else:
-            await self.app(scope, receive, send_with_headers)
-
-
-class TilesOfImage:
-    """JPEG tiles cut out of the OME-Zarr image of a folder, when asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.image: Callable[[], OmeZarr] = cache(lambda: open_image(folder))
-        self.present = image_root(folder).joinpath("zarr.json").is_file
-
-    def answer(self, request: Request) -> Response:
-        numbers = request.path_params
-        if not self.present():
-            raise HTTPException(404)
-        layout = self.image().layout
-        level = deep_zoom_level(layout, numbers["level"])
-        try:
-            box = tile_box(layout, level, numbers["row"], numbers["column"])
-        except IndexError as error:
-            raise HTTPException(404) from error
-        return Response(encode(pixels_of(self.image(), level, box), "jpg"), media_type="image/jpeg")
+    return [
+        Route("/image_files/{level:int}/{column:int}_{row:int}.{encoding}", files.tile),
+        Route(
+            "/tiles/{level:int}/{column:int}_{row:int}.jpg",
+            TilesOfImage(masters, shared.cache, shared.decoding).answer,
+        ),
+        Route("/region.{kind}", Regions(masters, shared.cutting).answer),
+        Route("/preview.png", smalls.preview),
+        Route("/thumbnail.jpg", smalls.thumbnail),
+        Route("/api/status.json", status),
+        Mount("/", files),
+    ]
 
 
-def pixels_of(image: OmeZarr, level: int, box: Box) -> NDArray[np.uint8]:
-    """Pixels of a box of any Deep Zoom level; those below the last OME-Zarr level are reduced from it."""
-    last = image.layout.levels - 1
-    if level <= last:
-        return image.read_level(level, box)
-    pixels = image.read_level(last, image.layout.whole(last).box)
-    for _ in range(level - last):
-        pixels = linear_to_srgb_u8(reduce_half_srgb(pixels))
-    return pixels
+async def _status(request: Request, folder: Path, shared: Workshop) -> Response:
+    told = await shared.asking.run(reading(lambda: shared.teller.status(folder)))
+    if told is None:
+        raise HTTPException(404)
+    if shared.gallery is not None:
+        told = {**told, "gallery": shared.gallery}
+    content = json.dumps(told, separators=(",", ":"), allow_nan=False).encode()
+    headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
+    if is_current(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type="application/json", headers=headers)
 
 
-def build_app(folder: Path) -> Starlette:
-    """The application for one job folder, which must hold a page."""
-    if not (folder / "index.html").is_file():
+def build_app(folder: Path, teller: Teller = NOTHING_TOLD) -> ASGIApp:
+    """The application for one job folder, which must hold a page, or a job that will write one."""
+    if not (folder / "index.html").is_file() and teller.status(folder) is None:
         raise FileNotFoundError(
             f"{folder} holds no index.html; give the folder that a job wrote its picture to"
         )
-    return Starlette(
-        routes=[
-            Route(
-                "/tiles/{level:int}/{column:int}_{row:int}.jpg", TilesOfImage(folder).answer, methods=["GET"]
-            ),
-            Mount("/", VisibleFiles(folder)),
-        ],
-        middleware=[
-            Middleware(SafeAnswers),
-            Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False),
-        ],
+    return guarded(Starlette(routes=routes_of(folder, Workshop(teller))))
+
+
+def build_gallery(root: Path, find: Callable[[], Sequence[Path]], teller: Teller) -> ASGIApp:
+    """The application for all jobs that `find` finds below a folder, now and later."""
+    shared, registry = Workshop(teller, gallery="../../"), Registry(root, find)
+    gallery = Gallery(registry, teller, shared.asking)
+    jobs = Jobs(registry, shared.asking, lambda folder: Router(routes_of(folder, shared)), {})
+    return guarded(
+        Starlette(
+            routes=[
+                Route("/", gallery.page),
+                Route("/cards.html", gallery.cards),
+                Route("/assets/{digest}/{name}", gallery.asset),
+                Mount("/jobs/{id}", jobs),
+            ]
+        )
     )
 
 
-def serve(folder: Path, port: int, on_ready: Callable[[str], None]) -> None:
+def guarded(app: ASGIApp) -> ASGIApp:
+    """The same application, to its own names and its own pages only."""
+    return SafeAnswers(TrustedHostMiddleware(app, allowed_hosts=list(NAMES), www_redirect=False))
+
+
+def serve(folder: Path, port: int, on_ready: Callable[[str], None], teller: Teller = NOTHING_TOLD) -> None:
     """Serve a job folder until interrupted. Port 0 takes a free one; `on_ready` is told the address."""
-    app = build_app(folder)
+    serve_app(build_app(folder, teller), port, on_ready)
+
+
+def serve_app(app: ASGIApp, port: int, on_ready: Callable[[str], None]) -> None:
+    """Serve an application on the loopback address until interrupted."""
     with socket.create_server((HOST, port)) as listening:
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, lifespan="off"
-        )
         on_ready(f"http://{HOST}:{listening.getsockname()[1]}/")
-        uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(settings_of(app)).run(sockets=[listening])
+
+
+def settings_of(app: ASGIApp) -> uvicorn.Config:
+    """Slow clients hold a connection each and nothing else; h11 bounds what a request may send before its end."""
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )

@@ -1,0 +1,273 @@
+"""What `view` shows: which folders are jobs, and what the server is told of each. Knows jobs; knows no HTTP.
+
+Of a running job the page hears (api/status.json):
+
+    {"state": "running", "share": 0.35, "seconds": 130.2, "secondsLeft": 240.0, "groups": [{"name", "done", "total"}],
+     "workers": 2, "retried": 0, "error": null, "patchesPerSecond": 61.5, "tilesVersion": 3, "previewVersion": 7,
+     "blocks": {"rows", "columns", "block", "heightLatents", "widthLatents", "stages", "done": [of each block]},
+     "folder": "out/world", "next": "hypermosaic resume out/world"}
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from cluster import job_file
+from cluster.api import is_job
+from cluster.preview import read_preview
+from cluster.progress import EVENTS
+from cluster.spec import SpecError
+from cluster.status import Follower, GroupStatus, Status
+from storage.viewer.pages import description_of
+from storage.viewer.told import Card, Preview
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+LATENTS, STATES = "latents.zarr", "work/state-*.zarr"
+"""Arrays of a job with one chunk a block, as cluster.plan names them, which this does without: it brings PyTorch."""
+MAP = "map"
+"""Folder, in a job's, of the job that invents its class map first."""
+DEPTH = 2
+LONGEST_ERROR = 300
+LAST_EVENT = 1024  # bytes; the event of the end is shorter
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
+"""What reading a damaged folder may raise; SpecError and FormatError are ValueErrors."""
+UNFINISHED = ("not started", "running", "silent", "interrupted", "failed")
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def is_shown(folder: Path) -> bool:
+    """Whether a folder is one picture: a job, or a page that was put there without its job."""
+    return is_job(folder) or bool(description_of(folder))
+
+
+def find_jobs(root: Path, depth: int = DEPTH) -> list[Path]:
+    """Folders of jobs below a folder, down to `depth`; links are not followed, nor are jobs searched for others."""
+    return sorted(_below(root, depth))
+
+
+def _below(root: Path, depth: int) -> Iterator[Path]:
+    try:
+        folders = [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
+    except OSError:  # it went away, or is not ours to read
+        return
+    for folder in folders:
+        if folder.name.startswith("."):
+            continue
+        if is_shown(folder):
+            yield folder
+        elif depth > 1:
+            yield from _below(folder, depth - 1)
+
+
+def check_shown(folder: Path) -> bool:
+    """Whether a folder is one picture rather than a place of several. Raises SpecError where it is neither."""
+    if not folder.is_dir():
+        raise SpecError(
+            f"{folder} is no folder; give one that a job was written to, or one that holds such folders"
+        )
+    if is_shown(folder):
+        return True
+    if not find_jobs(folder):
+        raise SpecError(
+            f"{folder} holds no job, nor do the folders in it; make one with: hypermosaic generate ... --out "
+            f"{shlex.quote(str(folder / 'name'))}"
+        )
+    return False
+
+
+def viewer_of(folder: Path) -> ASGIApp:
+    """The server's application for one job, or for all jobs of a folder. Raises SpecError where there is none."""
+    from storage.viewer.server import build_app, build_gallery
+
+    teller = JobTeller()
+    if check_shown(folder):
+        return build_app(folder, teller)
+    return build_gallery(folder, lambda: find_jobs(folder), teller)
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+class JobTeller:
+    """Answers of any job's folder, following each of them from one look to the next. Of one thread."""
+
+    def __init__(self) -> None:
+        self._followers: dict[Path, Follower] = {}
+
+    def status(self, folder: Path) -> Mapping[str, Any] | None:
+        """api/status.json; None where there is a page and no job. Raises FormatError, OSError."""
+        if not is_job(folder):
+            return None
+        follower = self._follower(folder)
+        now = follower.look()
+        blocks = blocks_of(follower)
+        preview = self.preview(folder) if now.state in UNFINISHED else None
+        return {
+            "state": now.state,
+            "share": now.share,
+            "seconds": round(now.seconds, 3),
+            "secondsLeft": now.seconds_left,
+            "groups": [asdict(group) for group in now.groups],
+            "workers": now.workers,
+            "retried": now.retried,
+            "error": now.error,
+            "patchesPerSecond": now.patches_per_second,
+            "blocks": None if blocks is None else blocks.as_json(),
+            "tilesVersion": _tiles_written(now.groups),
+            "previewVersion": None if preview is None else preview[1],
+            "folder": str(folder),
+            "next": next_step(now),
+        }
+
+    def preview(self, folder: Path) -> Preview | None:
+        """None once the job has finished, and before its first step."""
+        return read_preview(folder)
+
+    def card(self, folder: Path) -> Card:
+        """What the gallery says of a folder; a damaged one is a card with the reason."""
+        try:
+            return self._card(folder) if is_job(folder) else _card_of_page(folder)
+        except UNREADABLE as error:
+            reason = (
+                f"{type(error).__name__}: {error}" if isinstance(error, (KeyError, TypeError)) else str(error)
+            )
+            reason = reason.strip().splitlines()[0] if reason.strip() else type(error).__name__
+            return Card(
+                folder.name, "broken", error=reason[:LONGEST_ERROR], changed=_changed(folder), has_page=False
+            )
+
+    def _card(self, folder: Path) -> Card:
+        if _has_finished(folder):  # nothing more will come: its events need not be read, nor kept
+            return self._card_in(folder, "finished", 1.0)
+        now = self._follower(folder).look()
+        preview = self.preview(folder)
+        state, share = now.state, now.share
+        if state == "not started" and is_job(folder / MAP):
+            before = self._follower(folder / MAP).look()
+            state, share = ("running" if before.state == "finished" else before.state), 0.0
+        return replace(
+            self._card_in(folder, state, share),
+            error=now.error.splitlines()[0][:LONGEST_ERROR] if now.error else None,
+            preview_version=None if preview is None else preview[1],
+        )
+
+    def _card_in(self, folder: Path, state: str, share: float) -> Card:
+        """What job.yaml says of it."""
+        spec = self._follower(folder).saved().spec
+        return Card(
+            title=spec.prompt,
+            state=state,
+            share=share,
+            size=(spec.width, spec.height),
+            facts=(f"seed {spec.seed}", spec.model),
+            changed=_changed(folder),
+            has_page=(folder / "index.html").is_file(),
+        )
+
+    def _follower(self, folder: Path) -> Follower:
+        if folder not in self._followers:
+            self._followers[folder] = Follower(folder)
+        return self._followers[folder]
+
+
+def _has_finished(folder: Path) -> bool:
+    """Whether the last event is that the job is done."""
+    try:
+        with (folder / EVENTS).open("rb") as events:
+            events.seek(-min(LAST_EVENT, events.seek(0, 2)), 2)
+            last = json.loads(events.read().rstrip(b"\n").rpartition(b"\n")[2])
+    except (OSError, ValueError):  # no events, or a last one that is torn or long
+        return False
+    return isinstance(last, dict) and last.get("event") == "JobFinished"
+
+
+def _card_of_page(folder: Path) -> Card:
+    """A picture that was put there without its job."""
+    told = description_of(folder)
+    size = int(told["width"]), int(told["height"])
+    return Card(str(told["title"]), "finished", 1.0, size, changed=_changed(folder))
+
+
+def _changed(folder: Path) -> float:
+    """When the job last told something, or the folder was written to."""
+    times = [path.stat().st_mtime for path in (folder / EVENTS, folder / job_file.NAME) if path.is_file()]
+    return max(times, default=folder.stat().st_mtime if folder.is_dir() else 0.0)
+
+
+def next_step(now: Status) -> str | None:
+    """The command that goes on where a job stopped."""
+    stopped = now.state in ("not started", "silent", "interrupted", "failed")
+    return f"hypermosaic resume {shlex.quote(now.folder)}" if stopped else None
+
+
+def _tiles_written(groups: tuple[GroupStatus, ...]) -> int:
+    """Tasks that have written tiles: of all but the denoising stages."""
+    return sum(group.done for group in groups if group.name in ("decode", "pyramid"))
+
+
+# --- the map of blocks -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How many of the denoising stages each block has passed. Lengths in latents; done: row by row."""
+
+    rows: int
+    columns: int
+    block: int
+    height: int
+    width: int
+    stages: int
+    done: tuple[int, ...]
+
+    def as_json(self) -> Mapping[str, Any]:
+        return {
+            "rows": self.rows,
+            "columns": self.columns,
+            "block": self.block,
+            "heightLatents": self.height,
+            "widthLatents": self.width,
+            "stages": self.stages,
+            "done": self.done,
+        }
+
+
+def blocks_of(follower: Follower) -> Blocks | None:
+    """Of the job as it was last looked at; None before its first array is there."""
+    totals = [total for name, total in follower.events.stages if name.startswith("denoise")]
+    grid = _grid(follower.folder)
+    if grid is None or not totals:
+        return None
+    height, width, block = grid
+    rows, columns = -(-height // block), -(-width // block)
+    if rows * columns != totals[0]:  # arrays of another program's job
+        return None
+    done = np.zeros(totals[0], np.int64)
+    for stage in range(len(totals)):
+        done[list(follower.done.blocks.get(stage, ()))] += 1
+    return Blocks(rows, columns, block, height, width, len(totals), tuple(done.tolist()))
+
+
+def _grid(folder: Path) -> tuple[int, int, int] | None:
+    """(height, width, block) in latents, as the job's arrays have them: one chunk a block."""
+    for array in (folder / LATENTS, *sorted(folder.glob(STATES))):
+        try:
+            metadata = json.loads((array / "zarr.json").read_bytes())
+            _, height, width = metadata["shape"]
+            _, *chunk = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+            return int(height), int(width), max(int(side) for side in chunk)
+        except (OSError, ValueError, KeyError, TypeError):  # not there yet, or just deleted
+            continue
+    return None

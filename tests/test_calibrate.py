@@ -1,0 +1,45 @@
+"""What a plan says of time: a pace measured here by a little work, or guessed, and the seconds that follow from it."""
+
+from pathlib import Path
+
+import pytest
+import tiny_class_models
+from labelled import spec_of
+
+from cluster import calibrate
+from cluster.job import prepare
+from cluster.report import WRITING_SECONDS_PER_MEGAPIXEL, Pace, report_on
+from cluster.spec import JobSpec
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_class_models.build_class_map(tmp_path_factory.mktemp("models") / "model")
+
+
+def test_seconds_are_evaluations_and_pixels_over_the_workers(model: Path, tmp_path: Path) -> None:
+    alone = spec_of(model, tmp_path / "out", width=2048, height=1024)
+    job = prepare(JobSpec(**{**alone.model_dump(), "executor": "ray", "workers": 4}))
+    report = report_on(job, Pace(0.5, 3.0, measured=True))
+    assert report.seconds == pytest.approx((0.5 * report.evaluations + 3.0 * 2.097152) / 4)
+    assert report.measured and not report_on(job).measured
+
+
+def test_a_pace_is_that_of_the_jobs_own_batches_and_tiles(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a clock of one second for whatever is timed, the shares of a block and of a superblock remain."""
+    job = prepare(spec_of(model, tmp_path / "out", width=2048, height=1024))
+    done: list[object] = []
+    monkeypatch.setattr(calibrate, "_seconds", lambda work: done.append(work()) or 1.0)
+    pace = calibrate.pace_here(job)
+    assert len(done) == 2 and pace.measured
+    per_step = job.plan.evaluations / job.plan.steps
+    assert 1 / pace.evaluation == pytest.approx(per_step / job.plan.blocks, rel=0.2)
+    reads = job.plan.decode_box(0)
+    tiles = [source.area for _, source in job.plan.tiling.tiles_over(reads)]
+    superblock = job.plan.layout.reads(job.plan.layout.task(0, 0)).box.area / 1e6
+    seconds = sum(tiles) / max(tiles) / superblock
+    assert pace.megapixel == pytest.approx(seconds + WRITING_SECONDS_PER_MEGAPIXEL)
