@@ -85,7 +85,7 @@ class Gallery:
     async def page(self, request: Request) -> Response:
         """The page with its cards; it needs no script to be read."""
         cards = await self.asking.run(self._cards)
-        return _revalidated(request, page_of(self.registry.root.name, cards))
+        return _revalidated(request, page_of(self.registry.root.resolve().name, cards))
 
     async def cards(self, request: Request) -> Response:
         """The cards alone, for the page to follow."""
