@@ -64,7 +64,9 @@ def test_it_begins_as_the_denoiser(tmp_path: Path) -> None:
         assert torch.allclose(variant.eval()(seen, step).sample, expected, atol=1e-5)
 
 
-def test_a_visible_place_counts_a_tenth_of_a_hidden_one(subject: inpainting.InpaintingSubject) -> None:
+def test_visible_places_count_a_tenth_of_hidden_ones_and_those_beside_them_three_times(
+    subject: inpainting.InpaintingSubject,
+) -> None:
     class Zero(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -78,7 +80,13 @@ def test_a_visible_place_counts_a_tenth_of_a_hidden_one(subject: inpainting.Inpa
     target = subject.schedule.get_velocity(batch.latents, batch.noise, batch.steps).square()
     hidden = batch.classes[:, CLASSES : CLASSES + 1].bool()
     weights = denoiser.channel_weights(subject.pca)[:, None, None]
-    places = torch.where(hidden, 1.0, 0.1)
+    near = torch.zeros_like(hidden)
+    padded = torch.nn.functional.pad(~hidden, (3, 3, 3, 3))
+    for y in range(7):
+        for x in range(7):
+            near |= padded[:, :, y : y + 16, x : x + 16]
+    places = torch.where(hidden, torch.where(near, 3.0, 1.0), 0.1)
+    assert places.unique().tolist() == pytest.approx([0.1, 1.0, 3.0])
     expected = float((weights * target * places).mean() / places.mean())
     assert float(subject.loss(state, batch).detach()) == pytest.approx(expected, rel=1e-5)
 
