@@ -129,15 +129,15 @@ def test_a_seam_is_judged_as_far_as_its_error_allows(ratio: float, error: float,
 # --- class fidelity ----------------------------------------------------------------------------------------------
 
 
+RED_AND_GREEN = classes.Classes(("red", "green"), ("#ff0000", "#00ff00"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Colours:
     """Crops of one colour for each class, with some noise."""
 
+    classes: classes.Classes = dataclasses.field(default_factory=lambda: RED_AND_GREEN)
     share: float = 1.0
-
-    @property
-    def classes(self) -> classes.Classes:
-        return classes.Classes(("red", "green"), ("#ff0000", "#00ff00"))
 
     def draw(self, random: np.random.Generator, height: int, width: int) -> crops.Crop:
         label = int(random.integers(2))

@@ -183,6 +183,7 @@ import os, signal, sys, time
 from pathlib import Path
 from cluster import exporting
 from cluster.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background inherits that it is ignored
 before, sent = exporting.write, []
 def write(format, view, path, wishes, on_progress):
     def heard(done, total):
