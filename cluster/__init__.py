@@ -1,6 +1,6 @@
 """Who does what, when: jobs, plans, executors, the command line. Knows generation and storage, which do not know it.
 
-    from cluster import JobSpec, export, generate, plan, resume, status
+    from cluster import JobSpec, batch, export, generate, plan, resume, status
 
 The names are imported when they are first used, so that `import cluster` costs nothing and no worker pays for the
 command line.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cluster.api import Result as Result
+    from cluster.api import batch as batch
     from cluster.api import export as export
     from cluster.api import generate as generate
     from cluster.api import plan as plan
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from cluster.spec import JobSpec as JobSpec
     from cluster.spec import SpecError as SpecError
 
-__all__ = ["JobSpec", "Result", "SpecError", "export", "generate", "plan", "resume", "status"]
+__all__ = ["JobSpec", "Result", "SpecError", "batch", "export", "generate", "plan", "resume", "status"]
 
 
 def __getattr__(name: str) -> Any:
@@ -34,11 +35,18 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """Keeps two names, which are functions here and submodules too, from being taken by the submodules.
+    """Keeps three names, which are functions here and submodules too, from being taken by the submodules.
 
     Importing `cluster.plan` assigns the module to `cluster.plan`; the module stays within reach as
     `from cluster.plan import Plan`.
     """
+
+    @property
+    def batch(self) -> Any:
+        return __getattr__("batch")
+
+    @batch.setter
+    def batch(self, module: ModuleType) -> None: ...
 
     @property
     def plan(self) -> Any:

@@ -8,10 +8,11 @@ print(result.page)
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from cluster import job_file
 from cluster.events import OnEvent, as_map, unheard
@@ -21,11 +22,23 @@ from cluster.status import LEDGER, Status, read_status
 from storage.fingerprint import FormatError
 
 if TYPE_CHECKING:
+    from cluster.batch.entry import BatchResult
     from cluster.job import Job
     from cluster.report import Pace, PlanReport
     from storage.exports.contract import OnProgress
 
-__all__ = ["JobSpec", "Result", "SpecError", "Status", "export", "generate", "plan", "resume", "status"]
+__all__ = [
+    "JobSpec",
+    "Result",
+    "SpecError",
+    "Status",
+    "batch",
+    "export",
+    "generate",
+    "plan",
+    "resume",
+    "status",
+]
 
 LOG = logging.getLogger(__name__)
 
@@ -94,6 +107,42 @@ def resume(
 def status(folder: Path | str) -> Status:
     """How far the job of a folder is. Raises SpecError where it holds no job, FormatError for another version."""
     return read_status(Path(folder))
+
+
+def batch(
+    requests: Path | str | Iterable[Mapping[str, Any]] | None = None,
+    *,
+    n_images: int | None = None,
+    filter: str | None = None,
+    webdataset: bool = False,
+    folders: bool = False,
+    shard_bytes: int | None = None,
+    resume: bool = False,
+    on_event: OnEvent = unheard,
+    **fields: Unpack[SpecFields],
+) -> BatchResult:
+    """Make a dataset: a picture for every request, in Parquet shards under `out`; returns when it is finished.
+
+    requests: a .parquet, .csv or .jsonl file, or rows (mappings, a pyarrow Table, a pandas DataFrame) with id, prompt
+    (or label), seed, width and height, perhaps negative_prompt, guidance_scale, num_inference_steps and classes (a path
+    or the bytes of an image). What rows leave out comes from the fields of JobSpec given here. Instead, `n_images`
+    asks for so many of the fields' picture, with ascending seeds. filter: "module:function" of a PIL image, see
+    docs/batch.md; shard_bytes: the most that a shard takes.
+
+    Every picture has the bytes that `generate` gives at full size, whatever it is drawn with. Raises SpecError,
+    ModelError or FormatError before anything is drawn; then what `generate` raises. Requests that fail are in
+    errors.parquet and counted in the result.
+    """
+    from cluster.batch.entry import make_batch, table_of
+    from cluster.batch.extras import Extras
+    from cluster.batch.plan import SHARD_BYTES, Sizes
+
+    if "out" not in fields:
+        raise SpecError("out is missing; name the folder to write to")
+    return make_batch(
+        table_of(requests, n_images), dict(fields), filter=filter, extras=Extras(webdataset, folders),
+        sizes=Sizes(shard_bytes=shard_bytes or SHARD_BYTES), resume=resume, on_event=on_event,
+    )  # fmt: skip
 
 
 def export(

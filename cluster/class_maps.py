@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from PIL import Image, UnidentifiedImageError
 from cluster.plan import LATENTS
 from cluster.spec import SpecError
 from generation.models.maps import Legend
-from storage.arrays import ArrayStore
 from storage.geometry import Box, Canvas
 
 
@@ -44,11 +44,18 @@ class ImageMap:
         return torch.from_numpy(self.ids[np.ix_(rows, columns)].astype(np.int64))
 
 
+class ReadsLatents(Protocol):
+    """Where a map's planes are. ArrayStore is one."""
+
+    def read_box(self, name: str, channels: slice, box: Box, canvas: Canvas) -> NDArray[Any]:
+        """(C, h, w) of a box that may wrap."""
+
+
 @dataclass(frozen=True)
 class InventedMap:
     """The classes of a finished map job: planes of cells, each `cell` x `cell` latents. Satisfies ClassMap."""
 
-    store: ArrayStore
+    store: ReadsLatents
     cells: Canvas
     canvas: Canvas
     cell: int

@@ -1,6 +1,6 @@
 """The command line `hypermosaic`. Knows its commands' names; each is in cluster/commands.
 
-    hypermosaic plan | generate | resume | status | view | export | doctor | train | evaluate
+    hypermosaic plan | generate | batch | resume | status | view | export | doctor | train | evaluate
 
 Importing this imports no torch and no ray, so that --help is quick.
 """
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands import doctor, evaluating, exporting, looking, making, training
+from cluster.commands import batching, doctor, evaluating, exporting, looking, making, training
 from cluster.commands.boundary import Boundary, session_of
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 for command in (making.generate, making.plan, making.resume, looking.status, looking.view, doctor.doctor):
     app.command()(command)
+app.command()(batching.batch)
 app.command()(exporting.export)
 app.command()(evaluating.evaluate)
 app.add_typer(training.app)

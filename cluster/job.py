@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from storage.geometry import TOPOLOGIES, Canvas, Grid
 from storage.pyramid import PyramidLayout
 
 if TYPE_CHECKING:
+    from cluster.tasks import Worker
     from generation.covers import Cover
     from generation.schedules import Schedule
 
@@ -46,14 +48,25 @@ class Job:
     def schedule(self) -> Schedule:
         return schedule_of(self.spec, self.info)
 
+    def worker(self) -> Worker:
+        """Load what its tasks need, here."""
+        from cluster.worker import build_worker
+
+        return build_worker(self)
+
 
 def prepare(spec: JobSpec, check_fit: bool = True) -> Job:
     """Resolve and plan a job. Raises SpecError, ModelError or ValueError, each in one clear line."""
     from generation.models.loading import describe
 
     info = describe(spec.model, loras=spec.loras, allow_pickle=spec.allow_pickle)
+    return prepare_described(spec, info, check_fit)
+
+
+def prepare_described(spec: JobSpec, info: ModelInfo, check_fit: bool = True) -> Job:
+    """The same, of a model whose facts are known."""
     spec = resolve(spec, info)
-    _check_words(spec, info)
+    check_words(spec, info)
     _check_legend(info)
     plan = _plan(spec, info)
     before = _map_job(spec, info, plan.canvas)
@@ -64,17 +77,24 @@ def prepare(spec: JobSpec, check_fit: bool = True) -> Job:
 
 
 def schedule_of(spec: JobSpec, info: ModelInfo) -> Schedule:
-    """The job's scheduler."""
+    """The job's scheduler; jobs of the same settings share it."""
+    return _schedule(
+        spec.scheduler or info.scheduler,
+        json.dumps(dict(info.scheduler_config), sort_keys=True),
+        spec.num_inference_steps or info.num_inference_steps,
+        spec.eta,
+        info.notes.get("mu"),
+        bool(info.notes.get("linear_sigmas")),
+    )
+
+
+@lru_cache(maxsize=16)
+def _schedule(
+    name: str, config: str, steps: int, eta: float | None, mu: float | None, linear_sigmas: bool
+) -> Schedule:
     from generation.schedules import Schedule
 
-    return Schedule(
-        spec.scheduler or info.scheduler,
-        info.scheduler_config,
-        spec.num_inference_steps or info.num_inference_steps,
-        eta=spec.eta,
-        mu=info.notes.get("mu"),
-        linear_sigmas=bool(info.notes.get("linear_sigmas")),
-    )
+    return Schedule(name, json.loads(config), steps, eta=eta, mu=mu, linear_sigmas=linear_sigmas)
 
 
 def _plan(spec: JobSpec, info: ModelInfo) -> Plan:
@@ -123,13 +143,19 @@ def canvas_of(spec: JobSpec, info: ModelInfo) -> Canvas:
 
 def _cover(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Cover:
     from generation.covers import overlapping_grid, shifted_tiling
+    from generation.random_covers import RandomCover, RandomGrid
 
-    if spec.method == "shifted":
-        return shifted_tiling(canvas, info.patch, spec.seed)
+    match spec.method:
+        case "shifted":
+            return shifted_tiling(canvas, info.patch, spec.seed)
+        case "random-patch":
+            return RandomCover(canvas, info.patch, spec.seed)
+        case "random-grid":
+            return RandomGrid(canvas, info.patch, spec.seed)
     return overlapping_grid(canvas, info.patch, spec.overlap)
 
 
-def _check_words(spec: JobSpec, info: ModelInfo) -> None:
+def check_words(spec: JobSpec, info: ModelInfo) -> None:
     """A class-map model understands a few words only, unless it is given a map."""
     if info.class_names and spec.classes is None:
         from generation.scenes import parse

@@ -15,7 +15,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 
-from generation.covers import Cover, owned_patches
+from generation.covers import Cover
 from generation.decode import Tiling
 from storage.arrays import ArraySpec
 from storage.geometry import Box, Canvas, Grid
@@ -137,7 +137,7 @@ class Plan:
         stage, block = task
         if stage >= self.steps:
             return 0
-        return -(-len(owned_patches(self.cover, stage, self.grid.box(block))) // self.batch_size)
+        return -(-self.cover.usual(stage, self.grid.box(block)) // self.batch_size)
 
     # --- arrays
 

@@ -1,6 +1,7 @@
 """What a plan says to people: counts, bytes, memory, hours. Knows a prepared job; runs nothing.
 
-Counts are exact. Bytes of compressed outputs and all times are estimates; a time says whether it was measured.
+Counts are exact, but those of random patches on large canvases, which are estimates, as are bytes of compressed
+outputs and all times; a time says whether it was measured.
 """
 
 from __future__ import annotations

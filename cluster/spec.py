@@ -21,7 +21,9 @@ from storage.fingerprint import file_hash
 if TYPE_CHECKING:
     from generation.models.contracts import ModelInfo
 
-Method = Literal["hann", "uniform", "gaussian", "shifted"]
+Method = Literal["hann", "uniform", "gaussian", "shifted", "random-patch", "random-grid"]
+OVERLAPPING: Mapping[Method, str] = {"hann": "hann", "uniform": "uniform", "gaussian": "gaussian"}
+"""Methods that read `overlap`, and their windows; by the others a latent has one owner."""
 TopologyName = Literal["plane", "ring", "torus"]
 DType = Literal["float32", "float16", "bfloat16"]
 Device = Literal["cpu", "cuda"]
@@ -47,9 +49,10 @@ class JobSpec(BaseModel):
     prompt, negative_prompt: words; a class-map model knows a few only. width, height: of the picture.
     model: "embedded", a folder in diffusers' layout, a .safetensors file, or a hub id[@revision].
     loras: path_or_id[:weight] each. allow_pickle: load weights that are not safetensors, which can run code.
-    method: how overlapping patches become one picture; "shifted" does without overlap. overlap: share of a patch,
-    in [0, 1), that it has in common with the next; read by the other methods only.
+    method: how patches become one picture (docs/methods.md). overlap: share of a patch, in [0, 1), that it has in
+    common with the next; read by hann, uniform and gaussian only.
     scheduler, num_inference_steps, guidance_scale, eta: as in diffusers; None is the model's default.
+    cond_scale: guidance as null + (1 + cond_scale) (conditional - null), in place of guidance_scale; 0 is null alone.
     seed: in [0, 2**64). classes: an image of class ids, for class-map models. topology: which sides join.
     dtype, device: of the network; None is float16 on a GPU, where there is one, else float32 on the CPU.
     batch_size: patches in one evaluation. block: side, in latents, of the square that one task works on.
@@ -74,6 +77,7 @@ class JobSpec(BaseModel):
     scheduler: str | None = None
     num_inference_steps: int | None = Field(None, ge=1, le=1000)
     guidance_scale: float | None = Field(None, ge=0)
+    cond_scale: float | None = Field(None, ge=0)
     eta: float | None = Field(None, ge=0, le=1)
     seed: int = Field(0, ge=0, lt=2**64)
     classes: Path | None = None
@@ -134,6 +138,7 @@ class SpecFields(TypedDict, total=False):
     scheduler: str | None
     num_inference_steps: int | None
     guidance_scale: float | None
+    cond_scale: float | None
     eta: float | None
     seed: int
     classes: Path | str | None
@@ -158,6 +163,7 @@ HINTS: Mapping[str, str] = {
     "overlap": "give a share of the patch, such as 0.5",
     "num_inference_steps": "20 to 50 are usual",
     "guidance_scale": "1 switches guidance off, 7.5 is usual for text models",
+    "cond_scale": "3 is usual, 0 ignores the prompt",
     "seed": "any whole number from 0 on will do",
     "tile": "512 is usual",
     "preview_every": "give a number of steps, or 0 for no preview",
@@ -223,7 +229,7 @@ def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
         update={
             "scheduler": spec.scheduler or info.scheduler,
             "num_inference_steps": steps,
-            "guidance_scale": info.guidance_scale if spec.guidance_scale is None else spec.guidance_scale,
+            "guidance_scale": _guidance_scale(spec, info),
             "dtype": spec.dtype or DTYPES[device],
             "device": device,
             "batch_size": batch_size,
@@ -232,6 +238,17 @@ def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
             "preview_every": -(-steps // PREVIEWS) if spec.preview_every is None else spec.preview_every,
         }
     )
+
+
+def _guidance_scale(spec: JobSpec, info: ModelInfo) -> float:
+    if spec.cond_scale is None:
+        return info.guidance_scale if spec.guidance_scale is None else spec.guidance_scale
+    if spec.guidance_scale not in (None, 1 + spec.cond_scale):
+        raise SpecError(
+            f"guidance_scale {spec.guidance_scale:g} and cond_scale {spec.cond_scale:g} disagree: a cond_scale of X is "
+            "a guidance_scale of 1 + X; give one of them"
+        )
+    return 1 + spec.cond_scale
 
 
 def _check_scheduler(name: str | None) -> None:
@@ -251,7 +268,7 @@ def _block(spec: JobSpec, info: ModelInfo, batch_size: int) -> int:
         raise SpecError(
             f"block {spec.block} is smaller than the model's patch of {info.patch} latents; give at least {info.patch}"
         )
-    stride = info.patch if spec.method == "shifted" else info.patch * (1 - spec.overlap)
+    stride = info.patch * (1 - spec.overlap) if spec.method in OVERLAPPING else info.patch
     filling = math.ceil(math.ceil(math.sqrt(batch_size)) * stride)
     longest = max(info.patch, math.ceil(max(spec.height, spec.width) / info.scale))
     return min(spec.block or max(BLOCK, info.patch, filling), longest)
@@ -268,13 +285,13 @@ def _workers(spec: JobSpec, device: str, cores: int, gpus: int) -> int | None:
 
 def picture_facts(spec: JobSpec) -> dict[str, Any]:
     """What of a resolved spec determines the pixels, as plain JSON values. The model's files are not among it."""
-    return {
+    facts = {
         "prompt": spec.prompt,
         "negative_prompt": spec.negative_prompt,
         "size": [spec.width, spec.height],
         "loras": [Path(lora).name for lora in spec.loras],  # their content is among the model's files
         "method": spec.method,
-        "overlap": None if spec.method == "shifted" else spec.overlap,
+        "overlap": spec.overlap if spec.method in OVERLAPPING else None,
         "scheduler": spec.scheduler,
         "num_inference_steps": spec.num_inference_steps,
         "guidance_scale": spec.guidance_scale,
@@ -290,6 +307,7 @@ def picture_facts(spec: JobSpec) -> dict[str, Any]:
         "tile": spec.tile,
         "tile_format": spec.tile_format,
     }
+    return facts | {"unconditional": True} if spec.cond_scale == 0 else facts
 
 
 def _class_map_hash(path: Path) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from cluster.job import Job
 from cluster.outputs import outputs_for
+from cluster.spec import OVERLAPPING
 from cluster.tasks import Worker
 from generation.denoise import Sampler
 from generation.fusion import WINDOWS
@@ -13,7 +16,11 @@ from generation.models.contracts import ClassMap, Model, Request
 from generation.models.loading import load
 from generation.models.maps import Legend
 from generation.scenes import Scene, SceneMap, UniformMap, parse
+from generation.unconditional import Unconditional
 from storage.arrays import ArrayStore
+
+if TYPE_CHECKING:
+    from cluster.class_maps import ReadsLatents
 
 
 def build_worker(job: Job) -> Worker:
@@ -40,15 +47,16 @@ def build_sampler(job: Job, model: Model, classes: ClassMap | None = None) -> Sa
         guidance_scale=spec.guidance_scale,
         seed=spec.seed,
     )
+    conditioner = model.conditioner_for(request)
     return Sampler(
         canvas=job.plan.canvas,
         cover=job.plan.cover,
-        window=WINDOWS["uniform" if spec.method == "shifted" else spec.method],
+        window=WINDOWS[OVERLAPPING.get(spec.method, "uniform")],
         schedule=job.schedule(),
         seed=spec.seed,
         channels=job.info.latent_channels,
         denoiser=model.denoiser,
-        conditioner=model.conditioner_for(request),
+        conditioner=Unconditional(conditioner) if spec.cond_scale == 0 else conditioner,
         guidance_scale=(spec.guidance_scale or 1.0) if job.plan.guided else 1.0,
         batch_size=job.plan.batch_size,
         device=torch.device(spec.device or "cpu"),
@@ -56,8 +64,11 @@ def build_sampler(job: Job, model: Model, classes: ClassMap | None = None) -> Sa
     )
 
 
-def class_map(job: Job) -> ClassMap:
-    """Where the classes lie: the user's map, the invented one, or the scene or class that the prompt names."""
+def class_map(job: Job, invented: ReadsLatents | None = None) -> ClassMap:
+    """Where the classes lie: the user's map, the invented one, or the scene or class that the prompt names.
+
+    invented: the planes of the job's map, where they are not in that job's folder.
+    """
     from cluster.class_maps import ImageMap, InventedMap
 
     names, cell = job.info.class_names, int(job.info.notes.get("cell", 1))
@@ -65,9 +76,8 @@ def class_map(job: Job) -> ClassMap:
         return ImageMap.open(job.spec.classes, job.plan.canvas, len(names))
     if job.map is not None:
         cells = job.map.plan.canvas
-        return InventedMap(
-            ArrayStore(job.map.spec.out), cells, job.plan.canvas, cell, Legend.of(job.map.info)
-        )
+        planes = invented or ArrayStore(job.map.spec.out)
+        return InventedMap(planes, cells, job.plan.canvas, cell, Legend.of(job.map.info))
     wanted = parse(job.spec.prompt, names)
     if isinstance(wanted, Scene):
         return SceneMap(wanted, job.spec.seed, job.plan.canvas, cell, names)

@@ -1,6 +1,7 @@
 """Where the patches of a denoising step lie, anchored to the canvas. Knows no weights, no network, no worker.
 
 A patch reads `box` and its prediction counts on `owns`, a part of it (all of it unless the cover says otherwise).
+Of patches of different ranks that overlap, the lowest rank alone counts; those of one rank share what they cover.
 A cover answers, lazily and for any box, which patches of a step meet it; so a gigapixel's cover is never listed.
 On axes that wrap, patches keep the coordinates in which they meet the asked box: they may leave the canvas.
 """
@@ -26,6 +27,7 @@ class Patch:
 
     box: Box
     owns: Box
+    rank: int = 0
 
     @property
     def centre(self) -> tuple[int, int]:
@@ -49,10 +51,13 @@ class Cover(Protocol):
         """Side of a patch."""
 
     def meeting(self, step: int, box: Box) -> Iterator[Patch]:
-        """Patches whose box meets `box`, each in every position in which it does, in the cover's order."""
+        """Patches whose box meets `box`, each in every position in which it does, by rank, in the cover's order."""
 
     def count(self, step: int) -> int:
         """How many patches the step has."""
+
+    def usual(self, step: int, block: Box) -> int:
+        """About how many patches belong to a block: what its task costs, for a driver that asks of every task."""
 
     def __hash__(self) -> int:
         """A cover is a value."""
@@ -182,6 +187,9 @@ class ProductCover:
 
     def count(self, step: int) -> int:
         return len(_intervals(self.y, step)) * len(_intervals(self.x, step))
+
+    def usual(self, step: int, block: Box) -> int:
+        return len(owned_patches(self, step, block))
 
 
 @lru_cache(maxsize=64)

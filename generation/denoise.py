@@ -78,25 +78,39 @@ class Sampler:
                 k, batch, torch.stack([_crop(shown, patch.box, frame) for patch in batch])
             )
             for patch, prediction in zip(batch, predictions, strict=True):
-                self._check(prediction, patch, k)
+                self.check(prediction, patch, k)
                 total[_at(patch.box, frame)] += to_fixed(prediction * normaliser.weights(patch))
         return to_storage(total)
 
-    @torch.inference_mode()
     def _predict(self, k: int, patches: Sequence[Patch], latents: torch.Tensor) -> NDArray[np.float32]:
-        """(N, C, h, w) guided predictions of up to a batch of patches, evaluated in a batch of fixed, padded size."""
-        padded = _padded([patch.box for patch in patches], self.batch_size)
-        inputs = torch.cat([latents, latents[-1:].expand(self.batch_size - len(patches), -1, -1, -1)])
+        """(N, C, h, w) guided predictions of up to a batch of patches."""
+        return self.guided(
+            k, latents, [patch.box for patch in patches], self.conditioner, self.guidance_scale
+        )
+
+    @torch.inference_mode()
+    def guided(
+        self,
+        k: int,
+        latents: torch.Tensor,
+        boxes: list[Box],
+        conditioner: Conditioner,
+        scale: float | torch.Tensor,
+    ) -> NDArray[np.float32]:
+        """(N, C, h, w) guided predictions of up to a batch, evaluated in a batch of fixed, padded size.
+
+        scale: one number, or of each place in the batch (batch_size, 1, 1, 1) numbers that are all above 1.
+        """
+        padded = boxes + [boxes[-1]] * (self.batch_size - len(boxes))
+        inputs = torch.cat([latents, latents[-1:].expand(self.batch_size - len(boxes), -1, -1, -1)])
         inputs = inputs.to(self.device, self.dtype)
         timestep = self.schedule.timesteps[k].to(self.device)
-        told = self.denoiser.predict(inputs, timestep, self._moved(self.conditioner.conditional(padded)))
+        told = self.denoiser.predict(inputs, timestep, self._moved(conditioner.conditional(padded)))
         told = told.float()
         if self.guidance_scale > 1:  # classifier-free guidance (Ho & Salimans 2022), in diffusers' convention
-            untold = self.denoiser.predict(
-                inputs, timestep, self._moved(self.conditioner.unconditional(padded))
-            )
-            told = untold.float() + self.guidance_scale * (told - untold.float())
-        return np.asarray(told[: len(patches)].cpu().numpy())
+            untold = self.denoiser.predict(inputs, timestep, self._moved(conditioner.unconditional(padded)))
+            told = untold.float() + scale * (told - untold.float())
+        return np.asarray(told[: len(boxes)].cpu().numpy())
 
     def _moved(self, conditioning: Conditioning) -> Conditioning:
         return {
@@ -104,7 +118,8 @@ class Sampler:
             for name, value in conditioning.items()
         }
 
-    def _check(self, prediction: NDArray[np.float32], patch: Patch, k: int) -> None:
+    def check(self, prediction: NDArray[np.float32], patch: Patch, k: int) -> None:
+        """Raises NumericalError where it is not all numbers."""
         if not np.isfinite(prediction).all():
             broken = "NaN" if np.isnan(prediction).any() else "infinity"
             raise NumericalError(
@@ -119,7 +134,3 @@ def _crop(x: torch.Tensor, box: Box, frame: Box) -> torch.Tensor:
 
 def _at(box: Box, frame: Box) -> tuple[slice, slice, slice]:
     return (slice(None), *box.slices_in(frame))
-
-
-def _padded(boxes: list[Box], size: int) -> list[Box]:
-    return boxes + [boxes[-1]] * (size - len(boxes))

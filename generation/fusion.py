@@ -5,6 +5,7 @@ At a latent u that patches p with windows w_p cover, the fused prediction is
     e(u) = sum_p  w_p(u) / n(u) * e_p(u),        n(u) = sum_p w_p(u)
 
 (Bar-Tal et al. 2023, "MultiDiffusion", eq. 5, with w uniform; Jimenez 2023, "Mixture of Diffusers", with w Gaussian.)
+Where patches of different ranks overlap, only those of the lowest rank have w > 0: the random covers' owners.
 n follows from the cover, so it is never stored. The terms are rounded to fixed point before they are added:
 integer addition is associative, so the sum is the same bits in whatever order, and however the canvas is cut
 into blocks, the terms arrive.
@@ -26,6 +27,7 @@ Window = Callable[[int], NDArray[np.float64]]
 FRACTION_BITS = 24
 WINDOW_BITS = 44
 """Windows are multiples of 2^-44, so that float64 adds them exactly: n(u) has the same bits on every frame."""
+NO_RANK = np.uint64(2**64 - 1)
 LIMIT = float(2 ** (31 - FRACTION_BITS))
 """Fused predictions must stay within +-LIMIT; networks predict quantities of unit variance."""
 
@@ -68,27 +70,35 @@ def _owned_window(height: int, width: int, owns: Box, window: Window) -> NDArray
 
 
 class Normaliser:
-    """n(u), the sum of windows, over one frame of the canvas."""
+    """n(u), the sum of windows, over one frame of the canvas; rank, the lowest of the patches that cover a latent."""
 
     def __init__(self, cover: Cover, step: int, frame: Box, window: Window) -> None:
         self.frame = frame
         self.window = window
         self.total = np.zeros(frame.shape)
+        self.rank = np.full(frame.shape, NO_RANK)
         for patch in cover.meeting(step, frame):
             self._add(patch)
 
     def _add(self, patch: Patch) -> None:
+        """Patches come by ascending rank."""
         part = patch.box.intersection(self.frame)
         if part is not None:
-            self.total[part.slices_in(self.frame)] += patch_window(patch, self.window)[
-                part.slices_in(patch.box)
-            ]
+            at, weights = (
+                part.slices_in(self.frame),
+                patch_window(patch, self.window)[part.slices_in(patch.box)],
+            )
+            counts = self.rank[at] >= np.uint64(patch.rank)
+            self.total[at] += np.where(counts, weights, 0.0)
+            self.rank[at][counts] = patch.rank
 
     def weights(self, patch: Patch) -> NDArray[np.float32]:
         """(h, w) normalised weights of a patch that lies within the frame."""
-        total = self.total[patch.box.slices_in(self.frame)]
-        weights = patch_window(patch, self.window)
-        return np.divide(weights, total, out=np.zeros_like(weights), where=weights > 0).astype(np.float32)
+        at = patch.box.slices_in(self.frame)
+        weights = np.where(self.rank[at] == np.uint64(patch.rank), patch_window(patch, self.window), 0.0)
+        return np.divide(weights, self.total[at], out=np.zeros_like(weights), where=weights > 0).astype(
+            np.float32
+        )
 
 
 def to_fixed(terms: NDArray[np.float32]) -> NDArray[np.int64]:

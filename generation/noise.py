@@ -28,6 +28,7 @@ class Purpose(IntEnum):
 
     START = 0
     STEP = 1
+    PATCHES = 2
 
 
 def noise(

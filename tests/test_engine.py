@@ -26,7 +26,7 @@ from generation.schedules import SHORT_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 TOPOLOGIES = ["plane", "ring", "torus"]
-METHODS = [("hann", 0.5), ("uniform", 0.25), ("gaussian", 0.7), ("shifted", 0.0)]
+METHODS = [("hann", 0.5), ("uniform", 0.25), ("gaussian", 0.7), ("shifted", 0.0), ("random-patch", 0.0)]
 
 
 class Shuffled(InProcess):

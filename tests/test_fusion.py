@@ -15,6 +15,7 @@ from generation.fusion import (
     to_fixed,
     to_storage,
 )
+from generation.random_covers import RandomCover, RandomGrid
 from storage.geometry import PLANE, RING, TOPOLOGIES, TORUS, Box, Canvas, Topology
 
 PATCH = 16
@@ -23,7 +24,8 @@ SIZES = [(16, 16), (53, 37), (80, 104), (17, 31), (16, 97)]
 
 def covers(canvas: Canvas) -> dict[str, Cover]:
     grids = {f"grid {overlap}": overlapping_grid(canvas, PATCH, overlap) for overlap in (0, 0.25, 0.5, 0.9)}
-    return {**grids, "shifted": shifted_tiling(canvas, PATCH, seed=5)}
+    random = {"random-patch": RandomCover(canvas, PATCH, 5), "random-grid": RandomGrid(canvas, PATCH, 5)}
+    return {**grids, **random, "shifted": shifted_tiling(canvas, PATCH, seed=5)}
 
 
 def patches_of(cover: Cover, step: int, canvas: Canvas):

@@ -32,7 +32,11 @@ def spec(**fields: Any) -> JobSpec:
         ("overlap", 1.0, ["overlap 1.0", "less than 1"]),
         ("overlap", -0.1, ["overlap -0.1"]),
         ("overlap", float("nan"), ["overlap nan", "finite"]),
-        ("method", "median", ["unknown method 'median'", "hann, uniform, gaussian or shifted"]),
+        (
+            "method",
+            "median",
+            ["unknown method 'median'", "hann, uniform, gaussian, shifted, random-patch or random-grid"],
+        ),
         ("topology", "sphere", ["unknown topology 'sphere'", "plane, ring or torus"]),
         ("dtype", "int8", ["unknown dtype 'int8'"]),
         ("device", "tpu", ["unknown device 'tpu'", "cpu or cuda"]),
@@ -139,9 +143,9 @@ SAME_PICTURE = {
 }
 OTHER_PICTURE: dict[str, Any] = {
     "prompt": "desert", "negative_prompt": "blur", "width": 98, "height": 66, "loras": ("a",), "method": "hann",
-    "scheduler": "euler", "num_inference_steps": 9, "guidance_scale": 3.0, "eta": 0.5, "seed": 7, "topology": "ring",
-    "dtype": "bfloat16", "device": "cuda", "batch_size": 3, "threads": 2, "outputs": ("ome-zarr",), "tile": 256,
-    "tile_format": "png",
+    "scheduler": "euler", "num_inference_steps": 9, "guidance_scale": 3.0, "cond_scale": 0.0, "eta": 0.5, "seed": 7,
+    "topology": "ring", "dtype": "bfloat16", "device": "cuda", "batch_size": 3, "threads": 2,
+    "outputs": ("ome-zarr",), "tile": 256, "tile_format": "png",
 }  # fmt: skip
 
 

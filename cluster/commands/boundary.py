@@ -34,14 +34,22 @@ EXPECTED_NAMES = {"TaskFailed", "OutOfMemoryError", "RayError"}
 
 @dataclass
 class Session:
-    """What the boundary knows of a call when it ends badly: whether to show tracebacks, and the job's folder."""
+    """What the boundary knows of a call when it ends badly: whether to show tracebacks, and how to go on.
+
+    command: what to call to go on, where that is not `resume` of the folder.
+    """
 
     debug: bool = False
     folder: Path | None = None
     running: bool = False
+    command: str | None = None
+
+    def begin(self) -> None:
+        """From here on there is something to go on with."""
+        self.running = True
 
     def resume_command(self) -> str:
-        return f"hypermosaic resume {self.folder}"
+        return self.command or f"hypermosaic resume {self.folder}"
 
 
 def session_of(context: Any) -> Session:

@@ -50,7 +50,11 @@ class SpecFlags:
     ] = None
     negative_prompt: Annotated[str | None, _flag("What it should not show.", PICTURE)] = None
     method: Annotated[
-        str | None, _flag("How patches join: hann, uniform, gaussian or shifted (default).", PICTURE)
+        str | None,
+        _flag(
+            "How patches join: shifted (default), hann, uniform, gaussian, random-patch, random-grid.",
+            PICTURE,
+        ),
     ] = None
     overlap: Annotated[
         str | None,
@@ -64,6 +68,10 @@ class SpecFlags:
     ] = None
     guidance_scale: Annotated[
         str | None, _flag("Classifier-free guidance; 1 is none (default: the model's).", PICTURE, metavar="X")
+    ] = None
+    cond_scale: Annotated[
+        str | None,
+        _flag("Guidance counted from 0: 1 + X in its place; 0 ignores the prompt.", PICTURE, metavar="X"),
     ] = None
     eta: Annotated[str | None, _flag("Noise of DDIM-like schedulers, 0 to 1.", PICTURE, metavar="X")] = None
     seed: Annotated[

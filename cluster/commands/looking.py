@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import webbrowser
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from cluster.commands.making import Json
 from cluster.progress import duration
+from cluster.spec import SpecError
 from cluster.status import Status, read_status
 
 WATCH_SECONDS = 2.0
@@ -27,15 +29,32 @@ def status(
     folder: Folder,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     as_json: Json = False,
+    times: Annotated[
+        Path | None,
+        typer.Option(help="Write a PNG of the step that each latent has reached.", metavar="FILE"),
+    ] = None,
 ) -> None:
     """Say how far a job is."""
     now = read_status(folder)
+    if times is not None:
+        _paint_times(folder, times)
     if as_json:
         _json_lines(folder, now, watch)
     elif watch:
         _follow(folder, now)
     else:
         Console().print(picture_of(now))
+
+
+def _paint_times(folder: Path, path: Path) -> None:
+    """The picture's path goes to standard error: standard output is the status's."""
+    if path.suffix.lower() != ".png":
+        raise SpecError(f"{path} is not the name of a PNG file; end it in .png")
+    from cluster.times import write_times
+
+    reached = write_times(folder, path)
+    shares = ", ".join(f"step {step}: {100 * share:.1f} %" for step, share in reached.shares().items())
+    print(f"{path}: {shares} of the latents, of {reached.steps} steps", file=sys.stderr)
 
 
 def _json_lines(folder: Path, now: Status, watch: bool) -> None:

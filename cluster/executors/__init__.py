@@ -1,28 +1,27 @@
-"""The table of executors: name -> how to build one for a job. Imports each when asked."""
+"""The table of executors: name -> how to build one for a job or a batch. Imports each when asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from cluster.executors.contract import Executor
-from cluster.job import Job
+from cluster.executors.contract import Executor, Work
 
 
-def _in_process(job: Job) -> Executor:
+def _in_process(work: Work) -> Executor:
     from cluster.executors.in_process import InProcess
 
-    return InProcess.of(job)
+    return InProcess.of(work)
 
 
-def _ray(job: Job) -> Executor:
+def _ray(work: Work) -> Executor:
     from cluster.executors.ray_actors import RayActors
 
-    return RayActors(job)
+    return RayActors(work)
 
 
-EXECUTORS: dict[str, Callable[[Job], Executor]] = {"in-process": _in_process, "ray": _ray}
+EXECUTORS: dict[str, Callable[[Work], Executor]] = {"in-process": _in_process, "ray": _ray}
 
 
-def make(job: Job) -> Executor:
-    """The executor that the job's spec names, with its workers; close() it."""
-    return EXECUTORS[job.spec.executor](job)
+def make(work: Work) -> Executor:
+    """The executor that the spec names, with its workers; close() it."""
+    return EXECUTORS[work.spec.executor](work)

@@ -1,11 +1,34 @@
-"""What an executor must do. Knows tasks and outcomes; knows no plan, no ledger."""
+"""What an executor must do, and what it runs. Knows tasks and outcomes; knows no plan, no ledger."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from cluster.plan import Task
+from cluster.spec import JobSpec
 from cluster.tasks import Outcome
+
+
+class Runs(Protocol):
+    """Does tasks, one after another, in one process."""
+
+    @property
+    def name(self) -> str:
+        """Of the machine and process."""
+
+    def run(self, task: Task) -> Outcome:
+        """Do one; its output is durable when this returns. Raises what the task raises."""
+
+
+class Work(Protocol):
+    """What has tasks: a job, or a batch of requests. Small, and sent to each worker once."""
+
+    @property
+    def spec(self) -> JobSpec:
+        """Where it runs: device, threads, number of workers."""
+
+    def worker(self) -> Runs:
+        """Load, here, what its tasks need."""
 
 
 class Executor(Protocol):

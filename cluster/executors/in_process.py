@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from cluster.job import Job
+from cluster.executors.contract import Runs, Work
 from cluster.plan import Task
-from cluster.tasks import Outcome, Worker
-from cluster.worker import build_worker
+from cluster.tasks import Outcome
 
 
 class InProcess:
@@ -15,14 +14,14 @@ class InProcess:
 
     workers = 1
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Runs) -> None:
         self._worker = worker
         self._waiting: deque[Task] = deque()
 
     @classmethod
-    def of(cls, job: Job) -> InProcess:
-        """Load the job's model in this process."""
-        return cls(build_worker(job))
+    def of(cls, work: Work) -> InProcess:
+        """Load its model in this process."""
+        return cls(work.worker())
 
     def capacity(self, ready: int) -> int:
         del ready

@@ -16,44 +16,44 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from cluster.job import Job
+from cluster.executors.contract import Runs, Work
 from cluster.plan import Task
-from cluster.tasks import Outcome, Worker
-from cluster.worker import build_worker
+from cluster.tasks import Outcome
 
 IN_FLIGHT = 2
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cluster", "generation", "storage")
 """Sent to the nodes of a cluster, so that they run the code of whoever submits the job."""
 OBJECT_STORE_BYTES = 128 * 2**20
-"""Ray's least is 75 MB; nothing larger than a job description goes through it."""
+"""Ray's least is 75 MB; nothing larger than a description goes through it."""
 
 
 class Actor:
     """One worker in a process of its own. It loads its model with its first task, whose outcome tells of errors."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._worker: Worker | None = None
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._worker: Runs | None = None
 
     def run(self, task: Task) -> Outcome:
         try:
-            self._worker = self._worker or build_worker(self._job)
+            self._worker = self._worker or self._work.worker()
             return self._worker.run(task)
         except Exception as error:  # as a value: Ray would wrap it in one of its own
             return Outcome(task, error=error)
 
 
 class RayActors:
-    """Actors on the cluster of RAY_ADDRESS, or on a local one started for the job."""
+    """Actors on the cluster of RAY_ADDRESS, or on a local one started for the work."""
 
-    def __init__(self, job: Job) -> None:
-        gpus = 1 if job.spec.device == "cuda" else 0
-        self._owns_ray = connect((job.spec.workers or 1) * job.spec.threads)
-        self.workers = job.spec.workers or cluster_workers(gpus, job.spec.threads)
-        cpus = 0 if gpus else job.spec.threads
+    def __init__(self, work: Work) -> None:
+        spec = work.spec
+        gpus = 1 if spec.device == "cuda" else 0
+        self._owns_ray = connect((spec.workers or 1) * spec.threads)
+        self.workers = spec.workers or cluster_workers(gpus, spec.threads)
+        cpus = 0 if gpus else spec.threads
         remote: Any = ray.remote(num_gpus=gpus, num_cpus=cpus)(Actor)
-        self._start: Callable[[], Any] = lambda: remote.remote(job)
+        self._start: Callable[[], Any] = lambda: remote.remote(work)
         self._actors: list[Any] = [self._start() for _ in range(self.workers)]
         self._load = [0] * self.workers
         self._running: dict[Any, tuple[int, Any, Task]] = {}

@@ -1,0 +1,155 @@
+"""What batches cost on top of the network, and what they take of memory.
+
+    python benchmarks/batch.py time                 # draws against a plain loop over full batches, embedded model
+    python benchmarks/batch.py memory               # 100,000 requests, planned and tracked, with a stub for a model
+    python benchmarks/batch.py memory --requests 20000
+
+time: the plain loop evaluates the same number of full batches of the same shape with nothing else in it. Rounds
+alternate (loop, draws, loop, draws, ...) and medians are compared.
+memory: peak resident memory of the process before and after; the stub's pictures are of one colour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cluster.batch import run as running
+from cluster.batch.checking import planned
+from cluster.batch.drawing import BatchWorker
+from cluster.batch.extras import Extras
+from cluster.batch.plan import Sizes, enter
+from cluster.batch.requests import Numbered, Table
+from cluster.batch.small import Picture, SmallPictures, frame_of, loaded
+from cluster.events import unheard
+from cluster.executors.in_process import InProcess
+from cluster.job import Job, prepare
+from cluster.spec import JobSpec
+from cluster.worker import build_sampler, class_map
+from generation.models.loading import describe
+from generation.packing import Spent, draw_together
+
+ROUNDS = 3
+
+
+def spec_of(out: Path, side: int, seed: int, steps: int) -> JobSpec:
+    return JobSpec(
+        prompt="forest", width=side, height=side, seed=seed, num_inference_steps=steps, executor="in-process",
+        device="cpu", out=out,
+    )  # fmt: skip
+
+
+def compare(images: int, side: int, steps: int) -> None:
+    """Draws and the plain loop, in turns; then everything that a picture takes, decoding and all."""
+    torch.set_num_threads(1)
+    jobs = [prepare(spec_of(Path("unused"), side, seed, steps)) for seed in range(images)]
+    model = loaded(jobs[0])
+    samplers = [build_sampler(job, model, class_map(job)) for job in jobs]
+    frames = [frame_of(job) for job in jobs]
+    spent = draw_together(samplers, frames).spent  # warm
+    first = samplers[0]
+    latents = torch.randn(first.batch_size, first.channels, jobs[0].info.patch, jobs[0].info.patch)
+    box = next(iter(first.cover.meeting(0, first.canvas.box))).box
+    told = first.conditioner.conditional([box] * first.batch_size)
+    full = spent.evaluations / first.batch_size
+
+    @torch.inference_mode()
+    def loop() -> float:
+        began = time.perf_counter()
+        for index in range(round(full)):
+            first.denoiser.predict(latents, first.schedule.timesteps[index % steps], told)
+        return (time.perf_counter() - began) * full / round(full)
+
+    def draws() -> float:
+        began = time.perf_counter()
+        draw_together(samplers, frames)
+        return time.perf_counter() - began
+
+    rounds = [(loop(), draws()) for _ in range(ROUNDS)]
+    loops, packed = (statistics.median(column) for column in zip(*rounds, strict=True))
+    print(
+        f"{images} pictures of {side} x {side}, {steps} steps: {spent.evaluations} evaluations, {spent.batches} batches"
+    )
+    print(
+        f"loop over {full:.1f} full batches {loops:.2f} s, draws {packed:.2f} s: throughput {loops / packed:.3f} of it"
+    )
+    whole = SmallPictures(jobs[0])
+    whole.draw(jobs[:1])
+    began = time.perf_counter()
+    whole.draw(jobs)
+    print(f"with decoding {time.perf_counter() - began:.2f} s")
+
+
+class Stub(SmallPictures):
+    """Pictures of one colour."""
+
+    def __init__(self) -> None: ...
+
+    def draw(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], Spent]:
+        found: list[Picture | Exception] = []
+        for job in jobs:
+            shape = (job.spec.height, job.spec.width)
+            found.append(
+                Picture(np.full((*shape, 3), job.spec.seed % 256, np.uint8), np.zeros(shape, np.uint8))
+            )
+        return found, Spent(len(jobs), 1)
+
+
+def track(requests: int, side: int) -> None:
+    """Plan, draw with the stub, write and finish, all in this process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "set"
+        spec = spec_of(out, side, 0, 2)
+        info = describe("embedded")
+        print(f"{requests:,} requests of {side} x {side}; after the imports {peak()} MiB")
+        began = time.perf_counter()
+        (out / "work").mkdir(parents=True)
+        batch = planned(
+            spec,
+            info,
+            Table("requests", Numbered(requests)),
+            {"prompt", "seed", "width", "height"},
+            None,
+            Sizes(),
+        )
+        enter(batch, resume=False)
+        print(
+            f"checked and planned in {time.perf_counter() - began:.1f} s: {batch.shards} shards, peak {peak()} MiB"
+        )
+        began = time.perf_counter()
+        summary = running.run(batch, Extras(), unheard, lambda work: InProcess(BatchWorker(work, Stub())))
+        print(
+            f"tracked to the end in {time.perf_counter() - began:.1f} s: {summary.drawn:,} rows, peak {peak()} MiB"
+        )
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["time", "memory"])
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--side", type=int)
+    parser.add_argument("--steps", type=int, default=3)
+    chosen = parser.parse_args()
+    if chosen.what == "time":
+        compare(chosen.images, chosen.side or 256, chosen.steps)
+    else:
+        track(chosen.requests, chosen.side or 32)
+
+
+if __name__ == "__main__":
+    main()

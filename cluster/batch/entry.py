@@ -1,0 +1,108 @@
+"""A batch from its arguments to its files: read the table, check it, claim the folder, run. Knows no flag."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.batch import run as running
+from cluster.batch.checking import planned
+from cluster.batch.extras import Extras
+from cluster.batch.files import locked
+from cluster.batch.filters import load_filter
+from cluster.batch.plan import NAME, WORK, Batch, Sizes, check_folder, enter
+from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
+from cluster.batch.run import SUCCESS, Summary, read_success
+from cluster.events import OnEvent, unheard
+from cluster.spec import JobSpec, SpecError
+
+UNSAID = {"prompt": "-", "width": 1, "height": 1}
+"""What settings say where only the rows do."""
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """A finished batch: its folder, and what became of the requests."""
+
+    folder: Path
+    summary: Summary
+
+
+def make_batch(
+    table: Table,
+    fields: dict[str, Any],
+    *,
+    filter: str | None = None,
+    extras: Extras | None = None,
+    resume: bool = False,
+    sizes: Sizes | None = None,
+    on_event: OnEvent = unheard,
+    on_claimed: Callable[[], None] = lambda: None,
+) -> BatchResult:
+    """Draw every request of a table into fields["out"]. Raises SpecError, ModelError, FormatError before it draws.
+
+    on_claimed: told when all is checked and the folder is the batch's.
+    """
+    from generation.models.loading import describe
+
+    settings = JobSpec(**{**UNSAID, **fields})
+    given = {name for name in ("prompt", "width", "height") if name in fields} | {"seed"}
+    if filter is not None:
+        load_filter(filter, str(Path.cwd()))
+    check_folder(settings.out)
+    info = describe(settings.model, loras=settings.loras, allow_pickle=settings.allow_pickle)
+    work = settings.out / WORK
+    try:
+        with locked(work), _unwarned():
+            batch = planned(settings, info, table, given, filter, sizes or Sizes())
+            enter(batch, resume)
+            on_claimed()
+            return BatchResult(batch.out, _run(batch, extras or Extras(), on_event))
+    finally:
+        _forget(settings.out)
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Of a single picture one is told that its class map is stretched; of thousands one is not."""
+    logger = logging.getLogger("cluster.job")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _run(batch: Batch, extras: Extras, on_event: OnEvent) -> Summary:
+    """A finished batch is only asked for the extras that it lacks."""
+    if (batch.out / SUCCESS).is_file() and running.is_whole(batch):
+        extras.write(batch)
+        return read_success(batch.out)
+    return running.run(batch, extras, on_event)
+
+
+def _forget(out: Path) -> None:
+    """Without a batch in the folder, or with a finished one, its work is nothing that anyone needs."""
+    if not (out / NAME).is_file() or (out / SUCCESS).is_file():
+        shutil.rmtree(out / WORK, ignore_errors=True)
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
+
+
+def table_of(requests: Path | str | Iterable[Row] | None, n_images: int | None) -> Table:
+    """The requests of a file, rows at hand, or so many of the same settings. Raises SpecError."""
+    if (requests is None) == (n_images is None):
+        both = "both a table of requests and n-images" if n_images is not None else "no requests"
+        raise SpecError(f"{both} given; name a table, as in requests.csv, or a number, as in --n-images 100")
+    if n_images is not None:
+        return numbered(n_images)
+    if isinstance(requests, str | Path):
+        return table_at(Path(requests))
+    assert requests is not None
+    return rows_at_hand(requests)

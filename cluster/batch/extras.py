@@ -1,0 +1,92 @@
+"""The same pictures for other loaders, from the finished shards: WebDataset tars, plain folders. Draws nothing.
+
+webdataset/train-00000-of-00007.tar    00000012.png, 00000012.mask.png, 00000012.json for each picture
+folders/images/00000012.png            with masks/00000012.png and metadata.jsonl beside
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from cluster.batch.files import write_durably
+from cluster.batch.plan import Batch
+from cluster.batch.shards import shard_path
+
+TARS, FOLDERS, METADATA = "webdataset", "folders", "metadata.jsonl"
+ROWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Which are wanted."""
+
+    webdataset: bool = False
+    folders: bool = False
+
+    def write(self, batch: Batch) -> None:
+        """Those that are wanted and not there."""
+        if self.webdataset:
+            for shard in range(batch.shards):
+                _write_tar(batch, shard)
+        if self.folders and not (batch.out / FOLDERS).is_dir():
+            _write_folders(batch)
+
+
+def _rows(batch: Batch, shard: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, row) of each picture of a shard, a few in memory."""
+    with pq.ParquetFile(shard_path(batch, shard)) as file:
+        for records in file.iter_batches(batch_size=ROWS_AT_ONCE):
+            for row in records.to_pylist():
+                yield Path(row["image"]["path"]).stem, row
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("image", "mask")}
+
+
+def _write_tar(batch: Batch, shard: int) -> None:
+    path = batch.out / TARS / f"{batch.shard_name(shard)}.tar"
+    if path.is_file():
+        return
+
+    def fill(unfinished: Path) -> None:
+        with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for key, row in _rows(batch, shard):
+                _add(tar, f"{key}.png", row["image"]["bytes"])
+                if "mask" in row:
+                    _add(tar, f"{key}.mask.png", row["mask"]["bytes"])
+                _add(tar, f"{key}.json", json.dumps(_told(row)).encode())
+
+    write_durably(path, fill)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # no owner, no time: the same bytes whenever it is written
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _write_folders(batch: Batch) -> None:
+    """Written under another name first, so that the folder is whole or absent."""
+    unfinished = batch.work / FOLDERS
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "images").mkdir(parents=True)
+    if batch.info.class_names:
+        (unfinished / "masks").mkdir()
+    with (unfinished / METADATA).open("w", encoding="utf-8") as metadata:
+        for shard in range(batch.shards):
+            for key, row in _rows(batch, shard):
+                (unfinished / "images" / f"{key}.png").write_bytes(row["image"]["bytes"])
+                if "mask" in row:
+                    (unfinished / "masks" / f"{key}.png").write_bytes(row["mask"]["bytes"])
+                metadata.write(json.dumps({"file_name": f"images/{key}.png", **_told(row)}) + "\n")
+    unfinished.rename(batch.out / FOLDERS)

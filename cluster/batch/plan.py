@@ -1,0 +1,205 @@
+"""A batch made definite: its settings, its numbered requests, its shards and its folder. Draws nothing.
+
+    work/requests.parquet     the checked requests; row group s holds those of shard s
+    work/masks/SHA256.png     class maps that came as bytes
+    batch.json                the settings and the fingerprint of all of it
+
+Which shard a request is in depends on the order of the requests and their sizes alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.batch.files import write_bytes_durably
+from cluster.job import PICTURE_VERSION
+from cluster.spec import JobSpec, SpecError, picture_facts
+from storage.fingerprint import FormatError, file_hash
+
+if TYPE_CHECKING:
+    from cluster.batch.drawing import BatchWorker
+    from generation.models.contracts import ModelInfo
+
+FORMAT_VERSION = 1
+NAME, WORK, REQUESTS, MASKS = "batch.json", "work", "requests.parquet", "masks"
+UNCLAIMED = ".requests.parquet"
+SHARD_BYTES, GROUP_BYTES = 500 * 10**6, 100 * 10**6
+"""The most that a shard, and a row group of it, take."""
+MOST_ROWS = 8192
+"""Of a shard: what is drawn again, at most, when its parts are lost."""
+ROW_BYTES = 4096
+"""Allowed for everything of a row but its pictures."""
+FULL_BATCHES, LEAST_GROUPS = 16, 8
+"""Batches of patches that a group of requests is packed to at each step; fewer where there would be few groups."""
+
+SCHEMA = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("id", pa.string()),
+        ("prompt", pa.string()),
+        ("negative_prompt", pa.string()),
+        ("seed", pa.uint64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("guidance_scale", pa.float64()),
+        ("num_inference_steps", pa.int32()),
+        ("classes", pa.string()),
+        ("giant", pa.bool_()),
+        ("patches", pa.int32()),
+    ]
+)
+OF_ROWS = (
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "width",
+    "height",
+    "guidance_scale",
+    "num_inference_steps",
+    "classes",
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One checked request. patches: of one step, at most. giant: of more than one block, a job of its own."""
+
+    index: int
+    id: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    guidance_scale: float
+    num_inference_steps: int
+    classes: str | None
+    giant: bool
+    patches: int
+
+    def spec(self, settings: JobSpec) -> JobSpec:
+        """The job that `generate` would do with the same settings."""
+        own: dict[str, Any] = {name: getattr(self, name) for name in OF_ROWS}
+        own["classes"] = None if self.classes is None else Path(self.classes)
+        return settings.model_copy(update=own)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Limits of the files, in bytes; smaller ones make more files."""
+
+    shard_bytes: int = SHARD_BYTES
+    group_bytes: int = GROUP_BYTES
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What workers and driver need to know: small, whatever the number of requests. Satisfies Work.
+
+    spec: the settings of the flags, its device and batch size made definite, its prompt and size perhaps not those
+    of any request. budget: patches of a step that a group is packed to. filter: "module:function" or None;
+    filter_folder: where modules are looked for too.
+    """
+
+    spec: JobSpec
+    info: ModelInfo
+    requests: int = 0
+    shards: int = 0
+    budget: int = 1
+    fingerprint: str = ""
+    filter: str | None = None
+    filter_folder: str = ""
+    sizes: Sizes = field(default_factory=Sizes)
+
+    @property
+    def out(self) -> Path:
+        return self.spec.out
+
+    @property
+    def work(self) -> Path:
+        return self.spec.out / WORK
+
+    def shard(self, number: int) -> list[Asked]:
+        """The requests of one shard, in order."""
+        with pq.ParquetFile(self.work / REQUESTS) as file:
+            return [Asked(**row) for row in file.read_row_group(number).to_pylist()]
+
+    def shard_name(self, number: int) -> str:
+        return f"train-{number:05d}-of-{self.shards:05d}"
+
+    def worker(self) -> BatchWorker:
+        from cluster.batch.drawing import BatchWorker
+
+        return BatchWorker(self)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds anything but a batch, before a file is written there."""
+    if folder.exists() and not folder.is_dir():
+        raise SpecError(f"{folder} is a file; name a folder with --out")
+    if folder.is_dir() and not (folder / NAME).is_file():
+        others = [path.name for path in folder.iterdir() if path.name != WORK]
+        if others:
+            raise SpecError(
+                f"{folder} holds other files ({others[0]}); name a new or empty folder with --out"
+            )
+
+
+def enter(batch: Batch, resume: bool) -> None:
+    """Claim the folder for this batch. Raises SpecError or FormatError where it is another's."""
+    _claim(batch, resume)
+    (batch.work / UNCLAIMED).replace(batch.work / REQUESTS)
+
+
+def _claim(batch: Batch, resume: bool) -> None:
+    path = batch.out / NAME
+    if path.is_file():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved.get("format_version") != FORMAT_VERSION or saved.get("fingerprint") != batch.fingerprint:
+            raise FormatError(
+                f"{batch.out} holds another batch (other requests, settings, model or version); choose another --out"
+            )
+        if not resume:
+            raise SpecError(
+                f"{batch.out} already holds this batch; add --resume to go on with it, or choose another --out"
+            )
+        return
+    document = {"format_version": FORMAT_VERSION, "fingerprint": batch.fingerprint, **facts_of(batch)}
+    document |= {"requests": batch.requests, "shards": batch.shards}
+    write_bytes_durably(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+
+
+def facts_of(batch: Batch) -> dict[str, Any]:
+    """What determines the files of a batch, but for its requests."""
+    settings = {
+        name: value for name, value in picture_facts(batch.spec).items() if name not in (*OF_ROWS, "size")
+    }
+    files = {f"{path.name}:{index}": file_hash(path) for index, path in enumerate(_files(batch))}
+    sizes = [batch.sizes.shard_bytes, batch.sizes.group_bytes]
+    return {
+        "version": PICTURE_VERSION,
+        "settings": settings,
+        "files": files,
+        "commit": batch.info.notes.get("commit"),
+        "filter": batch.filter,
+        "sizes": sizes,
+    }
+
+
+def _files(batch: Batch) -> list[Path]:
+    """Of the model, and of the map model that prompts may ask for."""
+    from generation.models.loading import describe, map_model
+
+    maps = map_model(batch.spec.model) if batch.info.class_names else None
+    return [Path(path) for path in (*batch.info.files, *(describe(maps).files if maps else ()))]
+
+
+def worst_bytes(width: int, height: int, masked: bool) -> int:
+    """The most that a request's row takes: PNG of noise is a little larger than the pixels."""
+    return int((4 if masked else 3) * width * height * 1.01) + 2 * height + ROW_BYTES

@@ -1,0 +1,249 @@
+"""The loop over a batch: giants first, then groups of small requests on the workers, each shard as it fills.
+
+Goes on from manifests and parts; ends with errors.parquet, the card and _SUCCESS, in this order.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster import executors
+from cluster.batch.card import write_card
+from cluster.batch.columns import ERRORS, FAILED, FILTERED
+from cluster.batch.drawing import ASSEMBLE
+from cluster.batch.extras import Extras
+from cluster.batch.files import write_bytes_durably, write_durably
+from cluster.batch.giants import draw_giant
+from cluster.batch.packing import Group, groups_of
+from cluster.batch.plan import Batch
+from cluster.batch.shards import Manifest, is_finished, manifest_path, part_path, read_manifest
+from cluster.driver import ATTEMPTS, Interrupted, TaskFailed
+from cluster.events import (
+    Event,
+    JobFailed,
+    JobFinished,
+    JobInterrupted,
+    JobStarted,
+    OnEvent,
+    StageTotal,
+    TaskDone,
+    TaskRetried,
+)
+from cluster.executors.contract import Executor
+from cluster.plan import Task
+from cluster.tasks import Outcome
+
+SUCCESS, ERROR_TABLE, TIMINGS = "_SUCCESS", "errors.parquet", "timings.jsonl"
+DRAW, GIANT, WRITE = "draw", "giants", "shards"
+MakeExecutor = Callable[[Batch], Executor]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of the requests."""
+
+    requests: int
+    drawn: int
+    filtered: int
+    failed: int
+    shards: int
+
+
+def run(batch: Batch, extras: Extras, on_event: OnEvent, make: MakeExecutor = executors.make) -> Summary:
+    """Do what is left of a claimed batch. Raises Interrupted, or what a task raised that is no request's own fault."""
+    began = time.perf_counter()
+    try:
+        with _ray_held(batch):
+            _draw_all(batch, on_event, make)
+        summary = _finish(batch, extras)
+    except (KeyboardInterrupt, Interrupted):
+        on_event(JobInterrupted())
+        raise Interrupted from None
+    except Exception as error:
+        on_event(JobFailed(f"{type(error).__name__}: {error}"))
+        raise
+    on_event(JobFinished(time.perf_counter() - began))
+    return summary
+
+
+@contextmanager
+def _ray_held(batch: Batch) -> Iterator[None]:
+    """One Ray for the giants and the rest."""
+    if batch.spec.executor != "ray":
+        yield
+        return
+    import ray
+
+    from cluster.executors.ray_actors import connect
+
+    owns = connect((batch.spec.workers or 1) * batch.spec.threads)
+    try:
+        yield
+    finally:
+        if owns:
+            ray.shutdown()
+
+
+# --- what is left ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Left:
+    """Tasks that are not done. waiting: groups of each shard without a part."""
+
+    giants: list[tuple[Task, Group]]
+    draws: deque[Task]
+    waiting: Counter[int]
+    done: dict[str, int]
+
+    @property
+    def ready(self) -> Iterator[Task]:
+        """Shards whose parts are all there, whose manifest is not."""
+        return ((shard, ASSEMBLE) for shard, groups in self.waiting.items() if groups == 0)
+
+
+def left_of(batch: Batch) -> Left:
+    """By manifests, then by parts; requests are read a shard at a time and forgotten, but for giants."""
+    left = Left([], deque(), Counter(), {DRAW: 0, GIANT: 0, WRITE: 0})
+    for shard in range(batch.shards):
+        groups = groups_of(batch.shard(shard), batch.budget)
+        finished = is_finished(batch, shard)
+        left.done[WRITE] += finished
+        if not finished:
+            manifest_path(batch, shard).unlink(missing_ok=True)
+            left.waiting[shard] = 0
+        for number, group in enumerate(groups):
+            task, name = (shard, number), GIANT if group.giant else DRAW
+            if finished or part_path(batch, *task).is_file():
+                left.done[name] += 1
+                continue
+            left.waiting[shard] += 1
+            if group.giant:
+                left.giants.append((task, group))
+            else:
+                left.draws.append(task)
+    return left
+
+
+def is_whole(batch: Batch) -> bool:
+    """Whether every shard is there as its manifest tells."""
+    return all(is_finished(batch, shard) for shard in range(batch.shards))
+
+
+def _draw_all(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> None:
+    (batch.out / SUCCESS).unlink(missing_ok=True)
+    left = left_of(batch)
+    if not left.waiting:
+        return
+    workers = min(batch.spec.workers or 1, max(1, len(left.draws), len(left.waiting)))
+    if batch.spec.workers is not None:
+        batch = replace(batch, spec=batch.spec.model_copy(update={"workers": workers}))
+    on_event(_started(left, workers))
+    with (batch.out / TIMINGS).open("a", encoding="utf-8") as timings:
+
+        def done(outcome: Outcome, name: str) -> None:
+            timings.write(json.dumps(_timing(outcome, name)) + "\n")
+            timings.flush()
+            group = outcome.task[1]
+            on_event(TaskDone(0, name, group, outcome.seconds, outcome.evaluations, outcome.worker))
+
+        for task, group in left.giants:
+            done(draw_giant(batch, task, group), GIANT)
+            left.waiting[task[0]] -= 1
+        with closing(make(batch)) as executor:
+            _loop(left, executor, done, on_event)
+
+
+def _loop(left: Left, executor: Executor, done: Callable[[Outcome, str], None], on_event: OnEvent) -> None:
+    """Groups shard by shard; a shard is put together as soon as its last group is drawn."""
+    queue = deque([*left.ready, *left.draws])
+    attempts: Counter[Task] = Counter()
+    under_way = 0
+    while under_way or queue:
+        while queue and under_way < executor.capacity(len(queue)):
+            executor.submit(queue.popleft())
+            under_way += 1
+        outcome = executor.next()
+        under_way -= 1
+        shard, number = outcome.task
+        name = WRITE if number == ASSEMBLE else DRAW
+        if outcome.error is not None:
+            on_event(_again(outcome, name, attempts))
+            queue.append(outcome.task)
+            continue
+        done(outcome, name)
+        if number != ASSEMBLE:
+            left.waiting[shard] -= 1
+            if left.waiting[shard] == 0:
+                queue.appendleft((shard, ASSEMBLE))
+
+
+def _again(outcome: Outcome, name: str, attempts: Counter[Task]) -> TaskRetried:
+    """A task whose worker was lost is given out again; any other error, and a loss that repeats itself, is raised."""
+    assert outcome.error is not None
+    if not outcome.lost:
+        raise outcome.error
+    attempts[outcome.task] += 1
+    shard, number = outcome.task
+    if attempts[outcome.task] >= ATTEMPTS:
+        raise TaskFailed(
+            f"{name}, shard {shard}, group {number}: the worker died {ATTEMPTS} times; is there enough memory?"
+        )
+    return TaskRetried(0, name, number, str(outcome.error).splitlines()[0])
+
+
+def _started(left: Left, workers: int) -> Event:
+    totals = {
+        GIANT: len(left.giants) + left.done[GIANT],
+        DRAW: len(left.draws) + left.done[DRAW],
+        WRITE: len(left.waiting) + left.done[WRITE],
+    }
+    stages = tuple(StageTotal(name, total, left.done[name]) for name, total in totals.items() if total)
+    return JobStarted(stages, workers)
+
+
+def _timing(outcome: Outcome, name: str) -> dict[str, object]:
+    shard, number = outcome.task
+    return {
+        "task": name,
+        "shard": shard,
+        "group": None if number == ASSEMBLE else number,
+        "seconds": round(outcome.seconds, 4),
+        "evaluations": outcome.evaluations,
+        "worker": outcome.worker,
+    }
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def _finish(batch: Batch, extras: Extras) -> Summary:
+    manifests = [read_manifest(batch, shard) for shard in range(batch.shards)]
+    missing = [request for manifest in manifests for request in manifest.missing]
+    table = pa.Table.from_pylist([{name: row[name] for name in ERRORS.names} for row in missing], ERRORS)
+    write_durably(batch.out / ERROR_TABLE, lambda path: pq.write_table(table, path))
+    summary = _summary(batch, manifests)
+    write_card(batch, manifests)
+    extras.write(batch)
+    write_bytes_durably(batch.out / SUCCESS, (json.dumps(asdict(summary)) + "\n").encode())
+    return summary
+
+
+def _summary(batch: Batch, manifests: list[Manifest]) -> Summary:
+    kinds = Counter(request["kind"] for manifest in manifests for request in manifest.missing)
+    drawn = sum(manifest.rows for manifest in manifests)
+    return Summary(batch.requests, drawn, kinds[FILTERED], kinds[FAILED], batch.shards)
+
+
+def read_success(folder: Path) -> Summary:
+    """Of a finished batch."""
+    return Summary(**json.loads((folder / SUCCESS).read_text(encoding="utf-8")))

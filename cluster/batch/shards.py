@@ -1,0 +1,156 @@
+"""Parts and the shards that are put together from them, with a manifest each. Knows rows; knows no model.
+
+    work/parts/SHARD/GROUP.parquet       what one task drew, and what it could not
+    data/train-00000-of-00007.parquet    the drawn requests of a shard, in the order of the requests
+    manifests/train-00000-of-00007.json  its SHA-256, its rows, and every request that it lacks
+
+A part and a shard are whole or absent, and so is a manifest, which is written after its shard: what has one is done.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cluster.batch.columns import as_table, part_schema, table_schema
+from cluster.batch.files import write_bytes_durably, write_durably
+from cluster.batch.plan import ROW_BYTES, Batch
+from storage.fingerprint import FormatError, file_hash
+
+DATA, MANIFESTS, PARTS = "data", "manifests", "parts"
+RAW = ("image.bytes", "mask.bytes")
+"""Columns of PNGs, which do not compress and have no order."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What there is to know of a finished shard. missing: {index, id, kind, error} of requests without a row."""
+
+    file: str
+    sha256: str
+    bytes: int
+    rows: int
+    image_bytes: int
+    missing: tuple[dict[str, Any], ...]
+
+
+def part_path(batch: Batch, shard: int, group: int) -> Path:
+    return batch.work / PARTS / f"{shard:05d}" / f"{group:05d}.parquet"
+
+
+def write_part(batch: Batch, shard: int, group: int, rows: list[dict[str, Any]]) -> None:
+    table = as_table(list(rows), part_schema(batch))
+    write_durably(
+        part_path(batch, shard, group),
+        lambda path: pq.write_table(
+            table, path, compression="none", use_dictionary=False, write_statistics=False
+        ),
+    )
+
+
+def shard_path(batch: Batch, shard: int) -> Path:
+    return batch.out / DATA / f"{batch.shard_name(shard)}.parquet"
+
+
+def manifest_path(batch: Batch, shard: int) -> Path:
+    return batch.out / MANIFESTS / f"{batch.shard_name(shard)}.json"
+
+
+def read_manifest(batch: Batch, shard: int) -> Manifest:
+    values = json.loads(manifest_path(batch, shard).read_text(encoding="utf-8"))
+    return Manifest(**{**values, "missing": tuple(values["missing"])})
+
+
+def is_finished(batch: Batch, shard: int) -> bool:
+    """Whether the shard has a manifest, and is still the file that the manifest tells of."""
+    path = shard_path(batch, shard)
+    if not manifest_path(batch, shard).is_file() or not path.is_file():
+        return False
+    try:
+        manifest = read_manifest(batch, shard)
+    except (ValueError, KeyError, TypeError):  # no manifest of ours
+        return False
+    return path.stat().st_size == manifest.bytes and file_hash(path) == manifest.sha256
+
+
+def assemble(batch: Batch, shard: int, groups: int) -> None:
+    """Put the shard together from its parts, write its manifest, remove the parts. Memory: a row group and a part."""
+    parts = [part_path(batch, shard, group) for group in range(groups)]
+    entries = _entries(parts)
+    asked = [row.index for row in batch.shard(shard)]
+    if [entry["index"] for entry in entries] != asked:
+        raise FormatError(
+            f"the parts of {batch.shard_name(shard)} do not hold each request once; remove {parts[0].parent} and resume"
+        )
+    drawn = [entry for entry in entries if entry["kind"] is None]
+    path = shard_path(batch, shard)
+    write_durably(path, lambda unfinished: _write_shard(unfinished, batch, drawn))
+    missing = [
+        {name: entry[name] for name in ("index", "id", "kind", "error")} for entry in entries if entry["kind"]
+    ]
+    manifest = {
+        "file": f"{DATA}/{path.name}",
+        "sha256": file_hash(path),
+        "bytes": path.stat().st_size,
+        "rows": len(drawn),
+        "image_bytes": sum(entry["size"] for entry in drawn),
+        "missing": missing,
+    }
+    write_bytes_durably(manifest_path(batch, shard), (json.dumps(manifest, indent=1) + "\n").encode())
+    shutil.rmtree(parts[0].parent)
+
+
+def _entries(parts: Sequence[Path]) -> list[dict[str, Any]]:
+    """What became of each request, in order, and the part that tells of it: no pictures."""
+    entries: list[dict[str, Any]] = []
+    for part in parts:
+        table = pq.read_table(part, columns=["index", "id", "kind", "error", "size"])
+        entries += [{**row, "part": part} for row in table.to_pylist()]
+    return sorted(entries, key=lambda entry: entry["index"])
+
+
+def _write_shard(path: Path, batch: Batch, drawn: list[dict[str, Any]]) -> None:
+    schema = table_schema(batch)
+    pictures = [name for name in RAW if name.partition(".")[0] in schema.names]
+    scalars = [field.name for field in schema if not pa.types.is_struct(field.type)]
+    compression = dict.fromkeys(scalars, "zstd") | dict.fromkeys(pictures, "none")
+    compression |= {f"{name.partition('.')[0]}.path": "zstd" for name in pictures}
+    with pq.ParquetWriter(
+        path, schema, compression=compression, use_dictionary=scalars, write_statistics=scalars
+    ) as writer:
+        for rows in row_groups(drawn, batch.sizes.group_bytes):
+            writer.write_table(_read(rows, schema), row_group_size=len(rows))
+
+
+def row_groups(drawn: list[dict[str, Any]], limit: int) -> Iterator[list[dict[str, Any]]]:
+    """Rows in order, cut where the next would pass the limit; a picture beyond it has a group of its own."""
+    group: list[dict[str, Any]] = []
+    filled = 0
+    for entry in drawn:
+        size = entry["size"] + ROW_BYTES
+        if group and filled + size > limit:
+            yield group
+            group, filled = [], 0
+        group.append(entry)
+        filled += size
+    if group:
+        yield group
+
+
+def _read(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """The rows from their parts, in order."""
+    wanted = [row["index"] for row in rows]
+    tables = []
+    for part in dict.fromkeys(row["part"] for row in rows):
+        table = pq.read_table(part, columns=["index", *schema.names])
+        tables.append(table.filter(pc.is_in(table["index"], pa.array(wanted, pa.int64()))))
+    joined = pa.concat_tables(tables)
+    return joined.take(pc.sort_indices(joined["index"])).select(schema.names).combine_chunks().cast(schema)

@@ -1,0 +1,173 @@
+"""`batch`: many pictures from a table of requests, as a dataset. Knows flags; draws nothing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.commands.boundary import FAILURE, session_of
+from cluster.commands.flags import PICTURE, PLACE, RUN, slug
+from cluster.commands.making import Debug, shown
+from cluster.job_file import read_fields, sides
+from cluster.spec import SpecError
+
+TABLE, FILES = "Requests", "Files"
+
+
+def _flag(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
+Text = str | None
+
+
+def batch(
+    context: typer.Context,
+    requests: Annotated[
+        Path | None,
+        typer.Argument(metavar="TABLE", help="Requests: .parquet, .csv or .jsonl.", show_default=False),
+    ] = None,
+    n_images: Annotated[
+        int | None, _flag("So many pictures of the same label, instead of a table.", TABLE, metavar="N")
+    ] = None,
+    prompt: Annotated[
+        Text, _flag("What pictures show, where a row does not say it.", TABLE, "--label", "--prompt")
+    ] = None,
+    image_size: Annotated[
+        Text,
+        _flag(
+            "Size in pixels, where a row does not say it.",
+            TABLE,
+            "--image-size",
+            "--size",
+            metavar="S|WIDTHxHEIGHT",
+        ),
+    ] = None,
+    seed: Annotated[
+        Text, _flag("Seed of row 0, where rows have none (default: 0).", TABLE, metavar="N")
+    ] = None,
+    cond_scale: Annotated[
+        Text, _flag("Guidance as null + (1 + C) (conditional - null), as in generate.", PICTURE, metavar="C")
+    ] = None,
+    guidance_scale: Annotated[
+        Text, _flag("Classifier-free guidance, instead (default: the model's).", PICTURE, metavar="X")
+    ] = None,
+    num_inference_steps: Annotated[
+        Text,
+        _flag(
+            "Denoising steps (default: the model's).",
+            PICTURE,
+            "--sampling-steps",
+            "--num-inference-steps",
+            metavar="T",
+        ),
+    ] = None,
+    negative_prompt: Annotated[Text, _flag("What they should not show.", PICTURE)] = None,
+    method: Annotated[Text, _flag("How patches join, as in generate.", PICTURE)] = None,
+    overlap: Annotated[
+        Text, _flag("Share of a patch that the next one covers.", PICTURE, metavar="SHARE")
+    ] = None,
+    scheduler: Annotated[Text, _flag("As in generate (default: the model's).", PICTURE)] = None,
+    eta: Annotated[Text, _flag("Noise of DDIM-like schedulers, 0 to 1.", PICTURE, metavar="X")] = None,
+    topology: Annotated[Text, _flag("plane (default), ring or torus.", PICTURE)] = None,
+    model: Annotated[
+        Text, _flag("As in generate (default: embedded).", PLACE, metavar="ID|PATH|embedded")
+    ] = None,
+    loras: Annotated[
+        list[str] | None, _flag("LoRA to fuse; repeat for more.", PLACE, "--lora", metavar="ID|PATH[:WEIGHT]")
+    ] = None,
+    allow_pickle: Annotated[
+        bool, _flag("Load weights that are not safetensors.", PLACE, "--allow-pickle")
+    ] = False,
+    dtype: Annotated[Text, _flag("float32, float16 or bfloat16 (default: by device).", PLACE)] = None,
+    device: Annotated[Text, _flag("cpu or cuda (default: cuda where there is one).", PLACE)] = None,
+    out: Annotated[
+        Path | None, _flag("Folder of the dataset (default: out/<table or label>).", FILES, metavar="DIR")
+    ] = None,
+    filter: Annotated[
+        Text,
+        _flag(
+            "Judge of pictures: False leaves one out, a number is its score.",
+            FILES,
+            metavar="MODULE:FUNCTION",
+        ),
+    ] = None,
+    webdataset: Annotated[bool, _flag("Write WebDataset tars too.", FILES, "--webdataset")] = False,
+    folders: Annotated[bool, _flag("Write plain folders of PNGs too.", FILES, "--folders")] = False,
+    config: Annotated[
+        Path | None, _flag("YAML file of settings; flags override it.", RUN, metavar="FILE")
+    ] = None,
+    batch_size: Annotated[
+        Text, _flag("Patches of one evaluation (default: 4, on GPUs 16).", RUN, metavar="B")
+    ] = None,
+    executor: Annotated[Text, _flag("ray (default; local, or on RAY_ADDRESS) or in-process.", RUN)] = None,
+    workers: Annotated[Text, _flag("Workers (default: every core, or every GPU).", RUN, metavar="N")] = None,
+    threads: Annotated[Text, _flag("CPU threads of a worker (default: 1).", RUN, metavar="N")] = None,
+    resume: Annotated[bool, _flag("Go on where DIR holds this batch.", RUN, "--resume")] = False,
+    debug: Debug = False,
+) -> None:
+    """Make a dataset of many pictures: Parquet shards with images, masks, prompts and seeds.
+
+    A table has the columns id, prompt (or label), seed, width and height; negative_prompt, guidance_scale,
+    num_inference_steps and classes where rows say more. What a row leaves out comes from the flags.
+    """
+    session = session_of(context)
+    session.debug |= debug
+    given = {
+        "prompt": prompt, "seed": seed, "cond_scale": cond_scale,
+        "guidance_scale": guidance_scale, "negative_prompt": negative_prompt,
+        "num_inference_steps": num_inference_steps, "method": method, "overlap": overlap, "scheduler": scheduler,
+        "eta": eta, "topology": topology, "model": model, "loras": loras or None, "dtype": dtype, "device": device,
+        "allow_pickle": allow_pickle or None, "batch_size": batch_size, "executor": executor, "workers": workers,
+        "threads": threads,
+    }  # fmt: skip
+    fields = {} if config is None else read_fields(config)
+    fields |= {name: value for name, value in given.items() if value is not None} | _sides(image_size)
+    fields["out"] = out or fields.get("out") or _folder(requests, fields)
+
+    from cluster.batch.entry import make_batch, table_of
+    from cluster.batch.extras import Extras
+
+    table = table_of(requests, n_images)
+    session.command = shlex.join(["hypermosaic", *sys.argv[1:], *(() if resume else ("--resume",))])
+    with shown() as listener:
+        result = make_batch(
+            table, fields, filter=filter, extras=Extras(webdataset, folders), resume=resume, on_event=listener,
+            on_claimed=session.begin,
+        )  # fmt: skip
+    session.running = False
+    print(result.folder)
+    told = asdict(result.summary)
+    if told["filtered"]:
+        print(
+            f"{told['filtered']} of {told['requests']} pictures were left out by the filter", file=sys.stderr
+        )
+    if told["failed"]:
+        print(
+            f"{told['failed']} of {told['requests']} requests failed: see {result.folder / 'errors.parquet'}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(FAILURE)
+
+
+def _sides(size: str | None) -> dict[str, int]:
+    """ "256" is a square."""
+    if size is not None and re.fullmatch(r"\s*-?\d+\s*", size):
+        return {"width": int(size), "height": int(size)}
+    try:
+        return sides(size)
+    except SpecError:
+        raise SpecError(
+            f"image-size {size!r} is neither a side nor WIDTHxHEIGHT in pixels; write it like 256"
+        ) from None
+
+
+def _folder(requests: Path | None, fields: dict[str, Any]) -> Path:
+    name = requests.stem if requests is not None else slug(str(fields.get("prompt", "batch")))
+    return Path("out") / name

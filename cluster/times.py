@@ -1,0 +1,131 @@
+"""Which step each latent of a job has reached, and a picture of it. Knows the plan and the ledger; reads no latents.
+
+A latent has reached step k when all patches that count on it at the steps before k have been evaluated. Blocks of a
+job are within a stage of their neighbours, so two or three steps meet in one picture, with the patches' outlines.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cluster import job_file
+from cluster.history import DoneTasks
+from cluster.status import LEDGER
+from storage.formats.atomic import replace_file
+
+if TYPE_CHECKING:
+    from cluster.plan import Plan
+
+Times = NDArray[np.int32]
+"""(h, w) of the canvas, in latents."""
+
+AHEAD = 3
+"""Steps from its first undone one on that a block may still hold up some latent."""
+EXACT_AREA = 2048 * 2048
+"""Latents; the times of larger canvases are those of whole blocks."""
+SIDE = 1024
+"""Pixels of the picture's longer side, about; larger canvases are sampled, smaller ones enlarged."""
+ANCHORS = np.array([(23, 20, 52), (52, 78, 138), (38, 145, 140), (122, 200, 96), (250, 231, 90)], np.float64)
+PAPER, INK = (255, 255, 255), (34, 34, 34)
+ROW, MARGIN = 26, 12
+
+
+@dataclass(frozen=True)
+class Reached:
+    """times: of every latent. steps: what they end at."""
+
+    times: Times
+    steps: int
+
+    def shares(self) -> dict[int, float]:
+        """Step -> share of the latents that have reached it and no later one; ascending."""
+        steps, counts = np.unique(self.times, return_counts=True)
+        return {int(step): int(count) / self.times.size for step, count in zip(steps, counts, strict=True)}
+
+
+def write_times(folder: Path, path: Path) -> Reached:
+    """Write a PNG of a job's times. Raises what read_times raises, and OSError."""
+    reached = read_times(folder)
+    encoded = io.BytesIO()
+    picture_of(reached).save(encoded, "PNG")
+    replace_file(path, encoded.getvalue())
+    return reached
+
+
+def read_times(folder: Path) -> Reached:
+    """The times of a job's latents. Raises SpecError where there is no job, FormatError where it cannot be read."""
+    from cluster.job import prepare
+
+    plan = prepare(job_file.load(folder).spec, check_fit=False).plan
+    done = DoneTasks(folder / LEDGER)
+    done.look()
+    stages = np.zeros(plan.blocks, np.int64)
+    for stage in range(plan.steps + 1):
+        stages[list(done.blocks.get(stage, ()))] += 1
+    return Reached(times_of(plan, stages), plan.steps)
+
+
+def times_of(plan: Plan, stages: NDArray[np.int64]) -> Times:
+    """stages: how many denoising stages each block has done."""
+    exact = plan.canvas.box.area <= EXACT_AREA
+    times = np.full(plan.canvas.box.shape, plan.steps, np.int32)
+    for block, first in enumerate(stages.tolist()):
+        for step in range(first, min(first + AHEAD, plan.steps)) if exact else ():
+            _hold_up(times, plan, block, step)
+        if not exact:
+            times[plan.grid.box(block).slices_in(plan.canvas.box)] = min(first, plan.steps)
+    return times
+
+
+def _hold_up(times: Times, plan: Plan, block: int, step: int) -> None:
+    """The latents that count on a block's patches of a step have not got beyond it while it is not done."""
+    from generation.covers import owned_patches
+    from generation.fusion import Normaliser, uniform
+
+    whole = plan.canvas.box
+    weights = Normaliser(plan.cover, step, plan.frame(block), uniform)
+    for patch in owned_patches(plan.cover, step, plan.grid.box(block)):
+        counts = weights.weights(patch) > 0
+        for piece, home in plan.canvas.pieces(patch.box):
+            at, here = times[home.slices_in(whole)], counts[piece.slices_in(patch.box)]
+            at[here] = np.minimum(at[here], step)
+
+
+# --- the picture -----------------------------------------------------------------------------------------------------
+
+
+def picture_of(reached: Reached) -> Image.Image:
+    """The times as colours, dark for early, and under them what the colours mean."""
+    shares = reached.shares()
+    low, high = min(shares), max(max(shares), min(shares) + 1)
+    colours = {step: _colour((step - low) / (high - low)) for step in shares}
+    table = np.array([colours.get(step, PAPER) for step in range(low, max(shares) + 1)], np.uint8)
+    times = reached.times - low
+    longest = max(times.shape)
+    every, larger = max(1, longest // SIDE), max(1, SIDE // longest)
+    pixels = table[times[::every, ::every]].repeat(larger, 0).repeat(larger, 1)
+    height = len(pixels)
+    width = max(pixels.shape[1] + 2 * MARGIN, 280)
+    picture = Image.new("RGB", (width, height + 2 * MARGIN + ROW * len(shares) + MARGIN), PAPER)
+    picture.paste(Image.fromarray(pixels), (MARGIN, MARGIN))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    for row, (step, share) in enumerate(shares.items()):
+        top = height + 2 * MARGIN + ROW * row
+        draw.rectangle((MARGIN, top, MARGIN + 28, top + ROW - 8), fill=colours[step])
+        label = f"step {step} of {reached.steps}: {100 * share:.1f} %"
+        draw.text((MARGIN + 38, top - 2), label, fill=INK, font=font)
+    return picture
+
+
+def _colour(position: float) -> tuple[int, int, int]:
+    """Of [0, 1], between the anchors."""
+    places = np.linspace(0, 1, len(ANCHORS))
+    red, green, blue = (round(float(np.interp(position, places, channel))) for channel in ANCHORS.T)
+    return red, green, blue

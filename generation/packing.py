@@ -1,0 +1,171 @@
+"""Several small pictures denoised together: their patches share batches. Pure functions of arrays.
+
+    step k   picture 0   a b          batches of 4    a b c d
+             picture 1   c d e f                      e f g g     the last one padded, as for a picture alone
+             picture 2   g
+
+A patch's prediction does not depend on what else is in its batch, nor on its place in it, as long as batches have
+one size. So each picture is, bit for bit, what its sampler gives alone, whatever it is packed with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from generation.covers import Patch, owned_patches
+from generation.denoise import NumericalError, Sampler
+from generation.fusion import Normaliser, from_fixed, to_fixed, to_storage
+from generation.models.contracts import Conditioner, Conditioning
+from storage.geometry import Box, Canvas
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Patches that were evaluated, and the batches that they took."""
+
+    evaluations: int = 0
+    batches: int = 0
+
+
+@dataclass(frozen=True)
+class Packed:
+    """(C, h, w) final latents of each picture, or what went wrong with it; and what all cost."""
+
+    pictures: list[NDArray[np.float32] | NumericalError]
+    spent: Spent
+
+
+def draw_together(samplers: Sequence[Sampler], frames: Sequence[Box]) -> Packed:
+    """Denoise pictures whose samplers differ in canvas, seed, conditioner and guidance scale only.
+
+    frames: of each, its whole canvas with the halo that patches reach into where it wraps.
+    """
+    first = samplers[0]
+    drawn = [_Picture(sampler, frame) for sampler, frame in zip(samplers, frames, strict=True)]
+    evaluations = batches = 0
+    for k in range(len(first.schedule)):
+        going = [picture for picture in drawn if picture.error is None]
+        seats = [(picture, patch) for picture in going for patch in picture.begin(k)]
+        for start in range(0, len(seats), first.batch_size):
+            batch = seats[start : start + first.batch_size]
+            for (picture, patch), prediction in zip(batch, _predict(first, k, batch), strict=True):
+                picture.add(k, patch, prediction)
+            batches += 1
+        for picture in going:
+            picture.end(k)
+        evaluations += len(seats)
+    return Packed([picture.result() for picture in drawn], Spent(evaluations, batches))
+
+
+class _Picture:
+    """One picture under way."""
+
+    def __init__(self, sampler: Sampler, frame: Box) -> None:
+        self.sampler = sampler
+        self.error: NumericalError | None = None
+        self._frame = frame
+        self._state = sampler.start(sampler.canvas.box)
+
+    def begin(self, k: int) -> Sequence[Patch]:
+        """The patches of step k."""
+        sampler, frame = self.sampler, self._frame
+        x = self._state[: sampler.channels]
+        self.shown = sampler.schedule.model_input(k, torch.from_numpy(wrapped(x, sampler.canvas, frame)))
+        self._normaliser = Normaliser(sampler.cover, k, frame, sampler.window)
+        self._total = np.zeros((sampler.channels, *frame.shape), np.int64)
+        return owned_patches(sampler.cover, k, sampler.canvas.box)
+
+    def crop(self, patch: Patch) -> torch.Tensor:
+        """(C, h, w) what the network is shown of a patch."""
+        return self.shown[(slice(None), *patch.box.slices_in(self._frame))]
+
+    def add(self, k: int, patch: Patch, prediction: NDArray[np.float32]) -> None:
+        try:
+            self.sampler.check(prediction, patch, k)
+        except NumericalError as error:
+            self.error = self.error or error
+            return
+        place = (slice(None), *patch.box.slices_in(self._frame))
+        self._total[place] += to_fixed(prediction * self._normaliser.weights(patch))
+
+    def end(self, k: int) -> None:
+        """Fuse the predictions and take the scheduler's step."""
+        if self.error is not None:
+            return
+        try:
+            prediction = from_fixed(self._folded(to_storage(self._total)))
+        except OverflowError as error:
+            hint = "try --dtype float32 or a lower --guidance-scale"
+            self.error = NumericalError(f"{error} (step {k}); {hint}")
+            return
+        self._state = self.sampler.advance(k, self.sampler.canvas.box, self._state, prediction)
+
+    def _folded(self, sums: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Sums over the frame -> over the canvas: what hangs over a border that wraps counts on the other side."""
+        canvas, frame = self.sampler.canvas, self._frame
+        total = np.zeros((len(sums), *canvas.box.shape), np.int64)
+        for dy, dx in canvas.images(frame, canvas.box):
+            image = frame.shifted(dy, dx)
+            common = image.intersection(canvas.box)
+            assert common is not None
+            part = sums[(slice(None), *common.slices_in(image))]
+            total[(slice(None), *common.slices_in(canvas.box))] += part
+        return total
+
+    def result(self) -> NDArray[np.float32] | NumericalError:
+        return self.error or self._state[: self.sampler.channels]
+
+
+def wrapped(x: NDArray[np.float32], canvas: Canvas, box: Box) -> NDArray[np.float32]:
+    """(C, h, w) of a box that may hang over borders that wrap, from (C, H, W) of the canvas."""
+    out = np.empty((len(x), *box.shape), x.dtype)
+    for piece, home in canvas.pieces(box):
+        out[(slice(None), *piece.slices_in(box))] = x[:, home.y0 : home.y1, home.x0 : home.x1]
+    return out
+
+
+Seat = tuple[_Picture, Patch]
+
+
+def _predict(first: Sampler, k: int, batch: Sequence[Seat]) -> NDArray[np.float32]:
+    """(N, C, h, w) of patches of any pictures."""
+    latents = torch.stack([picture.crop(patch) for picture, patch in batch])
+    scales = [picture.sampler.guidance_scale for picture, _ in batch]
+    scales += [scales[-1]] * (first.batch_size - len(batch))
+    scale = torch.tensor(scales, dtype=torch.float32, device=first.device)[:, None, None, None]
+    boxes = [patch.box for _, patch in batch]
+    return first.guided(k, latents, boxes, _Conditioners(batch), scale)
+
+
+@dataclass(frozen=True)
+class _Conditioners:
+    """The conditioners of a batch's pictures, side by side. Satisfies Conditioner."""
+
+    batch: Sequence[Seat]
+
+    def conditional(self, boxes: Sequence[Box]) -> Conditioning:
+        return _joined([one.conditional(own) for one, own in self._runs(boxes)])
+
+    def unconditional(self, boxes: Sequence[Box]) -> Conditioning:
+        return _joined([one.unconditional(own) for one, own in self._runs(boxes)])
+
+    def _runs(self, boxes: Sequence[Box]) -> Iterator[tuple[Conditioner, list[Box]]]:
+        """(conditioner, boxes) of neighbours of one picture; the padding belongs to the last."""
+        padding = len(boxes) - len(self.batch)
+        pictures = [picture for picture, _ in self.batch] + [self.batch[-1][0]] * padding
+        places = zip(pictures, boxes, strict=True)
+        for _, run in groupby(places, key=lambda place: id(place[0])):
+            members = list(run)
+            yield members[0][0].sampler.conditioner, [box for _, box in members]
+
+
+def _joined(parts: Sequence[Conditioning]) -> Conditioning:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

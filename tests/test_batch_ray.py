@@ -1,0 +1,105 @@
+"""Batches on Ray: the bytes of the in-process executor with any number of workers, when one dies too; Ray Data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from batches import ROWS, array_of, files_of_batch, made, settings, table_in
+from tiny_class_models import build_class_map
+
+from cluster.batch import run as running
+from cluster.executors.ray_actors import RayActors, connect
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    connect(4)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_class_map(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(model, tmp_path_factory.mktemp("batch") / "set", shard_bytes=80_000).folder
+
+
+@pytest.mark.usefixtures("cluster")
+def test_other_workers_give_the_same_files(model: Path, reference: Path, tmp_path: Path) -> None:
+    out = made(model, tmp_path / "set", shard_bytes=80_000, executor="ray", workers=3).folder
+    assert files_of_batch(out) == files_of_batch(reference)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_worker_changes_nothing(
+    model: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retried: list[Any] = []
+    again, submit, submitted = running._again, RayActors.submit, []
+
+    def submit_and_kill(executor: RayActors, task: tuple[int, int]) -> None:
+        submit(executor, task)
+        submitted.append(task)
+        if len(submitted) == 2:
+            ray.kill(executor._actors[0], no_restart=False)
+
+    def heard(*arguments: Any) -> Any:
+        retried.append(arguments)
+        return again(*arguments)
+
+    monkeypatch.setattr(RayActors, "submit", submit_and_kill)
+    monkeypatch.setattr(running, "_again", heard)
+    out = made(model, tmp_path / "set", shard_bytes=80_000, executor="ray", workers=2).folder
+    assert retried
+    assert files_of_batch(out) == files_of_batch(reference)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_ray_data_draws_rows(model: Path, reference: Path) -> None:
+    data = pytest.importorskip("ray.data", reason="ray.data lacks a dependency here")
+    from cluster.ray_data import Draw
+
+    data.DataContext.get_current().enable_progress_bars = False
+    rows = [{"prompt" if name == "label" else name: value for name, value in row.items()} for row in ROWS]
+    drawn = data.from_items(rows).map_batches(
+        Draw, fn_constructor_kwargs=settings(model), batch_size=4, compute=data.ActorPoolStrategy(size=1)
+    )
+    found = {row["id"]: row for row in drawn.take_all()}
+    for expected in table_in(reference):
+        row = found[expected["id"]]
+        assert row["error"] is None
+        np.testing.assert_array_equal(array_of({"bytes": row["image"]}), array_of(expected["image"]))
+        assert row["mask"] == expected["mask"]["bytes"]
+        assert row["fingerprint"] == expected["fingerprint"]
+
+
+def test_the_adapter_keeps_what_fails_and_other_columns(model: Path) -> None:
+    from cluster.ray_data import Draw
+
+    draw = Draw(**{**settings(model), "width": 64, "height": 64})
+    rows = {
+        "prompt": np.array(["sea", "nowhere"], object),
+        "seed": np.array([1, 2]),
+        "mine": np.array([5, 6]),
+    }
+    found = draw(rows)
+    assert found["mine"].tolist() == [5, 6]
+    assert found["image"][0].startswith(b"\x89PNG") and found["error"][0] is None
+    assert found["image"][1] is None and "does not know 'nowhere'" in found["error"][1]
+    assert draw({name: values[:1] for name, values in rows.items()})["image"][0] == found["image"][0]
