@@ -108,11 +108,10 @@ class PreviewWriter:
     def __init__(self, folder: Path, shape: tuple[int, int]) -> None:
         self._folder = folder / FOLDER
         self._shape = shape
-        self._begun = False
 
     def write(self, corner: Corner, step: int, pixels: Picture) -> None:
         """What the block whose upper left pixel is `corner` shows after `step` steps, counted from 1."""
-        if not self._begun:
+        if not (self._folder / LAYOUT).exists():
             self._begin()
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "PNG", compress_level=1)
@@ -124,9 +123,7 @@ class PreviewWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         height, width = self._shape
         layout = {"format_version": FORMAT_VERSION, "height": height, "width": width}
-        if not (self._folder / LAYOUT).exists():
-            replace_file(self._folder / LAYOUT, json.dumps(layout).encode())
-        self._begun = True
+        replace_file(self._folder / LAYOUT, json.dumps(layout).encode())
 
 
 def _name(corner: Corner, step: int) -> str:
