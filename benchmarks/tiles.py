@@ -8,6 +8,7 @@
     file            the same files from `hypermosaic view`
     cut, again      tiles cut out of the OME-Zarr image, asked for before
     cut, first      the same, asked for the first time: decoded and encoded
+    cut, panned     the same by people who move: three tiles of the next column, and a pause of 0.1 s
 
 Each client asks for the next tile when it has the last; a client is one keep-alive connection of one process that does
 nothing else. Each server is a process of its own, and rounds alternate. The targets of the design are p50 <= 10 ms and
@@ -53,6 +54,10 @@ with socket.create_server(("127.0.0.1", 0)) as listening:
     app = Starlette(routes=[Mount("/", StaticFiles(directory=sys.argv[1]))])
     uvicorn.Server(settings_of(app)).run(sockets=[listening])
 """
+
+
+VIEW_ROWS, PAUSE = 3, 0.1
+"""Tiles that a screen shows on top of each other, and seconds between two moves of who pans."""
 
 
 @dataclass
@@ -118,6 +123,17 @@ def server(script: str, folder: Path) -> Iterator[int]:
 
 async def client(port: int, targets: Iterator[str], into: Measured) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await answers(port, reader, writer, targets, into)
+    writer.close()
+
+
+async def answers(
+    port: int,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    targets: Iterator[str],
+    into: Measured,
+) -> None:
     for target in targets:
         began = time.perf_counter()
         writer.write(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
@@ -127,7 +143,6 @@ async def client(port: int, targets: Iterator[str], into: Measured) -> None:
         await reader.readexactly(length)
         into.milliseconds.append(1000 * (time.perf_counter() - began))
         into.bytes += length
-    writer.close()
 
 
 def ask(port: int, targets: list[str], clients: int) -> Measured:
@@ -140,6 +155,33 @@ def ask(port: int, targets: list[str], clients: int) -> Measured:
         return into
 
     return asyncio.run(crowd())
+
+
+async def walker(port: int, rows: range, columns: range, level: int, into: Measured) -> None:
+    """Moves to the right or left over rows of tiles, each tile for the first time; its pauses are nobody's time."""
+    reader_writer = await asyncio.open_connection("127.0.0.1", port)
+    for column in columns:
+        targets = iter([f"/tiles/{level}/{column}_{row}.jpg" for row in rows])
+        await answers(port, *reader_writer, targets, into)
+        await asyncio.sleep(PAUSE)
+    reader_writer[1].close()
+
+
+def panned(port: int, layout: PyramidLayout, clients: int) -> Measured:
+    """By so many people at once, on the largest level: half of the columns each, three rows."""
+    whole = layout.whole(0).box.covering(layout.tile)
+    level, into = deep_zoom_level(layout, 0), Measured()
+    halves = range(whole.x1 // 2 - 1, -1, -1), range(whole.x1 // 2, whole.x1)
+    bands = [range(top, min(top + VIEW_ROWS, whole.y1)) for top in range(0, whole.y1, VIEW_ROWS)]
+    places = [(band, half) for band in bands for half in halves][:clients]
+
+    async def crowd() -> None:
+        await asyncio.gather(*(walker(port, band, half, level, into) for band, half in places))
+
+    began = time.perf_counter()
+    asyncio.run(crowd())
+    into.seconds = time.perf_counter() - began
+    return into
 
 
 def read(folder: Path, targets: list[str]) -> Measured:
@@ -167,7 +209,10 @@ def tiles_of(layout: PyramidLayout) -> list[str]:
 
 def rounds(folder: Path, layout: PyramidLayout, chosen: argparse.Namespace) -> dict[str, Measured]:
     names = tiles_of(layout)
-    found = {name: Measured() for name in ("raw read", "plain server", "file", "cut, again", "cut, first")}
+    found = {
+        name: Measured()
+        for name in ("raw read", "plain server", "file", "cut, again", "cut, first", "cut, panned")
+    }
     chance = random.Random(0)
     for _ in range(chosen.rounds):
         chance.shuffle(names)
@@ -182,6 +227,8 @@ def rounds(folder: Path, layout: PyramidLayout, chosen: argparse.Namespace) -> d
             found["file"].add(ask(port, files, chosen.clients))
             found["cut, first"].add(ask(port, cuts, chosen.clients))
             found["cut, again"].add(ask(port, cuts * chosen.repeat, chosen.clients))
+        with server(OURS, folder) as port:
+            found["cut, panned"].add(panned(port, layout, chosen.clients))
     return found
 
 

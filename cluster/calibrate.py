@@ -38,11 +38,9 @@ def pace_here(job: Job) -> Pace:
 
 def _evaluation(job: Job, sampler: Any) -> float:
     """Seconds of one evaluation."""
-    from generation.covers import owned_patches
-
     own, frame = job.plan.grid.box(0), job.plan.frame(0)
     x = sampler.start(frame)
-    evaluations = len(owned_patches(sampler.cover, 0, own)) * (2 if job.plan.guided else 1)
+    evaluations = job.plan.spent_on(0, own).total
     return _seconds(lambda: sampler.evaluate(0, own, frame, x)) / max(1, evaluations)
 
 
@@ -53,7 +51,7 @@ def _megapixel(job: Job, codec: Any, device: Any) -> float:
     from generation.decode import decode_tile
 
     plan = job.plan
-    tiles = [source for _, source in plan.tiling.tiles_over(plan.decode_box(0))]
+    tiles = [tile.source for tile in plan.tiling.tiles_over(plan.decode_box(0))]
     largest = max(tiles, key=lambda tile: tile.area)
     latents = np.zeros((plan.channels, *largest.shape), np.float32)
     tile_seconds = _seconds(lambda: decode_tile(codec, latents, device))

@@ -25,7 +25,7 @@ for command in (making.generate, making.plan, making.resume, looking.status, loo
     app.command()(command)
 app.command()(batching.batch)
 app.command()(exporting.export)
-app.command()(evaluating.evaluate)
+app.add_typer(evaluating.app)
 app.add_typer(training.app)
 
 

@@ -49,6 +49,16 @@ class TaskRetried:
 
 
 @dataclass(frozen=True)
+class RowsDone:
+    """Of a batch, after each of its tasks: requests drawn, filtered, failed, and whole shards, of all runs together."""
+
+    drawn: int
+    filtered: int
+    failed: int
+    shards: int
+
+
+@dataclass(frozen=True)
 class JobFinished:
     """Every task is done and every output complete. seconds: of this run."""
 
@@ -67,7 +77,7 @@ class JobInterrupted:
     """The user stopped the run; what is done stays done."""
 
 
-Event = JobStarted | TaskDone | TaskRetried | JobFinished | JobFailed | JobInterrupted
+Event = JobStarted | TaskDone | TaskRetried | RowsDone | JobFinished | JobFailed | JobInterrupted
 OnEvent = Callable[[Event], None]
 
 

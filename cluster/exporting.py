@@ -92,6 +92,24 @@ def export(
     return target
 
 
+def export_labels(
+    folder: Path, out: Path | None, *, overwrite: bool = False, on_progress: OnProgress = nobody
+) -> Path:
+    """Write a finished job's class map as a TIFF with a palette; returns the path."""
+    from storage.exports.class_map import write_class_map
+
+    finished_picture(folder)
+    target = out or folder.resolve().with_name(f"{folder.resolve().name}.classes.tif")
+    if target.suffix.lower() not in (".tif", ".tiff"):
+        raise SpecError(
+            f"class maps are written as TIFF, and {target} does not end in .tif; choose another --out"
+        )
+    check_target("tiff", target, folder, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_class_map(folder, target, on_progress)
+    return target
+
+
 def format_of(format: str | None, out: Path | None) -> str:
     """The format asked for, or the one that the ending of `out` names."""
     if format is not None:

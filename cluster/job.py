@@ -5,27 +5,29 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.machine import gigabytes
 from cluster.plan import Plan
-from cluster.spec import BLOCK, JobSpec, SpecError, picture_facts, resolve
+from cluster.spec import BLEND_OVERLAP, BLOCK, JobSpec, SpecError, picture_facts, resolve
 from generation.models.contracts import ModelInfo
 from storage.fingerprint import file_hash, fingerprint
 from storage.geometry import TOPOLOGIES, Canvas, Grid
 from storage.pyramid import PyramidLayout
 
 if TYPE_CHECKING:
+    from cluster.regions import JobRegions
     from cluster.tasks import Worker
     from generation.covers import Cover
+    from generation.decode import Blend
     from generation.schedules import Schedule
 
 log = logging.getLogger(__name__)
 
-PICTURE_VERSION = 2
+PICTURE_VERSION = 3
 """Raised whenever the same spec starts to give other pixels."""
 
 SUPERBLOCK_TILES = 4
@@ -44,6 +46,7 @@ class Job:
     fingerprint: str
     map: Job | None = None
     """The job, in a folder of this one's, that invents the class map first."""
+    regions: JobRegions | None = None
 
     def schedule(self) -> Schedule:
         return schedule_of(self.spec, self.info)
@@ -68,9 +71,11 @@ def prepare_described(spec: JobSpec, info: ModelInfo, check_fit: bool = True) ->
     spec = resolve(spec, info)
     check_words(spec, info)
     _check_legend(info)
-    plan = _plan(spec, info)
+    plan = plan_of(spec, info)
+    regions = _regions(spec, info, plan.canvas)
     before = _map_job(spec, info, plan.canvas)
-    job = Job(spec, info, plan, fingerprint(_facts(spec, info, before)), before)
+    plan = replace(plan, regions=regions)
+    job = Job(spec, info, plan, fingerprint(_facts(spec, info, before)), before, regions)
     if check_fit:
         _check_fits(job)
     return job
@@ -97,9 +102,8 @@ def _schedule(
     return Schedule(name, json.loads(config), steps, eta=eta, mu=mu, linear_sigmas=linear_sigmas)
 
 
-def _plan(spec: JobSpec, info: ModelInfo) -> Plan:
-    from generation.decode import Tiling
-
+def plan_of(spec: JobSpec, info: ModelInfo) -> Plan:
+    """The plan of a resolved spec; looks at no file but the model's."""
     canvas = canvas_of(spec, info)
     schedule = schedule_of(spec, info)
     block = max(info.patch, spec.block or 128)
@@ -107,7 +111,7 @@ def _plan(spec: JobSpec, info: ModelInfo) -> Plan:
         canvas=canvas,
         grid=Grid(canvas, block),
         cover=_cover(spec, info, canvas),
-        tiling=Tiling(canvas, info.scale, info.tile, info.tile_margin, info.local_codec),
+        tiling=_blend(spec, info, canvas),
         layout=PyramidLayout(spec.width, spec.height, spec.tile, _superblock(spec)),
         channels=info.latent_channels,
         fields=tuple(1 + schedule.fields(k) for k in range(len(schedule) + 1)),
@@ -142,25 +146,48 @@ def canvas_of(spec: JobSpec, info: ModelInfo) -> Canvas:
 
 
 def _cover(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Cover:
-    from generation.covers import overlapping_grid, shifted_tiling
+    from generation.covers import BlendedAtLast, overlapping_grid, shifted_tiling
     from generation.random_covers import RandomCover, RandomGrid
 
     match spec.method:
         case "shifted":
-            return shifted_tiling(canvas, info.patch, spec.seed)
+            owning: Cover = shifted_tiling(canvas, info.patch, spec.seed)
         case "random-patch":
-            return RandomCover(canvas, info.patch, spec.seed)
+            owning = RandomCover(canvas, info.patch, spec.seed)
         case "random-grid":
-            return RandomGrid(canvas, info.patch, spec.seed)
-    return overlapping_grid(canvas, info.patch, spec.overlap)
+            owning = RandomGrid(canvas, info.patch, spec.seed)
+        case _:
+            return overlapping_grid(canvas, info.patch, spec.overlap)
+    if not spec.blend_last:
+        return owning
+    blending = overlapping_grid(canvas, info.patch, BLEND_OVERLAP)
+    return BlendedAtLast(owning, blending, (spec.num_inference_steps or 1) - spec.blend_last)
+
+
+def _blend(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Blend:
+    from generation.decode import Tiling
+    from generation.four_shift import FourShift
+
+    if spec.decode == "four-shift":
+        return FourShift(canvas, info.scale, info.tile - 2 * info.tile_margin)
+    return Tiling(canvas, info.scale, info.tile, info.tile_margin, info.local_codec)
 
 
 def check_words(spec: JobSpec, info: ModelInfo) -> None:
     """A class-map model understands a few words only, unless it is given a map."""
+    if spec.class_labels is not None and spec.classes is None:
+        raise SpecError("--class-labels says what the labels of a map mean; give the map with --classes")
+    if spec.clean_map and not info.class_names:
+        raise SpecError(
+            f"--clean-map needs a class-map model; {spec.model!r} has no map, leave --clean-map out"
+        )
     if info.class_names and spec.classes is None:
-        from generation.scenes import parse
+        from generation.scenes import Mix, parse
 
-        parse(spec.prompt, info.class_names)
+        if not isinstance(parse(spec.prompt, info.class_names), Mix) and spec.clean_map:
+            raise SpecError(
+                f"--clean-map cleans maps that are painted or invented, and {spec.prompt!r} is neither; leave it out"
+            )
     if info.family == "map":
         from generation.mixes import parse_mix
 
@@ -174,7 +201,14 @@ def check_words(spec: JobSpec, info: ModelInfo) -> None:
             f"--classes needs a class-map model; {spec.model!r} takes a prompt only, leave --classes out"
         )
     if spec.classes is not None:
-        _check_classes(spec.classes, canvas_of(spec, info), info)
+        _check_classes(spec, canvas_of(spec, info), info)
+
+
+def _regions(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> JobRegions | None:
+    """Checked, so that unusable ones are refused before any worker starts."""
+    from cluster.regions import regions_of
+
+    return regions_of(spec, info, canvas)
 
 
 def _check_legend(info: ModelInfo) -> None:
@@ -184,15 +218,17 @@ def _check_legend(info: ModelInfo) -> None:
     legend_of(info)
 
 
-def _check_classes(path: Path, canvas: Canvas, info: ModelInfo) -> None:
-    """Open the map here, so that an unusable one is refused before any worker starts; say if it is resampled."""
-    from cluster.class_maps import ImageMap
+def _check_classes(spec: JobSpec, canvas: Canvas, info: ModelInfo) -> None:
+    """Read the map here, so that an unusable one is refused before any worker starts; say if it is resampled."""
+    from cluster.class_maps import image_map
 
-    rows, columns = ImageMap.open(path, canvas, len(info.class_names)).ids.shape
-    if (rows, columns) != (canvas.height, canvas.width):
+    found = image_map(spec, info, canvas)
+    found.check()
+    labels = found.labels
+    if (labels.height, labels.width) != (canvas.height, canvas.width):
         log.warning(
             "class map %s of %d x %d is stretched over %d x %d latents by nearest neighbour",
-            path, columns, rows, canvas.width, canvas.height,
+            spec.classes, labels.width, labels.height, canvas.width, canvas.height,
         )  # fmt: skip
 
 

@@ -34,6 +34,11 @@ def legend_of(info: ModelInfo) -> Legend:
     return tuple(zip(names, _distinct(colours), strict=True))
 
 
+def distinct_colours(number: int) -> list[str]:
+    """So many colours, for classes that have none."""
+    return _distinct([""] * number)
+
+
 def _distinct(colours: list[str]) -> list[str]:
     """The colours, with others for those that are missing or repeated."""
     found: list[str] = []

@@ -33,7 +33,8 @@ EXACT_IN_JAVASCRIPT = 2**53
 class Outputs:
     """Built from a job wherever it is needed.
 
-    labels: None where the model knows no classes. grain: pixels of a latent's side, on which a class is constant.
+    labels: None where the model knows no classes and the picture has no regions. grain: pixels of a latent's side, on
+    which a class is constant.
     """
 
     folder: Path
@@ -77,7 +78,8 @@ class Outputs:
 
 def outputs_for(job: Job) -> Outputs:
     """The outputs that a job's spec asks for."""
-    spec, layout, legend = job.spec, job.plan.layout, legend_of(job.info)
+    spec, layout = job.spec, job.plan.layout
+    legend = legend_of(job.info) if job.regions is None else job.regions.legend()
     folder = Path(spec.out)
     master = OmeZarr(folder, layout)
     others = [FORMATS[name](folder, layout, spec.tile_format) for name in spec.outputs if name != "ome-zarr"]
@@ -116,7 +118,7 @@ def about(spec: JobSpec, fingerprint: str) -> dict[str, str | int | float]:
         "model": model_in_public(spec.model),
         "scheduler": spec.scheduler,
         "steps": spec.num_inference_steps,
-        "guidanceScale": spec.guidance_scale,
+        "guidanceScale": "unconditional" if spec.cond_scale == 0 else spec.guidance_scale,
         "method": spec.method,
         "topology": spec.topology,
         "fingerprint": fingerprint,

@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
+from random import Random
+from typing import Protocol
 
-from generation.covers import Cover
-from generation.decode import Tiling
+from generation.covers import Cover, Patch, owned_patches
+from generation.decode import Blend
 from storage.arrays import ArraySpec
 from storage.geometry import Box, Canvas, Grid
 from storage.pyramid import PyramidLayout
@@ -28,6 +30,10 @@ LATENTS = "latents.zarr"
 WORK = "work"
 """Folder of the arrays that go when the job is done."""
 _FLOAT, _SUM = 4, 8
+COUNTED = 4096
+"""Patches whose regions are counted; of more, a sample of so many is."""
+SQUARE = 4
+"""Side, in patches, of the squares of that sample."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +44,48 @@ class Stage:
     tasks: int
 
 
+class Counts(Protocol):
+    """Regions, as far as a plan wants to know."""
+
+    def count(self, patch: Patch) -> tuple[int, int]:
+        """Evaluations that a patch takes: of words, and of nulls."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Evaluations of the network: told are those of words, untold those of guidance's other end.
+
+    exact: False where they were estimated from a sample of patches.
+    """
+
+    told: int
+    untold: int
+    exact: bool = True
+
+    @property
+    def total(self) -> int:
+        return self.told + self.untold
+
+
 @dataclass(frozen=True)
 class Plan:
     """The tasks of one job: what they read and write, what they wait for, and what they cost.
 
     fields: channels groups of the state after k steps (x and its history), for k = 0 .. S. Lengths in latents.
+    regions: what patches take more than one evaluation for; None where all are told the same.
     """
 
     canvas: Canvas
     grid: Grid
     cover: Cover
-    tiling: Tiling
+    tiling: Blend
     layout: PyramidLayout
     channels: int
     fields: tuple[int, ...]
     parameters_bytes: int
     batch_size: int
     guided: bool
+    regions: Counts | None = None
 
     @property
     def steps(self) -> int:
@@ -101,8 +132,8 @@ class Plan:
         if stage <= self.steps:
             return [(stage - 1, neighbour) for neighbour in self.neighbours(block)]
         if stage == self.decode_stage:
-            sources = [source for _, source in self.tiling.tiles_over(self.decode_box(block))]
-            blocks = {block for source in sources for block in self.grid.meeting(source)}
+            tiles = self.tiling.tiles_over(self.decode_box(block))
+            blocks = {block for tile in tiles for block in self.grid.meeting(tile.source)}
             return [(self.steps, block) for block in sorted(blocks)]
         group = stage - self.decode_stage
         columns = self.layout.cells(group - 1)[1]
@@ -180,8 +211,43 @@ class Plan:
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations of one patch: twice the patches under classifier-free guidance."""
-        return self.patches * (2 if self.guided else 1)
+        """Network evaluations of one patch: twice the patches under classifier-free guidance, more with regions."""
+        return self.spent.total
+
+    @cached_property
+    def spent(self) -> Spent:
+        """Of all steps. Patches with regions are looked at one by one, of large jobs a sample of COUNTED."""
+        if self.regions is None:
+            return Spent(self.patches, self.patches if self.guided else 0)
+        if self.patches <= COUNTED:
+            tasks = [
+                self.spent_on(k, self.grid.box(block))
+                for k in range(self.steps)
+                for block in range(self.blocks)
+            ]
+            return Spent(sum(task.told for task in tasks), sum(task.untold for task in tasks))
+        return self._sampled()
+
+    def spent_on(self, k: int, box: Box) -> Spent:
+        """Of the patches that a box of latents owns at step k."""
+        patches = owned_patches(self.cover, k, box)
+        if self.regions is None:
+            return Spent(len(patches), len(patches) if self.guided else 0)
+        counts = [self.regions.count(patch) for patch in patches]
+        nulls = sum(nulls for _, nulls in counts) if self.guided else 0
+        return Spent(sum(words for words, _ in counts), nulls)
+
+    def _sampled(self) -> Spent:
+        """From squares of a few patches, at random places and steps."""
+        squares, random = Grid(self.canvas, SQUARE * self.cover.patch), Random(0)
+        seen = told = untold = 0
+        while seen < COUNTED:
+            k, square = random.randrange(self.steps), squares.box(random.randrange(len(squares)))
+            spent = self.spent_on(k, square)
+            seen += len(owned_patches(self.cover, k, square))
+            told, untold = told + spent.told, untold + spent.untold
+        share = self.patches / seen
+        return Spent(round(told * share), round(untold * share), exact=False)
 
     @property
     def blocks(self) -> int:

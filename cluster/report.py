@@ -30,8 +30,9 @@ SMALL_FILES = 4
 class PlanReport:
     """The cost of a job before it runs.
 
-    width, height: pixels. patches: network calls for one patch over all steps; evaluations: the same with
-    guidance's second half. blocks: tasks of a step; tasks: of all stages. files: in the finished folder.
+    width, height: pixels. patches: of all steps; evaluations: network calls for one patch, with guidance's second half
+    and every region in it; evaluations_exact: not from a sample. blocks: tasks of a step; tasks: of all stages.
+    files: in the finished folder.
     bytes_by_output, work_bytes: estimates; disk_peak_bytes: the most that the folder holds at once.
     task_peak_bytes: arrays and weights of the largest task; job_peak_bytes: with all workers on one machine.
     seconds_per_evaluation, seconds: of one worker, and of the job; measured: by a calibration, else guessed.
@@ -43,6 +44,7 @@ class PlanReport:
     steps: int
     patches: int
     evaluations: int
+    evaluations_exact: bool
     blocks: int
     tasks: int
     workers: int
@@ -83,6 +85,7 @@ def report_on(job: Job, measured: Pace | None = None) -> PlanReport:
         steps=plan.steps,
         patches=plan.patches,
         evaluations=plan.evaluations,
+        evaluations_exact=plan.spent.exact,
         blocks=plan.blocks,
         tasks=sum(stage.tasks for stage in plan.stages),
         workers=workers,
@@ -105,7 +108,7 @@ def guessed_pace(job: Job) -> Pace:
     weights = job.info.parameters_bytes / 4
     places = (job.info.patch / max(1, job.info.multiple)) ** 2 * 4
     evaluation = max(1e-3, 2 * weights * places / OPERATIONS_PER_SECOND[device])
-    return Pace(evaluation, SECONDS_PER_MEGAPIXEL[device], measured=False)
+    return Pace(evaluation, SECONDS_PER_MEGAPIXEL[device] * job.plan.tiling.passes, measured=False)
 
 
 def _seconds(job: Job, pace: Pace) -> float:
@@ -118,7 +121,8 @@ def _seconds(job: Job, pace: Pace) -> float:
 
 def count_files(job: Job) -> int:
     """Files of the finished folder: tiles, shards, chunks of latents, the small ones, and those of the map's job."""
-    layout, outputs, classes = job.plan.layout, job.spec.outputs, bool(job.info.class_names)
+    layout, outputs = job.plan.layout, job.spec.outputs
+    classes = bool(job.info.class_names) or job.regions is not None
     files = SMALL_FILES + len(COPIES) + job.plan.blocks + 1
     if "deep-zoom" in outputs:
         files += _cells(layout, layout.deep_levels, lambda level: layout.tile) + 1

@@ -10,13 +10,15 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from storage.fingerprint import file_hash
+from cluster.region_fields import MOST_FEATHER, BoxRegion, LabelRegion, box_regions, label_regions
+from storage.fingerprint import stamp, tree_hash
 
 if TYPE_CHECKING:
     from generation.models.contracts import ModelInfo
@@ -25,6 +27,7 @@ Method = Literal["hann", "uniform", "gaussian", "shifted", "random-patch", "rand
 OVERLAPPING: Mapping[Method, str] = {"hann": "hann", "uniform": "uniform", "gaussian": "gaussian"}
 """Methods that read `overlap`, and their windows; by the others a latent has one owner."""
 TopologyName = Literal["plane", "ring", "torus"]
+Decode = Literal["hann", "four-shift"]
 DType = Literal["float32", "float16", "bfloat16"]
 Device = Literal["cpu", "cuda"]
 Output = Literal["ome-zarr", "deep-zoom"]
@@ -33,6 +36,9 @@ ExecutorName = Literal["ray", "in-process"]
 
 LONGEST_SIDE = 10_000_000
 BLOCK = 128
+MOST_CLEANED = 64
+BLENDED_PART, BLEND_OVERLAP = 4, 0.25
+"""The last quarter of the steps, in which patches overlap by a quarter: with less, borders show (docs/seams.md)."""
 PREVIEWS = 4
 """Of a block while it is denoised, unless a spec says otherwise; one more when it is done."""
 BATCH_SIZES: Mapping[str, int] = {"cpu": 4, "cuda": 16}
@@ -50,10 +56,16 @@ class JobSpec(BaseModel):
     model: "embedded", a folder in diffusers' layout, a .safetensors file, or a hub id[@revision].
     loras: path_or_id[:weight] each. allow_pickle: load weights that are not safetensors, which can run code.
     method: how patches become one picture (docs/methods.md). overlap: share of a patch, in [0, 1), that it has in
-    common with the next; read by hann, uniform and gaussian only.
+    common with the next; read by hann, uniform and gaussian only. Not given, both are the model's own, if it has some.
+    blend_last: last steps in which the patches of the other methods overlap by a quarter, and blend; None is a quarter
+    of the steps, none of random-patch. decode: how decoded tiles become one picture.
     scheduler, num_inference_steps, guidance_scale, eta: as in diffusers; None is the model's default.
     cond_scale: guidance as null + (1 + cond_scale) (conditional - null), in place of guidance_scale; 0 is null alone.
-    seed: in [0, 2**64). classes: an image of class ids, for class-map models. topology: which sides join.
+    seed: in [0, 2**64). topology: which sides join.
+    classes: labels of any size, for class-map models: PNG, TIFF or Zarr. class_labels: what they mean (docs/masks.md).
+    clean_map: cells below which specks of a class map go; 0 keeps all.
+    regions: a map of labels of any size, stretched over the picture, or shapes as GeoJSON; region: what labels are
+    told; region_box: what boxes are told; region_feather: pixels over which neighbours blend (docs/regions.md).
     dtype, device: of the network; None is float16 on a GPU, where there is one, else float32 on the CPU.
     batch_size: patches in one evaluation. block: side, in latents, of the square that one task works on.
     threads: CPU threads of a worker. outputs, tile, tile_format: what is written, the side of its tiles, the
@@ -74,6 +86,8 @@ class JobSpec(BaseModel):
     allow_pickle: bool = False
     method: Method = "shifted"
     overlap: float = Field(0.5, ge=0, lt=1)
+    blend_last: int | None = Field(None, ge=0, le=1000)
+    decode: Decode = "hann"
     scheduler: str | None = None
     num_inference_steps: int | None = Field(None, ge=1, le=1000)
     guidance_scale: float | None = Field(None, ge=0)
@@ -81,6 +95,12 @@ class JobSpec(BaseModel):
     eta: float | None = Field(None, ge=0, le=1)
     seed: int = Field(0, ge=0, lt=2**64)
     classes: Path | None = None
+    class_labels: Path | None = None
+    clean_map: int = Field(0, ge=0, le=MOST_CLEANED)
+    regions: Path | None = None
+    region: tuple[LabelRegion, ...] = ()
+    region_box: tuple[BoxRegion, ...] = ()
+    region_feather: float = Field(0.0, ge=0, le=MOST_FEATHER)
     topology: TopologyName = "plane"
     dtype: DType | None = None
     device: Device | None = None
@@ -117,6 +137,16 @@ class JobSpec(BaseModel):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("region", mode="before")
+    @classmethod
+    def _labels_told(cls, given: object) -> object:
+        return label_regions(given)
+
+    @field_validator("region_box", mode="before")
+    @classmethod
+    def _boxes_told(cls, given: object) -> object:
+        return box_regions(given)
+
     @field_validator("outputs")
     @classmethod
     def _in_one_order(cls, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
@@ -135,6 +165,8 @@ class SpecFields(TypedDict, total=False):
     allow_pickle: bool
     method: Method
     overlap: float
+    blend_last: int | None
+    decode: Decode
     scheduler: str | None
     num_inference_steps: int | None
     guidance_scale: float | None
@@ -142,6 +174,12 @@ class SpecFields(TypedDict, total=False):
     eta: float | None
     seed: int
     classes: Path | str | None
+    class_labels: Path | str | None
+    clean_map: int
+    regions: Path | str | None
+    region: Mapping[int | str, Any] | Sequence[Any]
+    region_box: Mapping[str, Any] | Sequence[Any]
+    region_feather: float
     topology: TopologyName
     dtype: DType | None
     device: Device | None
@@ -161,10 +199,13 @@ HINTS: Mapping[str, str] = {
     "width": "give pixels, as in --size 4096x4096",
     "height": "give pixels, as in --size 4096x4096",
     "overlap": "give a share of the patch, such as 0.5",
+    "blend_last": "a quarter of the steps is usual, 0 leaves the borders of the last steps",
     "num_inference_steps": "20 to 50 are usual",
     "guidance_scale": "1 switches guidance off, 7.5 is usual for text models",
     "cond_scale": "3 is usual, 0 ignores the prompt",
     "seed": "any whole number from 0 on will do",
+    "clean_map": "give a number of cells, 0 for none; 4 to 8 are usual",
+    "region_feather": "give pixels, 0 for hard borders; 64 is a good start",
     "tile": "512 is usual",
     "preview_every": "give a number of steps, or 0 for no preview",
     "outputs": f"name one or both of {', '.join(get_args(Output))}",
@@ -217,6 +258,7 @@ def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
     from cluster.machine import local_machine
 
     _check_scheduler(spec.scheduler)
+    spec = _joined_as_the_model_likes(spec, info)
     machine = local_machine()
     device: Device = spec.device or ("cuda" if machine.gpus else "cpu")
     if device == "cuda" and not machine.gpus and not (spec.executor == "ray" and machine.ray_address):
@@ -235,9 +277,30 @@ def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
             "batch_size": batch_size,
             "block": _block(spec, info, batch_size),
             "workers": _workers(spec, device, machine.cores, machine.gpus),
+            "blend_last": _blend_last(spec, steps),
             "preview_every": -(-steps // PREVIEWS) if spec.preview_every is None else spec.preview_every,
+            "regions": None if spec.regions is None else spec.regions.absolute(),
+            "classes": None if spec.classes is None else spec.classes.absolute(),
+            "class_labels": None if spec.class_labels is None else spec.class_labels.absolute(),
         }
     )
+
+
+def _joined_as_the_model_likes(spec: JobSpec, info: ModelInfo) -> JobSpec:
+    """The model's own method, if it has one and none was given, and with that method its own overlap."""
+    own: Method = info.notes.get("method", spec.method)
+    if "method" in spec.model_fields_set and spec.method != own:
+        return spec
+    overlap = spec.overlap if "overlap" in spec.model_fields_set else info.notes.get("overlap", spec.overlap)
+    return spec.model_copy(update={"method": own, "overlap": overlap})
+
+
+def _blend_last(spec: JobSpec, steps: int) -> int:
+    """Of methods whose patches never blend otherwise; the published rule of random patches is left as it is."""
+    if spec.method in OVERLAPPING:
+        return 0
+    usual = 0 if spec.method == "random-patch" else -(-steps // BLENDED_PART)
+    return min(steps, usual if spec.blend_last is None else spec.blend_last)
 
 
 def _guidance_scale(spec: JobSpec, info: ModelInfo) -> float:
@@ -292,6 +355,7 @@ def picture_facts(spec: JobSpec) -> dict[str, Any]:
         "loras": [Path(lora).name for lora in spec.loras],  # their content is among the model's files
         "method": spec.method,
         "overlap": spec.overlap if spec.method in OVERLAPPING else None,
+        "blend_last": spec.blend_last,
         "scheduler": spec.scheduler,
         "num_inference_steps": spec.num_inference_steps,
         "guidance_scale": spec.guidance_scale,
@@ -307,13 +371,30 @@ def picture_facts(spec: JobSpec) -> dict[str, Any]:
         "tile": spec.tile,
         "tile_format": spec.tile_format,
     }
+    if spec.class_labels is not None:
+        facts |= {"class_labels": _class_map_hash(spec.class_labels)}
+    if spec.clean_map:
+        facts |= {"clean_map": spec.clean_map}
+    if spec.decode != "hann":
+        facts |= {"decode": spec.decode}
+    if spec.regions is not None or spec.region_box:
+        from cluster.regions import region_facts
+
+        facts |= region_facts(spec)
     return facts | {"unconditional": True} if spec.cond_scale == 0 else facts
 
 
 def _class_map_hash(path: Path) -> str:
+    """Of a file or a folder, by content; read again only when it changes."""
     try:
-        return file_hash(path)
+        return _content_hash(path, stamp(path))
     except OSError as error:
         raise SpecError(
             f"class map {path} cannot be read: {error.strerror}; give the path of an image"
         ) from None
+
+
+@lru_cache(maxsize=4096)
+def _content_hash(path: Path, key: str) -> str:
+    del key
+    return tree_hash(path)

@@ -78,7 +78,7 @@ class Follower:
         self.events.look()
         self.done.look()
         run, groups = self.events.run, self._groups()
-        state = _state(run, now or datetime.now(UTC))
+        state = state_of(run, now or datetime.now(UTC))
         running = state == "running"
         return Status(
             folder=str(self.folder),
@@ -113,7 +113,8 @@ class Follower:
         return tuple(GroupStatus(name, *count) for name, count in counts.items())
 
 
-def _state(run: Run | None, now: datetime) -> State:
+def state_of(run: Run | None, now: datetime) -> State:
+    """By the last run's last event, and how long ago it was."""
     ends: dict[str, State] = {
         "JobFinished": "finished",
         "JobFailed": "failed",

@@ -17,7 +17,6 @@ from cluster.machine import give_back_memory
 from cluster.outputs import Outputs
 from cluster.plan import LATENTS, Task
 from cluster.preview_painter import Painter
-from generation.covers import owned_patches
 from generation.decode import decode_box
 from generation.denoise import NumericalError, Sampler
 from generation.fusion import from_fixed
@@ -26,6 +25,9 @@ from storage.arrays import ArrayStore, box_index
 from storage.formats.labels import enlarged, label_values
 from storage.geometry import Box
 from storage.pyramid import Pixels8, PyramidTask, write_superblock
+
+SMALL_TASKS = 16
+"""Denoising tasks after which freed memory is given back: each scatters about 2 MB. Tasks of pixels do at once."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Worker:
         self.classes = classes
         self.store = ArrayStore(job.spec.out)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._tasks = 0
 
     def run(self, task: Task) -> Outcome:
         """Do one task; its output is durable when this returns. Raises what the task raises."""
@@ -69,7 +72,8 @@ class Worker:
             self._decode(block)
         else:
             self._reduce(self.plan.layout.task(stage - self.plan.decode_stage, block))
-        if stage > self.plan.steps:  # pixels are large; denoising would only ask for the same memory again
+        self._tasks += 1
+        if stage > self.plan.steps or self._tasks % SMALL_TASKS == 0:
             give_back_memory()
         return Outcome(task, time.perf_counter() - began, evaluations, self.name)
 
@@ -85,30 +89,33 @@ class Worker:
             sums = self._evaluate(k, own, frame, state[: self.plan.channels])
             self._write_sums(k, block, sums)
         until_written()
-        return len(owned_patches(self.plan.cover, k, own)) if k < self.plan.steps else 0
+        return self.plan.spent_on(k, own).told if k < self.plan.steps else 0
 
     def _state(self, k: int, block: int, frame: Box) -> NDArray[np.float32]:
         """x[k] and its history on the frame."""
         if k == 0:
             return self.sampler.start(frame)
         array = self.plan.state_array(k - 1)
-        before = self.store.read_box(array.name, slice(0, array.shape[0]), frame, self.plan.canvas)
+        reading = self.store.begin_read_box(array.name, slice(0, array.shape[0]), frame, self.plan.canvas)
         prediction = from_fixed(self._fused(k - 1, block, frame))
+        before = reading()
         self.painter.show(k - 1, block, before[: self.plan.channels], prediction)
         return self.sampler.advance(k - 1, frame, before, prediction)
 
     def _fused(self, k: int, block: int, frame: Box) -> NDArray[np.int64]:
         """The neighbours' sums of step k over the frame; integers, so their order does not matter."""
-        name = self.plan.sums_array(k).name
-        total = np.zeros((self.plan.channels, *frame.shape), np.int64)
+        name, parts = self.plan.sums_array(k).name, []
         for neighbour in self.plan.neighbours(block):
             theirs = self.plan.frame(neighbour)
             for dy, dx in self.plan.canvas.images(theirs, frame):
                 common = theirs.shifted(dy, dx).intersection(frame)
                 assert common is not None
                 rows, columns = common.slices_in(theirs.shifted(dy, dx))
-                part = self.store.read(name, (neighbour, slice(0, self.plan.channels), rows, columns))
-                total[(slice(None), *common.slices_in(frame))] += part
+                index = (neighbour, slice(0, self.plan.channels), rows, columns)
+                parts.append((common, self.store.begin_read(name, index)))
+        total = np.zeros((self.plan.channels, *frame.shape), np.int64)
+        for common, read in parts:
+            total[(slice(None), *common.slices_in(frame))] += read()
         return total
 
     def _evaluate(self, k: int, own: Box, frame: Box, x: NDArray[np.float32]) -> NDArray[np.int32]:

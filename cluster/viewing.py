@@ -1,4 +1,4 @@
-"""What `view` shows: which folders are jobs, and what the server is told of each. Knows jobs; knows no HTTP.
+"""What `view` shows: which folders are jobs or batches, and what the server is told of each. Knows no HTTP.
 
 Of a running job the page hears (api/status.json):
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,14 @@ import yaml
 
 from cluster import job_file
 from cluster.api import is_job
+from cluster.batch.names import is_batch
+from cluster.batch.viewing import BatchTeller
 from cluster.preview import read_preview
 from cluster.progress import EVENTS
 from cluster.spec import SpecError
 from cluster.status import Follower, GroupStatus, Status
 from storage.viewer.pages import description_of
-from storage.viewer.told import Card, Preview
+from storage.viewer.told import Card, Preview, Sheet
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -48,12 +50,12 @@ UNFINISHED = ("not started", "running", "silent", "interrupted", "failed")
 
 
 def is_shown(folder: Path) -> bool:
-    """Whether a folder is one picture: a job, or a page that was put there without its job."""
-    return is_job(folder) or bool(description_of(folder))
+    """Whether a folder has one page: a job, a batch, or a page that was put there without its job."""
+    return is_job(folder) or is_batch(folder) or bool(description_of(folder))
 
 
 def find_jobs(root: Path, depth: int = DEPTH) -> list[Path]:
-    """Folders of jobs below a folder, down to `depth`; links are not followed, nor are jobs searched for others."""
+    """Folders of jobs and batches below a folder, down to `depth`; links are not followed, nor are jobs searched."""
     return sorted(_below(root, depth))
 
 
@@ -72,7 +74,7 @@ def _below(root: Path, depth: int) -> Iterator[Path]:
 
 
 def check_shown(folder: Path) -> bool:
-    """Whether a folder is one picture rather than a place of several. Raises SpecError where it is neither."""
+    """Whether a folder is one job or batch rather than a place of several. Raises SpecError where it is neither."""
     if not folder.is_dir():
         raise SpecError(
             f"{folder} is no folder; give one that a job was written to, or one that holds such folders"
@@ -81,8 +83,8 @@ def check_shown(folder: Path) -> bool:
         return True
     if not find_jobs(folder):
         raise SpecError(
-            f"{folder} holds no job, nor do the folders in it; make one with: hypermosaic generate ... --out "
-            f"{shlex.quote(str(folder / 'name'))}"
+            f"{folder} holds no job and no batch, nor do the folders in it; make one with: "
+            f"hypermosaic generate ... --out {shlex.quote(str(folder / 'name'))}"
         )
     return False
 
@@ -101,13 +103,16 @@ def viewer_of(folder: Path) -> ASGIApp:
 
 
 class JobTeller:
-    """Answers of any job's folder, following each of them from one look to the next. Of one thread."""
+    """Answers of any folder of a job or a batch, following each from one look to the next. Of one thread."""
 
     def __init__(self) -> None:
         self._followers: dict[Path, Follower] = {}
+        self._batches = BatchTeller()
 
     def status(self, folder: Path) -> Mapping[str, Any] | None:
         """api/status.json; None where there is a page and no job. Raises FormatError, OSError."""
+        if is_batch(folder):
+            return self._batches.status(folder)
         if not is_job(folder):
             return None
         follower = self._follower(folder)
@@ -138,6 +143,8 @@ class JobTeller:
     def card(self, folder: Path) -> Card:
         """What the gallery says of a folder; a damaged one is a card with the reason."""
         try:
+            if is_batch(folder):
+                return self._batches.card(folder)
             return self._card(folder) if is_job(folder) else _card_of_page(folder)
         except UNREADABLE as error:
             reason = (
@@ -147,6 +154,18 @@ class JobTeller:
             return Card(
                 folder.name, "broken", error=reason[:LONGEST_ERROR], changed=_changed(folder), has_page=False
             )
+
+    def sheet(self, folder: Path) -> Sheet | None:
+        """What there is of a batch's pictures. Raises FormatError, OSError."""
+        return self._batches.sheet(folder) if is_batch(folder) else None
+
+    def missing(self, folder: Path, first: int, count: int) -> tuple[Sequence[Mapping[str, Any]], int]:
+        """Requests of a batch without a picture."""
+        return self._batches.missing(folder, first, count)
+
+    def seconds(self, folder: Path, indices: Sequence[int]) -> Sequence[float | None]:
+        """How long pictures of a batch took."""
+        return self._batches.seconds(folder, indices)
 
     def _card(self, folder: Path) -> Card:
         if _has_finished(folder):  # nothing more will come: its events need not be read, nor kept

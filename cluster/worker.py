@@ -31,7 +31,7 @@ def build_worker(job: Job) -> Worker:
         spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,
         allow_pickle=spec.allow_pickle,
     )  # fmt: skip
-    classes = class_map(job) if job.info.class_names else None
+    classes = labels_of(job)
     return Worker(job, build_sampler(job, model, classes), model.codec, outputs_for(job), classes)
 
 
@@ -51,7 +51,7 @@ def build_sampler(job: Job, model: Model, classes: ClassMap | None = None) -> Sa
     return Sampler(
         canvas=job.plan.canvas,
         cover=job.plan.cover,
-        window=WINDOWS[OVERLAPPING.get(spec.method, "uniform")],
+        window=WINDOWS[OVERLAPPING.get(spec.method, "hann" if spec.blend_last else "uniform")],
         schedule=job.schedule(),
         seed=spec.seed,
         channels=job.info.latent_channels,
@@ -61,7 +61,15 @@ def build_sampler(job: Job, model: Model, classes: ClassMap | None = None) -> Sa
         batch_size=job.plan.batch_size,
         device=torch.device(spec.device or "cpu"),
         dtype=getattr(torch, spec.dtype or "float32"),
+        mixture=None if job.regions is None else job.regions.mixture(model, request),
     )
+
+
+def labels_of(job: Job) -> ClassMap | None:
+    """What is labelled beside the picture: classes, or regions; None where it has neither."""
+    if job.regions is not None:
+        return job.regions.classes()
+    return class_map(job) if job.info.class_names else None
 
 
 def class_map(job: Job, invented: ReadsLatents | None = None) -> ClassMap:
@@ -69,15 +77,16 @@ def class_map(job: Job, invented: ReadsLatents | None = None) -> ClassMap:
 
     invented: the planes of the job's map, where they are not in that job's folder.
     """
-    from cluster.class_maps import ImageMap, InventedMap
+    from cluster.class_maps import InventedMap, image_map
 
     names, cell = job.info.class_names, int(job.info.notes.get("cell", 1))
     if job.spec.classes is not None:
-        return ImageMap.open(job.spec.classes, job.plan.canvas, len(names))
+        return image_map(job.spec, job.info, job.plan.canvas)
     if job.map is not None:
         cells = job.map.plan.canvas
         planes = invented or ArrayStore(job.map.spec.out)
-        return InventedMap(planes, cells, job.plan.canvas, cell, Legend.of(job.map.info))
+        legend = Legend.of(job.map.info)
+        return InventedMap(planes, cells, job.plan.canvas, cell, legend, job.spec.clean_map)
     wanted = parse(job.spec.prompt, names)
     if isinstance(wanted, Scene):
         return SceneMap(wanted, job.spec.seed, job.plan.canvas, cell, names)

@@ -20,6 +20,9 @@ import numpy as np
 
 from storage.geometry import Box, Canvas, turns
 
+TURNS = ((5**0.5 - 1) / 2, 2**0.5 - 1)
+"""The golden and the silver section: no numbers are worse approximated by fractions."""
+
 
 @dataclass(frozen=True, order=True)
 class Patch:
@@ -144,22 +147,13 @@ class ShiftedAxis:
         return Interval(own0 - turn, own0 - turn, own1 - turn)
 
     def offset(self, step: int) -> int:
-        """The step's shift in [0, patch): van der Corput's sequence, base 2 and 3, from a place that the seed picks.
+        """The step's shift in [0, patch): multiples of an irrational number, from a place that the seed picks.
 
-        Successive shifts are far from each other and all shifts are used equally often, so no lattice stays.
+        Successive shifts are far from each other, and after any number of steps all are used about equally often
+        (the gaps are of three lengths at most), so no lattice stays.
         """
-        base = (2, 3)[self.axis]
         start = np.random.Generator(np.random.Philox(key=[self.seed % (1 << 64), self.axis])).random()
-        return int((start + _radical_inverse(step, base)) % 1.0 * self.patch)
-
-
-def _radical_inverse(index: int, base: int) -> float:
-    value, unit = 0.0, 1.0
-    while index:
-        index, digit = divmod(index, base)
-        unit /= base
-        value += digit * unit
-    return value
+        return int((start + step * TURNS[self.axis]) % 1.0 * self.patch)
 
 
 @dataclass(frozen=True)
@@ -236,3 +230,35 @@ def shifted_tiling(canvas: Canvas, patch: int, seed: int) -> ProductCover:
         ShiftedAxis(canvas.height, patch, canvas.topology.wraps_y, seed, axis=0),
         ShiftedAxis(canvas.width, patch, canvas.topology.wraps_x, seed, axis=1),
     )
+
+
+@dataclass(frozen=True)
+class BlendedAtLast:
+    """A cover whose patches each own what they draw, but for the last steps, in which overlapping ones blend.
+
+    The borders between owners are smoothed by the steps that follow; those of the last steps would stay.
+    """
+
+    owning: Cover
+    blending: Cover
+    begin: int
+
+    @property
+    def canvas(self) -> Canvas:
+        return self.owning.canvas
+
+    @property
+    def patch(self) -> int:
+        return self.owning.patch
+
+    def meeting(self, step: int, box: Box) -> Iterator[Patch]:
+        return self._at(step).meeting(step, box)
+
+    def count(self, step: int) -> int:
+        return self._at(step).count(step)
+
+    def usual(self, step: int, block: Box) -> int:
+        return self._at(step).usual(step, block)
+
+    def _at(self, step: int) -> Cover:
+        return self.blending if step >= self.begin else self.owning

@@ -12,6 +12,8 @@ For a *local* codec (no normalisation over a tile, receptive field within the ma
 pixels whatever surrounds the tile, so the ramps have zero width and no neighbour is decoded twice. Otherwise the
 lattice is moved by half a core: what is decoded at once begins and ends in the middle of cores, so that fewer ramps
 reach into it from outside.
+
+generation/four_shift.py has another blend, for comparison.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +31,48 @@ from generation.models.contracts import Codec
 from storage.geometry import Box, Canvas
 
 ReadLatents = Callable[[Box], NDArray[np.float32]]
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DecodeTile:
+    """What is decoded at once: the latents `source`, for the sake of those of `core`.
+
+    seams: along (y, x), the border of other tiles that this one is laid over, where it is there to hide one.
+    """
+
+    core: Box
+    source: Box
+    seams: tuple[int | None, int | None] = (None, None)
+
+
+class Blend(Protocol):
+    """How tiles become one picture. A pixel depends on its place alone, not on the box that is asked for."""
+
+    @property
+    def canvas(self) -> Canvas:
+        """What is decoded."""
+
+    @property
+    def scale(self) -> int:
+        """Pixels along the side of a latent."""
+
+    @property
+    def tile(self) -> int:
+        """The usual side, in latents, of what is decoded at once."""
+
+    @property
+    def passes(self) -> int:
+        """How often tiles cover the canvas, margins left aside."""
+
+    def tiles_over(self, box: Box) -> list[DecodeTile]:
+        """Every tile that counts in a latent box, which may wrap, in the order in which they are laid down."""
+
+    def lay(self, under: Pixels, pixels: Pixels, tile: DecodeTile, part: Box) -> None:
+        """Bring a tile's (H, W, 3) pixels of a latent box `part` into `under`, what earlier tiles left there.
+
+        May overwrite `pixels`.
+        """
 
 
 @dataclass(frozen=True)
@@ -40,6 +84,7 @@ class Tiling:
     tile: int
     margin: int
     local: bool
+    passes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.stride < 2 * self.margin or self.margin < 0:
@@ -56,15 +101,18 @@ class Tiling:
         """Half the width of the blend between two tiles."""
         return 0 if self.local else self.margin
 
-    def tiles_over(self, box: Box) -> list[tuple[Box, Box]]:
-        """(core, decode box) of every tile whose weights reach a latent box, which may wrap; in order."""
+    def tiles_over(self, box: Box) -> list[DecodeTile]:
+        """Every tile whose weights reach a latent box, which may wrap; in order."""
         reach = box.expanded(self.ramp)
         found = []
         for y0, y1 in self._cores(reach.y0, reach.y1, self.canvas.height, self.canvas.topology.wraps_y):
             for x0, x1 in self._cores(reach.x0, reach.x1, self.canvas.width, self.canvas.topology.wraps_x):
                 core = Box(y0, y1, x0, x1)
-                found.append((core, self.canvas.clip(core.expanded(self.margin))))
+                found.append(DecodeTile(core, self.canvas.clip(core.expanded(self.margin))))
         return found
+
+    def lay(self, under: Pixels, pixels: Pixels, tile: DecodeTile, part: Box) -> None:
+        under += pixels * self.weights(tile.core, part)[..., None]
 
     def _cores(self, low: int, high: int, length: int, wraps: bool) -> list[tuple[int, int]]:
         """Cores along one axis that meet [low, high); a remnant of less than half a core joins the one before it."""
@@ -97,19 +145,19 @@ class Tiling:
 
 
 def decode_box(
-    codec: Codec, tiling: Tiling, box: Box, read: ReadLatents, device: torch.device
+    codec: Codec, tiling: Blend, box: Box, read: ReadLatents, device: torch.device
 ) -> NDArray[np.float32]:
     """(H, W, 3) pixels in [0, 1] of a latent box."""
     height, width = box.scaled(tiling.scale).shape
     out = np.zeros((height, width, 3), np.float32)
-    for core, source in tiling.tiles_over(box):
-        target = box.intersection(source)
+    for tile in tiling.tiles_over(box):
+        target = box.intersection(tile.source)
         if target is None:
             continue
-        pixels = decode_tile(codec, read(source), device)
-        part = pixels[_pixel_slices(target, source, tiling.scale)]
-        out[_pixel_slices(target, box, tiling.scale)] += part * tiling.weights(core, target)[..., None]
-    return np.clip(out, 0.0, 1.0)
+        pixels = decode_tile(codec, read(tile.source), device)
+        part = pixels[_pixel_slices(target, tile.source, tiling.scale)]
+        tiling.lay(out[_pixel_slices(target, box, tiling.scale)], part, tile, target)
+    return np.clip(out, 0.0, 1.0, out=out)
 
 
 @torch.inference_mode()

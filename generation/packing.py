@@ -10,9 +10,9 @@ one size. So each picture is, bit for bit, what its sampler gives alone, whateve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from generation.covers import Patch, owned_patches
 from generation.denoise import NumericalError, Sampler
 from generation.fusion import Normaliser, from_fixed, to_fixed, to_storage
-from generation.models.contracts import Conditioner, Conditioning
+from generation.parts import Ask, Evaluations
 from storage.geometry import Box, Canvas
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Patches that were evaluated, and the batches that they took."""
+    """Evaluations of patches, one for each part of a patch, and the batches that they took; nulls are not counted."""
 
     evaluations: int = 0
     batches: int = 0
@@ -42,25 +42,24 @@ class Packed:
 
 
 def draw_together(samplers: Sequence[Sampler], frames: Sequence[Box]) -> Packed:
-    """Denoise pictures whose samplers differ in canvas, seed, conditioner and guidance scale only.
+    """Denoise pictures whose samplers differ in canvas, seed, conditioner, mixture and guidance scale only.
 
     frames: of each, its whole canvas with the halo that patches reach into where it wraps.
     """
     first = samplers[0]
     drawn = [_Picture(sampler, frame) for sampler, frame in zip(samplers, frames, strict=True)]
-    evaluations = batches = 0
+    spent = Spent()
     for k in range(len(first.schedule)):
         going = [picture for picture in drawn if picture.error is None]
-        seats = [(picture, patch) for picture in going for patch in picture.begin(k)]
-        for start in range(0, len(seats), first.batch_size):
-            batch = seats[start : start + first.batch_size]
-            for (picture, patch), prediction in zip(batch, _predict(first, k, batch), strict=True):
-                picture.add(k, patch, prediction)
-            batches += 1
+        evaluations = Evaluations[Seat](first.network(k))
+        asks = (picture.ask(patch) for picture in going for patch in picture.begin(k))
+        for asked, prediction in evaluations.of(asks):
+            picture, patch = asked.subject
+            picture.add(k, patch, prediction)
         for picture in going:
             picture.end(k)
-        evaluations += len(seats)
-    return Packed([picture.result() for picture in drawn], Spent(evaluations, batches))
+        spent = Spent(spent.evaluations + evaluations.told, spent.batches + evaluations.batches)
+    return Packed([picture.result() for picture in drawn], spent)
 
 
 class _Picture:
@@ -81,9 +80,9 @@ class _Picture:
         self._total = np.zeros((sampler.channels, *frame.shape), np.int64)
         return owned_patches(sampler.cover, k, sampler.canvas.box)
 
-    def crop(self, patch: Patch) -> torch.Tensor:
-        """(C, h, w) what the network is shown of a patch."""
-        return self.shown[(slice(None), *patch.box.slices_in(self._frame))]
+    def ask(self, patch: Patch) -> Ask[Seat]:
+        """For a patch of this step."""
+        return self.sampler.ask((self, patch), patch, self.shown, self._frame)
 
     def add(self, k: int, patch: Patch, prediction: NDArray[np.float32]) -> None:
         try:
@@ -130,42 +129,4 @@ def wrapped(x: NDArray[np.float32], canvas: Canvas, box: Box) -> NDArray[np.floa
     return out
 
 
-Seat = tuple[_Picture, Patch]
-
-
-def _predict(first: Sampler, k: int, batch: Sequence[Seat]) -> NDArray[np.float32]:
-    """(N, C, h, w) of patches of any pictures."""
-    latents = torch.stack([picture.crop(patch) for picture, patch in batch])
-    scales = [picture.sampler.guidance_scale for picture, _ in batch]
-    scales += [scales[-1]] * (first.batch_size - len(batch))
-    scale = torch.tensor(scales, dtype=torch.float32, device=first.device)[:, None, None, None]
-    boxes = [patch.box for _, patch in batch]
-    return first.guided(k, latents, boxes, _Conditioners(batch), scale)
-
-
-@dataclass(frozen=True)
-class _Conditioners:
-    """The conditioners of a batch's pictures, side by side. Satisfies Conditioner."""
-
-    batch: Sequence[Seat]
-
-    def conditional(self, boxes: Sequence[Box]) -> Conditioning:
-        return _joined([one.conditional(own) for one, own in self._runs(boxes)])
-
-    def unconditional(self, boxes: Sequence[Box]) -> Conditioning:
-        return _joined([one.unconditional(own) for one, own in self._runs(boxes)])
-
-    def _runs(self, boxes: Sequence[Box]) -> Iterator[tuple[Conditioner, list[Box]]]:
-        """(conditioner, boxes) of neighbours of one picture; the padding belongs to the last."""
-        padding = len(boxes) - len(self.batch)
-        pictures = [picture for picture, _ in self.batch] + [self.batch[-1][0]] * padding
-        places = zip(pictures, boxes, strict=True)
-        for _, run in groupby(places, key=lambda place: id(place[0])):
-            members = list(run)
-            yield members[0][0].sampler.conditioner, [box for _, box in members]
-
-
-def _joined(parts: Sequence[Conditioning]) -> Conditioning:
-    if len(parts) == 1:
-        return parts[0]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+Seat: TypeAlias = tuple[_Picture, Patch]

@@ -26,7 +26,8 @@ CACHE_BYTES = 16 * 2**20
 
 
 @lru_cache(maxsize=1)
-def _context() -> ts.Context:
+def context() -> ts.Context:
+    """Of all arrays that a process opens: one cache of bounded size."""
     return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
 
 
@@ -61,7 +62,7 @@ class ArrayStore:
             "attributes": dict(attributes or {}),
         }
         document = self._document(spec.name) | {"metadata": metadata}
-        _finished(spec.name, ts.open(document, create=True, open=True, context=_context()))
+        _finished(spec.name, ts.open(document, create=True, open=True, context=context()))
 
     def write(self, name: str, index: tuple[slice | int, ...], values: NDArray[Any]) -> None:
         """Write whole chunks; returns when they are durable."""
@@ -79,18 +80,33 @@ class ArrayStore:
 
     def read(self, name: str, index: tuple[slice | int, ...]) -> NDArray[Any]:
         """Raises OSError where a chunk is corrupt or cannot be read."""
-        return np.asarray(_finished(name, self._array(name)[index].read()))
+        return self.begin_read(name, index)()
+
+    def begin_read(self, name: str, index: tuple[slice | int, ...]) -> Callable[[], NDArray[Any]]:
+        """Read in the background; calling what comes back waits for the values, and raises as `read` does."""
+        pending = self._array(name)[index].read()
+        return lambda: np.asarray(_finished(name, pending))
 
     def read_box(self, name: str, channels: slice, box: Box, canvas: Canvas) -> NDArray[Any]:
         """(C, h, w) values of a box that may wrap."""
+        return self.begin_read_box(name, channels, box, canvas)()
+
+    def begin_read_box(
+        self, name: str, channels: slice, box: Box, canvas: Canvas
+    ) -> Callable[[], NDArray[Any]]:
+        """The same in the background."""
         pieces = [
-            (piece, self._array(name)[(channels, slice(home.y0, home.y1), slice(home.x0, home.x1))].read())
-            for piece, home in canvas.pieces(box)
+            (piece, self.begin_read(name, box_index(channels, home))) for piece, home in canvas.pieces(box)
         ]
-        out = np.empty((channels.stop - channels.start, *box.shape), self._array(name).dtype.numpy_dtype)
-        for piece, pending in pieces:
-            out[(slice(None), *piece.slices_in(box))] = _finished(name, pending)
-        return out
+        dtype = self._array(name).dtype.numpy_dtype
+
+        def values() -> NDArray[Any]:
+            out = np.empty((channels.stop - channels.start, *box.shape), dtype)
+            for piece, read in pieces:
+                out[(slice(None), *piece.slices_in(box))] = read()
+            return out
+
+        return values
 
     def delete(self, name: str) -> None:
         """Remove the array and its chunks; nothing happens where there is none."""
@@ -106,7 +122,7 @@ class ArrayStore:
         if name not in self._open:
             if len(self._open) > 16:  # arrays of steps long past
                 self._open.clear()
-            self._open[name] = _finished(name, ts.open(self._document(name), open=True, context=_context()))
+            self._open[name] = _finished(name, ts.open(self._document(name), open=True, context=context()))
         return self._open[name]
 
     def _document(self, name: str) -> dict[str, Any]:

@@ -22,3 +22,24 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_hash(path: Path) -> str:
+    """SHA-256 of a file's content, or of a folder's files: their names, in order, and contents."""
+    if not path.is_dir():
+        return file_hash(path)
+    digest = hashlib.sha256()
+    for file in _files(path):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def stamp(path: Path) -> str:
+    """What changes when a file, or one in a folder, is written: a hash of places, sizes and times, not of contents."""
+    facts = [(file, file.stat()) for file in (_files(path) if path.is_dir() else [path])]
+    told = [f"{file.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}" for file, stat in facts]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -28,7 +28,7 @@ ROWS = [
         ]
     )
 ]
-ONCE_ONLY = ("timings.jsonl",)
+ONCE_ONLY = ("timings.jsonl", "events.jsonl")
 """What may differ from run to run."""
 
 

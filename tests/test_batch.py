@@ -20,7 +20,7 @@ from cluster.batch import drawing, plan, shards, small
 from cluster.batch.packing import groups_of
 from cluster.batch.plan import Asked
 from cluster.driver import Interrupted
-from generation.denoise import Sampler
+from generation import packing
 from storage.fingerprint import FormatError
 
 
@@ -200,16 +200,13 @@ def test_another_batch_is_refused(model: Path, done: Path) -> None:
 def test_a_request_that_fails_harms_no_other(
     model: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guided = Sampler.guided
+    add = packing._Picture.add
 
-    def broken(sampler: Sampler, k: int, latents: Any, boxes: Any, conditioner: Any, scale: Any) -> Any:
-        predictions = guided(sampler, k, latents, boxes, conditioner, scale).copy()
-        for place, (picture, _) in enumerate(conditioner.batch):
-            if picture.sampler.seed == ROWS[1]["seed"] and k == 1:
-                predictions[place] = np.nan
-        return predictions
+    def broken(picture: Any, k: int, patch: Any, prediction: Any) -> None:
+        wrong = picture.sampler.seed == ROWS[1]["seed"] and k == 1
+        add(picture, k, patch, np.full_like(prediction, np.nan) if wrong else prediction)
 
-    monkeypatch.setattr(Sampler, "guided", broken)
+    monkeypatch.setattr(packing._Picture, "add", broken)
     result = made(model, tmp_path / "set")
     assert (result.summary.drawn, result.summary.failed) == (5, 1)
     (error,) = errors_in(result.folder)

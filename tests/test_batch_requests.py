@@ -187,9 +187,9 @@ def test_other_files_are_no_tables(tmp_path: Path) -> None:
 
 
 def masks() -> Iterator[tuple[np.ndarray, str]]:
-    yield np.full((16, 16), 3, np.uint8), "holds class 3"
+    yield np.full((16, 16), 3, np.uint8), "holds label 3 "
     yield np.zeros((16, 20), np.uint8), "of 20x16 does not match the picture of 64x64"
-    yield np.zeros((16, 16, 3), np.uint8), "is a RGB image"
+    yield np.full((16, 16, 3), 9, np.uint8), "holds the colour #090909"
 
 
 @pytest.mark.parametrize(("ids", "message"), list(masks()), ids=["class", "shape", "colours"])

@@ -39,7 +39,7 @@ def test_a_pace_is_that_of_the_jobs_own_batches_and_tiles(
     per_step = job.plan.evaluations / job.plan.steps
     assert 1 / pace.evaluation == pytest.approx(per_step / job.plan.blocks, rel=0.2)
     reads = job.plan.decode_box(0)
-    tiles = [source.area for _, source in job.plan.tiling.tiles_over(reads)]
+    tiles = [tile.source.area for tile in job.plan.tiling.tiles_over(reads)]
     superblock = job.plan.layout.reads(job.plan.layout.task(0, 0)).box.area / 1e6
     seconds = sum(tiles) / max(tiles) / superblock
     assert pace.megapixel == pytest.approx(seconds + WRITING_SECONDS_PER_MEGAPIXEL)

@@ -60,8 +60,8 @@ def test_every_field_has_a_flag() -> None:
 
 
 FLAGS = """--out --size --model --lora --method --overlap --scheduler --num-inference-steps --guidance-scale
-    --cond-scale --negative-prompt --seed --classes --topology --dtype --device --executor --workers --batch-size
-    --block --output --config --allow-pickle"""
+    --cond-scale --negative-prompt --seed --classes --class-labels --clean-map --topology --dtype --device --executor
+    --workers --batch-size --block --output --config --allow-pickle"""
 
 
 @pytest.mark.parametrize("command", ["generate", "plan"])

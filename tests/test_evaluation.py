@@ -1,4 +1,4 @@
-"""Evaluation: the estimators on sets whose answer is known, planted seams and copies, and the command."""
+"""Evaluation: the estimators on sets whose answer is known, planted copies, and the command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from cluster.cli import app
 from generation.models.loading import load
 from generation.training import checkpoints, classes, crops, export, latents, networks
-from generation.training.evaluation import drawing, fidelity, judging, kid, memorisation, seams
+from generation.training.evaluation import drawing, fidelity, judging, kid, memorisation
 from storage.geometry import Canvas
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -70,60 +70,6 @@ def test_copies_are_found() -> None:
     assert found.copies == pytest.approx(0.2)
     assert found.closest < 0.05
     assert memorisation.memorised(training[:50], normal(2, 50), training).ratio < 0.01
-
-
-# --- seams -------------------------------------------------------------------------------------------------------
-
-
-def picture(seed: int = 0) -> np.ndarray[Any, Any]:
-    """White noise: every gradient alike."""
-    return np.random.default_rng(seed).integers(60, 180, (256, 256, 3)).astype(np.uint8)
-
-
-def test_without_a_seam_the_ratio_is_one() -> None:
-    found = seams.lattice_seam(picture(), 8)
-    assert abs(found.ratio - 1) < 0.02
-    assert found.lines == 2 * 31
-    border = seams.border_seam(picture(), ((64, 128, 192), (64, 128, 192)), 8)
-    assert border is not None
-    assert abs(border.ratio - 1) < 4 * border.error < 0.2
-
-
-def test_a_planted_lattice_is_found() -> None:
-    tiles = (8 * (np.arange(256) // 8 % 2)).astype(np.uint8)
-    pixels = picture() // 8 + tiles[:, None, None] + tiles[None, :, None]
-    found = seams.lattice_seam(pixels, 8)
-    assert found.ratio > 1.3
-    assert found.error < 0.03
-    smooth = np.full((256, 256, 3), 100, np.uint8)
-    smooth[::2] += 4
-    smooth[:, ::2] += 4
-    smooth[64:] += 20
-    border = seams.border_seam(smooth, ((64,), ()), 8)
-    assert border is not None
-    assert border.ratio > 3
-    elsewhere = seams.border_seam(smooth, ((128,), ()), 8)
-    assert elsewhere is not None
-    assert elsewhere.ratio == pytest.approx(1)
-
-
-def test_a_blur_across_borders_is_found_too() -> None:
-    pixels = picture().astype(float)
-    for at in range(8, 256, 8):
-        pixels[at] = pixels[at - 1] = (pixels[at] + pixels[at - 1]) / 2
-    assert seams.lattice_seam(pixels.astype(np.uint8), 8).ratio < 0.8
-
-
-def test_a_canvas_of_one_tile_has_no_border() -> None:
-    assert seams.border_seam(picture(), ((), ()), 8) is None
-
-
-@pytest.mark.parametrize(
-    ("ratio", "error", "words"),
-    [(1.02, 0.001, "within"), (1.1, 0.001, "an edge"), (0.9, 0.001, "blurred"), (1.1, 0.05, "not told")],
-)
-def test_a_seam_is_judged_as_far_as_its_error_allows(ratio: float, error: float, words: str) -> None:
-    assert words in judging.verdict(seams.Seam(ratio, error, 10))
 
 
 # --- class fidelity ----------------------------------------------------------------------------------------------
@@ -188,7 +134,7 @@ def tiny_model(folder: Path, listed: classes.Classes) -> Path:
         checkpoints.save(state, folder / f"{name}.pt")
 
     save(network(), "denoiser")
-    export.export(folder, folder / "model", {"denoiser": network()}, "subpixel", listed)
+    export.export(folder, folder / "model", {"denoiser": network()}, "subpixel", listed, jumps=4)
     table = folder / "model" / "classes.json"
     table.write_text(json.dumps({**json.loads(table.read_text()), "num_inference_steps": 3}))
     return folder / "model"
@@ -223,6 +169,8 @@ def test_every_figure_of_an_untrained_model(tmp_path: Path, listed: classes.Clas
     assert found.held_out_v_loss is not None
     assert found.held_out_v_loss > 0.3
     assert len({name for name, _, _ in judging.rows_of(found)}) >= 10
+    for seam in (found.seams.latents, found.seams.patches):
+        assert seam is not None and seam.pixels > 0 and seam.ratio > 0
 
 
 def test_samples_are_told_the_classes_around_a_crop() -> None:
@@ -268,7 +216,7 @@ def test_the_command_prints_a_table_and_writes_the_figures(
     assert told.exit_code == 0, told.output
     assert "KID x 1000 of samples" in told.stdout
     written = json.loads((tmp_path / "evaluation.json").read_text())
-    assert (written["format_version"], written["quick"], written["fidelity"]) == (1, True, None)
+    assert (written["format_version"], written["quick"], written["fidelity"]) == (2, True, None)
     again = CliRunner().invoke(app, [*arguments, "--json", "--out", "again.json"])
     figures = json.loads(again.stdout)
     assert {**figures, "seconds": 0} == {**written, "seconds": 0}

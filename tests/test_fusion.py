@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from generation.covers import Cover, overlapping_grid, shifted_tiling
+from generation.covers import BlendedAtLast, Cover, overlapping_grid, shifted_tiling
 from generation.fusion import (
     LIMIT,
     WINDOWS,
@@ -25,7 +25,9 @@ SIZES = [(16, 16), (53, 37), (80, 104), (17, 31), (16, 97)]
 def covers(canvas: Canvas) -> dict[str, Cover]:
     grids = {f"grid {overlap}": overlapping_grid(canvas, PATCH, overlap) for overlap in (0, 0.25, 0.5, 0.9)}
     random = {"random-patch": RandomCover(canvas, PATCH, 5), "random-grid": RandomGrid(canvas, PATCH, 5)}
-    return {**grids, **random, "shifted": shifted_tiling(canvas, PATCH, seed=5)}
+    shifted = shifted_tiling(canvas, PATCH, seed=5)
+    blended = BlendedAtLast(random["random-grid"], grids["grid 0.25"], begin=3)
+    return {**grids, **random, "shifted": shifted, "blended": blended}
 
 
 def patches_of(cover: Cover, step: int, canvas: Canvas):
@@ -67,15 +69,29 @@ def test_a_shifted_tiling_gives_each_latent_one_owner_at_every_step(topology: To
         assert (owners == 1).all()
 
 
-def test_a_shifted_tiling_moves_its_borders_everywhere() -> None:
-    canvas = Canvas(160, 160)
-    cover = shifted_tiling(canvas, PATCH, seed=1)
-    borders = np.zeros(160, int)
-    for step in range(32):
-        for start in {patch.owns.x0 for patch in cover.meeting(step, canvas.box)} - {0}:
-            borders[start] += 1
-    inner = borders[PATCH:-PATCH].reshape(-1, PATCH).sum(0)
-    assert inner.max() <= 2 * inner.min() + 8, "some columns are seams more often than others"
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_shifted_tiling_moves_its_borders_everywhere(seed: int, axis: int) -> None:
+    """Also in few steps: after 12, no latent in three is passed over, and none is met three times."""
+    for side, steps, most in ((16, 32, 3), (32, 12, 1), (64, 50, 2)):
+        cover = shifted_tiling(Canvas(4 * side, 4 * side), side, seed)
+        offsets = [(cover.y, cover.x)[axis].offset(step) for step in range(steps)]
+        met = np.bincount(offsets, minlength=side)
+        assert met.max() <= most
+        gaps = np.diff(sorted({*offsets}), append=min(offsets) + side)
+        assert gaps.max() <= max(1, 3.5 * side / steps)
+        assert len({offset % 2 for offset in offsets}) == 2
+
+
+def test_overlapping_patches_take_over_at_last() -> None:
+    canvas = Canvas(53, 37)
+    owning, blending = shifted_tiling(canvas, PATCH, seed=3), overlapping_grid(canvas, PATCH, 0.25)
+    cover = BlendedAtLast(owning, blending, begin=2)
+    for step, expected in ((0, owning), (1, owning), (2, blending), (9, blending)):
+        assert list(cover.meeting(step, canvas.box)) == list(expected.meeting(step, canvas.box))
+        assert cover.count(step) == expected.count(step)
+        assert cover.usual(step, canvas.box) == expected.usual(step, canvas.box)
+    assert (cover.canvas, cover.patch) == (canvas, PATCH)
 
 
 def test_border_patches_are_anchored_and_leave_no_remainder() -> None:

@@ -144,8 +144,9 @@ SAME_PICTURE = {
 OTHER_PICTURE: dict[str, Any] = {
     "prompt": "desert", "negative_prompt": "blur", "width": 98, "height": 66, "loras": ("a",), "method": "hann",
     "scheduler": "euler", "num_inference_steps": 9, "guidance_scale": 3.0, "cond_scale": 0.0, "eta": 0.5, "seed": 7,
-    "topology": "ring", "dtype": "bfloat16", "device": "cuda", "batch_size": 3, "threads": 2,
-    "outputs": ("ome-zarr",), "tile": 256, "tile_format": "png",
+    "decode": "four-shift", "topology": "ring", "dtype": "bfloat16", "device": "cuda", "batch_size": 3, "threads": 2,
+    "outputs": ("ome-zarr",), "tile": 256, "tile_format": "png", "clean_map": 4,
+    "region_box": ["0,0,9,9=a barn"],
 }  # fmt: skip
 
 
@@ -164,7 +165,13 @@ def test_what_changes_pixels_is_identity(field: str) -> None:
 
 
 def test_every_field_is_identity_or_is_not() -> None:
-    apart = {"model", "overlap", "classes"}  # the model's files are added by the job; the other two below
+    apart = {
+        "model",
+        "overlap",
+        "classes",
+        "class_labels",
+    }  # the job adds the model's files; the others below
+    apart |= {"regions", "region", "region_feather"}  # test_regions_input.py
     assert set(SAME_PICTURE) | set(OTHER_PICTURE) | apart == set(JobSpec.model_fields)
 
 

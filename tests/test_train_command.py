@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,15 @@ def test_a_run_with_class_maps_is_conditioned_by_them(folder: Path, tmp_path: Pa
     assert weights["conv_in.weight"].shape[1] == 16 + 3
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as at a terminal; a run in the background inherits that it is ignored."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_the_first_ctrl_c_asks_and_the_second_interrupts() -> None:
     with training.asked_to_stop() as stop:
         assert not stop()

@@ -227,18 +227,17 @@ def test_commands_from_pictures_to_a_model_of_few_steps(
     assert f"first: hypermosaic train denoiser --out {out}" in early.stderr
     for model in ("autoencoder", "denoiser"):
         assert call(model, "--config", config).exit_code == 0
-    none = call("export", "--out", out, "--distilled")
-    assert none.exit_code == 2
-    assert f"first: hypermosaic train distilled --out {out}" in none.stderr
+    assert not (out / "model" / "fast").exists()
 
     done = call("distilled", "--config", config)
     assert done.exit_code == 0, done.output
     assert {path.name for path in out.iterdir()} >= {"distilled-000002.png", "distilled-loss.png"}
-    info = load(str(out / "model-distilled")).info
+    info = load(str(out / "model" / "fast")).info
     assert (info.num_inference_steps, info.scheduler) == (2, "DPMSolverMultistepScheduler")
+    assert (info.notes["method"], info.notes["overlap"]) == ("hann", 0.25)
     assert info.scheduler_config["solver_order"] == 1
     assert load(str(out / "model")).info.num_inference_steps == export.NUM_INFERENCE_STEPS
-    index = json.loads((out / "model-distilled" / "model_index.json").read_text())
+    index = json.loads((out / "model" / "fast" / "model_index.json").read_text())
     assert index["scheduler"] == ["diffusers", "DPMSolverMultistepScheduler"]
 
     settings["distilled"] = {"steps": 2, "batch": 1, "jumps": 1, "solver_steps": 4}

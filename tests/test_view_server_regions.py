@@ -203,21 +203,51 @@ def test_a_tile_that_is_not_written_yet_is_not_there(tmp_path: Path) -> None:
     client = client_of(picture(tmp_path / "job", only_first=True))
     full = LAYOUT.deep_levels - 1
     assert client.get(f"/tiles/{full}/3_3.jpg").status_code == 200
-    assert client.get(f"/tiles/{full}/4_0.jpg").status_code == 404
-    assert client.get("/tiles/0/0_0.jpg").status_code == 404
+    assert client.get(f"/tiles/{full}/4_0.jpg").status_code == 204
+    assert client.get("/tiles/0/0_0.jpg").status_code == 204
+
+
+def _count(monkeypatch: pytest.MonkeyPatch, decoded: list[tuple[int, Box]]) -> None:
+    """Note every level and box that tiles are read from."""
+    reader_of = tiles.reader_of_master
+
+    def counted(*told: Any) -> tiles.ReadLevel:
+        read = reader_of(*told)
+
+        def noted(level: int, box: Box) -> NDArray[np.uint8]:
+            decoded.append((level, box))
+            return read(level, box)
+
+        return noted
+
+    monkeypatch.setattr(tiles, "reader_of_master", counted)
+
+
+def test_who_moves_over_the_picture_finds_the_next_tile_cut_and_nobody_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[tuple[int, Box]] = []
+    _count(monkeypatch, decoded)
+    client = client_of(picture(tmp_path / "job"))
+
+    def ask(column: int, row: int) -> int:
+        """How many tiles have been read when this one was answered, and what comes after it was cut."""
+        assert client.get(f"/tiles/{LAYOUT.deep_levels - 1}/{column}_{row}.jpg").status_code == 200
+        return len(decoded)
+
+    assert ask(0, 1) == 1  # nobody knows where to
+    assert ask(2, 3) == 2  # a jump
+    assert ask(1, 1) == 4  # to the right: (2, 1) is cut, too
+    assert ask(2, 1) == 5  # it was there; (3, 1) is cut
+    assert ask(2, 2) == 6  # downwards, and what comes after it is there
+    assert len(set(decoded)) == len(decoded)
 
 
 def test_a_tile_is_decoded_once_and_revalidated_without_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[tuple[int, Box]] = []
-    read = tiles.Master.read
-
-    def counted(self: tiles.Master, level: int, box: Box) -> NDArray[np.uint8]:
-        decoded.append((level, box))
-        return read(self, level, box)
-
-    monkeypatch.setattr(tiles.Master, "read", counted)
+    _count(monkeypatch, decoded)
     folder = picture(tmp_path / "job")
     client = client_of(folder)
     address = f"/tiles/{LAYOUT.deep_levels - 1}/2_1.jpg"

@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from cluster.batch.columns import FAILED, FILTERED, features, table_schema
+from cluster.batch.columns import features, table_schema
 from cluster.batch.files import write_bytes_durably
+from cluster.batch.names import FAILED, FILTERED
 from cluster.batch.plan import Batch
 from cluster.batch.shards import Manifest
 from cluster.job_file import versions

@@ -17,24 +17,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.batch.files import write_bytes_durably
+from cluster.batch.names import MASKS
 from cluster.batch.plan import (
     FULL_BATCHES,
     LEAST_GROUPS,
-    MASKS,
     MOST_ROWS,
     OF_ROWS,
     SCHEMA,
     UNCLAIMED,
     Asked,
     Batch,
+    Extent,
     Sizes,
     facts_of,
     worst_bytes,
 )
 from cluster.batch.requests import Placed, Table
 from cluster.job import canvas_of, check_words, prepare_described, schedule_of
+from cluster.regions import regions_of
 from cluster.spec import JobSpec, SpecError, resolve
-from storage.fingerprint import file_hash, fingerprint
+from storage.fingerprint import fingerprint, tree_hash
 
 if TYPE_CHECKING:
     from generation.models.contracts import ModelInfo
@@ -52,11 +54,13 @@ def planned(
     """
     definite = resolve(settings, info)
     settings = settings.model_copy(
-        update={name: getattr(definite, name) for name in ("dtype", "device", "batch_size", "workers")}
+        update={
+            name: getattr(definite, name) for name in ("dtype", "device", "batch_size", "workers", "regions")
+        }
     )
     batch = Batch(settings, info, filter=filter, filter_folder=str(Path.cwd()), sizes=sizes)
     batch.work.mkdir(parents=True, exist_ok=True)
-    digest, total, shards, patches = hashlib.sha256(), 0, 0, 0
+    digest, extent, total, shards, patches = hashlib.sha256(), Extent(), 0, 0, 0
     with pq.ParquetWriter(batch.work / UNCLAIMED, SCHEMA) as writer:
         for rows in _shards(_checked(batch, table, given), sizes.shard_bytes, bool(info.class_names)):
             for row in rows:
@@ -64,12 +68,13 @@ def planned(
             writer.write_table(
                 pa.Table.from_pylist([vars(row) for row in rows], SCHEMA), row_group_size=len(rows)
             )
+            extent = extent.with_shard(rows)
             total, shards, patches = total + len(rows), shards + 1, patches + sum(row.patches for row in rows)
     if not total:
         raise SpecError(f"{table.name} holds no requests; give at least one")
     size = settings.batch_size or 1
     batches = min(FULL_BATCHES, max(1, patches // size // LEAST_GROUPS))
-    batch = replace(batch, requests=total, shards=shards, budget=batches * size)
+    batch = replace(batch, requests=total, shards=shards, budget=batches * size, extent=extent)
     return replace(batch, fingerprint=fingerprint(facts_of(batch) | {"requests": digest.hexdigest()}))
 
 
@@ -81,7 +86,7 @@ def _identity(row: Asked) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def _hash(path: str) -> str:
-    return file_hash(Path(path))
+    return tree_hash(Path(path))
 
 
 def _shards(rows: Iterator[Asked], limit: int, masked: bool) -> Iterator[list[Asked]]:
@@ -141,8 +146,11 @@ def _asked(batch: Batch, index: int, placed: Placed, folder: Path) -> Asked:
     spec = resolve(
         batch.spec.model_copy(update={field: getattr(spec, field) for field in OF_ROWS}), batch.info
     )
+    if spec.classes is None:
+        spec = spec.model_copy(update={"class_labels": None})
     _check_prompt(batch, spec)
     canvas = canvas_of(spec, batch.info)
+    regions_of(spec, batch.info, canvas)
     if spec.classes is not None:
         _check_mask(spec.classes, spec.width, spec.height)
     if worst_bytes(spec.width, spec.height, bool(batch.info.class_names)) > batch.sizes.shard_bytes:
@@ -172,7 +180,7 @@ def _along(length: int, patch: int, spec: JobSpec) -> int:
 
 def _check_prompt(batch: Batch, spec: JobSpec) -> None:
     """Words are checked once, however many requests say them."""
-    key = (spec.model, spec.prompt, spec.classes)
+    key = (spec.model, spec.prompt, spec.classes, spec.class_labels)
     if key not in _known_words:
         if len(_known_words) > 10_000:
             _known_words.clear()
@@ -180,7 +188,7 @@ def _check_prompt(batch: Batch, spec: JobSpec) -> None:
         _known_words.add(key)
 
 
-_known_words: set[tuple[str, str, Path | None]] = set()
+_known_words: set[tuple[str, str, Path | None, Path | None]] = set()
 
 
 def _class_map(given: Any, folder: Path, masks: Path) -> Path:
@@ -201,9 +209,10 @@ def _class_map(given: Any, folder: Path, masks: Path) -> Path:
 @lru_cache(maxsize=4096)
 def _check_mask(path: Path, width: int, height: int) -> None:
     """A class map is of its picture's proportions, to a pixel of the map."""
-    from cluster.class_maps import read_ids
+    from cluster.class_maps import opened
 
-    rows, columns = read_ids(path).shape
+    labels = opened(path)
+    rows, columns = labels.height, labels.width
     if abs(columns * height - rows * width) > max(width, height):
         raise SpecError(
             f"class map {path} of {columns}x{rows} does not match the picture of {width}x{height}; "

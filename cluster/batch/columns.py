@@ -36,7 +36,6 @@ SCALARS = {
 ERRORS = pa.schema(
     [("id", pa.string()), ("index", pa.int64()), ("kind", pa.string()), ("error", pa.string())]
 )
-FAILED, FILTERED = "failed", "filtered"
 
 
 def table_schema(batch: Batch) -> pa.Schema:

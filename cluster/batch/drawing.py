@@ -13,8 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from cluster.batch.columns import FAILED, FILTERED, drawn_row, missing_row
+from cluster.batch.columns import drawn_row, missing_row
 from cluster.batch.filters import FilterError, Judge, Verdict, judged, load_filter
+from cluster.batch.names import FAILED, FILTERED
 from cluster.batch.packing import Group, groups_of
 from cluster.batch.plan import Asked, Batch
 from cluster.batch.shards import assemble, write_part

@@ -12,13 +12,16 @@ from typing import Any
 
 from cluster.batch import run as running
 from cluster.batch.checking import planned
+from cluster.batch.disk import DiskNeed, disk_need, warn_if_tight
 from cluster.batch.extras import Extras
 from cluster.batch.files import locked
 from cluster.batch.filters import load_filter
-from cluster.batch.plan import NAME, WORK, Batch, Sizes, check_folder, enter
+from cluster.batch.names import NAME, SUCCESS, WORK
+from cluster.batch.plan import UNCLAIMED, Batch, Sizes, check_folder, enter
 from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
-from cluster.batch.run import SUCCESS, Summary, read_success
+from cluster.batch.run import Summary, read_success
 from cluster.events import OnEvent, unheard
+from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import JobSpec, SpecError
 
 UNSAID = {"prompt": "-", "width": 1, "height": 1}
@@ -42,12 +45,43 @@ def make_batch(
     resume: bool = False,
     sizes: Sizes | None = None,
     on_event: OnEvent = unheard,
+    on_planned: Callable[[DiskNeed], None] = warn_if_tight,
     on_claimed: Callable[[], None] = lambda: None,
 ) -> BatchResult:
     """Draw every request of a table into fields["out"]. Raises SpecError, ModelError, FormatError before it draws.
 
-    on_claimed: told when all is checked and the folder is the batch's.
+    on_planned: told what it takes on disk; on_claimed: told when all is checked and the folder is the batch's.
     """
+    wanted = extras or Extras()
+    with _planned(table, fields, filter, sizes) as batch:
+        need = disk_need(batch, wanted)
+        if not (batch.out / SUCCESS).is_file():
+            need.check()
+            on_planned(need)
+        enter(batch, resume)
+        on_claimed()
+        return BatchResult(batch.out, _run(batch, wanted, on_event))
+
+
+def plan_batch(
+    table: Table,
+    fields: dict[str, Any],
+    *,
+    filter: str | None = None,
+    extras: Extras | None = None,
+    sizes: Sizes | None = None,
+) -> tuple[Batch, DiskNeed]:
+    """Check every request of a table, and draw nothing; what it would take on disk. Raises as make_batch does."""
+    with _planned(table, fields, filter, sizes) as batch:
+        (batch.work / UNCLAIMED).unlink()
+        return batch, disk_need(batch, extras or Extras())
+
+
+@contextmanager
+def _planned(
+    table: Table, fields: dict[str, Any], filter: str | None, sizes: Sizes | None
+) -> Iterator[Batch]:
+    """The checked batch, in a folder that nobody else writes to meanwhile."""
     from generation.models.loading import describe
 
     settings = JobSpec(**{**UNSAID, **fields})
@@ -59,10 +93,7 @@ def make_batch(
     work = settings.out / WORK
     try:
         with locked(work), _unwarned():
-            batch = planned(settings, info, table, given, filter, sizes or Sizes())
-            enter(batch, resume)
-            on_claimed()
-            return BatchResult(batch.out, _run(batch, extras or Extras(), on_event))
+            yield planned(settings, info, table, given, filter, sizes or Sizes())
     finally:
         _forget(settings.out)
 
@@ -84,7 +115,8 @@ def _run(batch: Batch, extras: Extras, on_event: OnEvent) -> Summary:
     if (batch.out / SUCCESS).is_file() and running.is_whole(batch):
         extras.write(batch)
         return read_success(batch.out)
-    return running.run(batch, extras, on_event)
+    with JsonLines(batch.out / EVENTS) as log:
+        return running.run(batch, extras, fan_out(log, on_event))
 
 
 def _forget(out: Path) -> None:

@@ -10,8 +10,9 @@ import time
 
 import numpy as np
 
-from cluster.batch.columns import FAILED, missing_row
+from cluster.batch.columns import missing_row
 from cluster.batch.drawing import BatchWorker
+from cluster.batch.names import FAILED, GIANTS
 from cluster.batch.packing import Group
 from cluster.batch.plan import Asked, Batch
 from cluster.batch.shards import write_part
@@ -21,8 +22,6 @@ from cluster.job import Job, prepare_described
 from cluster.outputs import outputs_for
 from cluster.plan import Task
 from cluster.tasks import Outcome
-
-GIANTS = "giants"
 
 
 def draw_giant(batch: Batch, task: Task, group: Group) -> Outcome:

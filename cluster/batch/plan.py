@@ -18,7 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.batch.files import write_bytes_durably
+from cluster.batch.names import NAME, REQUESTS, WORK
 from cluster.job import PICTURE_VERSION
+from cluster.legend import legend_of
+from cluster.outputs import model_in_public
 from cluster.spec import JobSpec, SpecError, picture_facts
 from storage.fingerprint import FormatError, file_hash
 
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from generation.models.contracts import ModelInfo
 
 FORMAT_VERSION = 1
-NAME, WORK, REQUESTS, MASKS = "batch.json", "work", "requests.parquet", "masks"
 UNCLAIMED = ".requests.parquet"
 SHARD_BYTES, GROUP_BYTES = 500 * 10**6, 100 * 10**6
 """The most that a shard, and a row group of it, take."""
@@ -87,6 +89,7 @@ class Asked:
         """The job that `generate` would do with the same settings."""
         own: dict[str, Any] = {name: getattr(self, name) for name in OF_ROWS}
         own["classes"] = None if self.classes is None else Path(self.classes)
+        own["class_labels"] = None if self.classes is None else settings.class_labels
         return settings.model_copy(update=own)
 
 
@@ -96,6 +99,23 @@ class Sizes:
 
     shard_bytes: int = SHARD_BYTES
     group_bytes: int = GROUP_BYTES
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Pixels of all requests, of the largest shard, and of the largest request of more than one block."""
+
+    pixels: int = 0
+    largest_shard: int = 0
+    largest_giant: int = 0
+
+    def with_shard(self, rows: list[Asked]) -> Extent:
+        """With the requests of one more shard."""
+        shard = sum(row.width * row.height for row in rows)
+        giants = [row.width * row.height for row in rows if row.giant]
+        return Extent(
+            self.pixels + shard, max(self.largest_shard, shard), max(self.largest_giant, *giants, 0)
+        )
 
 
 @dataclass(frozen=True)
@@ -116,6 +136,7 @@ class Batch:
     filter: str | None = None
     filter_folder: str = ""
     sizes: Sizes = field(default_factory=Sizes)
+    extent: Extent = field(default_factory=Extent)
 
     @property
     def out(self) -> Path:
@@ -171,7 +192,12 @@ def _claim(batch: Batch, resume: bool) -> None:
             )
         return
     document = {"format_version": FORMAT_VERSION, "fingerprint": batch.fingerprint, **facts_of(batch)}
-    document |= {"requests": batch.requests, "shards": batch.shards}
+    document |= {
+        "requests": batch.requests,
+        "shards": batch.shards,
+        "model": model_in_public(batch.spec.model),
+    }
+    document |= {"legend": legend_of(batch.info)}
     write_bytes_durably(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
 
 

@@ -18,11 +18,13 @@ import pyarrow.parquet as pq
 
 from cluster import executors
 from cluster.batch.card import write_card
-from cluster.batch.columns import ERRORS, FAILED, FILTERED
+from cluster.batch.columns import ERRORS
+from cluster.batch.counting import Counts, Part, read_part
 from cluster.batch.drawing import ASSEMBLE
 from cluster.batch.extras import Extras
 from cluster.batch.files import write_bytes_durably, write_durably
 from cluster.batch.giants import draw_giant
+from cluster.batch.names import DRAW, ERROR_TABLE, FAILED, FILTERED, GIANT, SUCCESS, TIMINGS, WRITE
 from cluster.batch.packing import Group, groups_of
 from cluster.batch.plan import Batch
 from cluster.batch.shards import Manifest, is_finished, manifest_path, part_path, read_manifest
@@ -42,8 +44,6 @@ from cluster.executors.contract import Executor
 from cluster.plan import Task
 from cluster.tasks import Outcome
 
-SUCCESS, ERROR_TABLE, TIMINGS = "_SUCCESS", "errors.parquet", "timings.jsonl"
-DRAW, GIANT, WRITE = "draw", "giants", "shards"
 MakeExecutor = Callable[[Batch], Executor]
 
 
@@ -98,12 +98,13 @@ def _ray_held(batch: Batch) -> Iterator[None]:
 
 @dataclass
 class Left:
-    """Tasks that are not done. waiting: groups of each shard without a part."""
+    """Tasks that are not done. waiting: groups of each shard without a part; counts: requests that are done."""
 
     giants: list[tuple[Task, Group]]
     draws: deque[Task]
     waiting: Counter[int]
     done: dict[str, int]
+    counts: Counts
 
     @property
     def ready(self) -> Iterator[Task]:
@@ -113,18 +114,22 @@ class Left:
 
 def left_of(batch: Batch) -> Left:
     """By manifests, then by parts; requests are read a shard at a time and forgotten, but for giants."""
-    left = Left([], deque(), Counter(), {DRAW: 0, GIANT: 0, WRITE: 0})
+    left = Left([], deque(), Counter(), {DRAW: 0, GIANT: 0, WRITE: 0}, Counts())
     for shard in range(batch.shards):
         groups = groups_of(batch.shard(shard), batch.budget)
         finished = is_finished(batch, shard)
         left.done[WRITE] += finished
-        if not finished:
+        if finished:
+            left.counts.add_shard(read_manifest(batch, shard))
+        else:
             manifest_path(batch, shard).unlink(missing_ok=True)
             left.waiting[shard] = 0
         for number, group in enumerate(groups):
             task, name = (shard, number), GIANT if group.giant else DRAW
             if finished or part_path(batch, *task).is_file():
                 left.done[name] += 1
+                if not finished:
+                    left.counts.kinds += read_part(part_path(batch, *task)).kinds
                 continue
             left.waiting[shard] += 1
             if group.giant:
@@ -148,13 +153,16 @@ def _draw_all(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> None:
     if batch.spec.workers is not None:
         batch = replace(batch, spec=batch.spec.model_copy(update={"workers": workers}))
     on_event(_started(left, workers))
+    on_event(left.counts.event())
     with (batch.out / TIMINGS).open("a", encoding="utf-8") as timings:
 
         def done(outcome: Outcome, name: str) -> None:
-            timings.write(json.dumps(_timing(outcome, name)) + "\n")
+            part = _counted(left.counts, batch, outcome)
+            timings.write(json.dumps(_timing(outcome, name, part)) + "\n")
             timings.flush()
             group = outcome.task[1]
             on_event(TaskDone(0, name, group, outcome.seconds, outcome.evaluations, outcome.worker))
+            on_event(left.counts.event())
 
         for task, group in left.giants:
             done(draw_giant(batch, task, group), GIANT)
@@ -211,12 +219,23 @@ def _started(left: Left, workers: int) -> Event:
     return JobStarted(stages, workers)
 
 
-def _timing(outcome: Outcome, name: str) -> dict[str, object]:
+def _counted(counts: Counts, batch: Batch, outcome: Outcome) -> Part | None:
+    """Count what a task did; the part that it wrote, where it drew."""
+    if outcome.task[1] == ASSEMBLE:
+        counts.shards += 1
+        return None
+    part = read_part(part_path(batch, *outcome.task))
+    counts.kinds += part.kinds
+    return part
+
+
+def _timing(outcome: Outcome, name: str, part: Part | None) -> dict[str, object]:
     shard, number = outcome.task
     return {
         "task": name,
         "shard": shard,
         "group": None if number == ASSEMBLE else number,
+        "rows": None if part is None else part.rows,
         "seconds": round(outcome.seconds, 4),
         "evaluations": outcome.evaluations,
         "worker": outcome.worker,

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 
 from cluster.batch.columns import as_table, part_schema, table_schema
 from cluster.batch.files import write_bytes_durably, write_durably
+from cluster.batch.names import DATA, MANIFESTS, PARTS
 from cluster.batch.plan import ROW_BYTES, Batch
 from storage.fingerprint import FormatError, file_hash
 
-DATA, MANIFESTS, PARTS = "data", "manifests", "parts"
 RAW = ("image.bytes", "mask.bytes")
 """Columns of PNGs, which do not compress and have no order."""
 

@@ -76,6 +76,10 @@ def batch(
     scheduler: Annotated[Text, _flag("As in generate (default: the model's).", PICTURE)] = None,
     eta: Annotated[Text, _flag("Noise of DDIM-like schedulers, 0 to 1.", PICTURE, metavar="X")] = None,
     topology: Annotated[Text, _flag("plane (default), ring or torus.", PICTURE)] = None,
+    class_labels: Annotated[
+        Path | None,
+        _flag("What the labels of rows' class maps mean, as in generate.", PICTURE, metavar="FILE"),
+    ] = None,
     model: Annotated[
         Text, _flag("As in generate (default: embedded).", PLACE, metavar="ID|PATH|embedded")
     ] = None,
@@ -110,6 +114,9 @@ def batch(
     workers: Annotated[Text, _flag("Workers (default: every core, or every GPU).", RUN, metavar="N")] = None,
     threads: Annotated[Text, _flag("CPU threads of a worker (default: 1).", RUN, metavar="N")] = None,
     resume: Annotated[bool, _flag("Go on where DIR holds this batch.", RUN, "--resume")] = False,
+    plan: Annotated[
+        bool, _flag("Check all requests, say what they take on disk, and make nothing.", RUN, "--plan")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Make a dataset of many pictures: Parquet shards with images, masks, prompts and seeds.
@@ -125,21 +132,29 @@ def batch(
         "num_inference_steps": num_inference_steps, "method": method, "overlap": overlap, "scheduler": scheduler,
         "eta": eta, "topology": topology, "model": model, "loras": loras or None, "dtype": dtype, "device": device,
         "allow_pickle": allow_pickle or None, "batch_size": batch_size, "executor": executor, "workers": workers,
-        "threads": threads,
+        "threads": threads, "class_labels": class_labels,
     }  # fmt: skip
     fields = {} if config is None else read_fields(config)
     fields |= {name: value for name, value in given.items() if value is not None} | _sides(image_size)
     fields["out"] = out or fields.get("out") or _folder(requests, fields)
 
-    from cluster.batch.entry import make_batch, table_of
+    from cluster.batch.entry import make_batch, plan_batch, table_of
     from cluster.batch.extras import Extras
 
-    table = table_of(requests, n_images)
+    table, extras = table_of(requests, n_images), Extras(webdataset, folders)
+    if plan:
+        planned, need = plan_batch(table, fields, filter=filter, extras=extras)
+        print(
+            f"{planned.requests:,} requests in {planned.shards:,} shard{'s' * (planned.shards != 1)}, nothing drawn"
+        )
+        print(need.line())
+        need.check()
+        return
     session.command = shlex.join(["hypermosaic", *sys.argv[1:], *(() if resume else ("--resume",))])
     with shown() as listener:
         result = make_batch(
-            table, fields, filter=filter, extras=Extras(webdataset, folders), resume=resume, on_event=listener,
-            on_claimed=session.begin,
+            table, fields, filter=filter, extras=extras, resume=resume, on_event=listener,
+            on_planned=lambda need: print(need.line(), file=sys.stderr), on_claimed=session.begin,
         )  # fmt: skip
     session.running = False
     print(result.folder)

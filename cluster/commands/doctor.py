@@ -28,12 +28,18 @@ LIBRARIES = (
     "transformers",
     "ray",
     "tensorstore",
+    "tifffile",
     "zarr",
     "PIL",
     "uvicorn",
     "starlette",
 )
-OPTIONAL = {"pyvips": "export", "av": "video"}
+OPTIONAL = {
+    "pyvips": "export",
+    "imagecodecs": "export",
+    "piexif": "export",
+    "av": "video",
+}
 
 
 @dataclass(frozen=True)
@@ -98,9 +104,18 @@ def libraries() -> Iterable[Finding]:
 
 def extras() -> Iterable[Finding]:
     for name, extra in OPTIONAL.items():
-        found = importlib.util.find_spec(name) is not None
-        fix = "present" if found else f"not installed; pip install 'hypermosaic[{extra}]' where it is wanted"
-        yield Finding(name, "ok" if found else "note", fix)
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError:
+            yield Finding(
+                name, "note", f"not installed; pip install 'hypermosaic[{extra}]' where it is wanted"
+            )
+        except Exception as error:  # a broken binary raises anything
+            yield Finding(
+                name, "note", f"{type(error).__name__}: {error}; pip install 'hypermosaic[{extra}]' again"
+            )
+        else:
+            yield Finding(name, "ok", str(getattr(module, "__version__", "present")))
 
 
 def device() -> Iterable[Finding]:

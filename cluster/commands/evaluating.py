@@ -1,17 +1,22 @@
-"""`evaluate`: how good a model is. Knows flags and the table; knows no figure."""
+"""`evaluate`: how good a model is, or a picture. Knows flags and the table; knows no figure.
+
+hypermosaic evaluate [model] MODEL        hypermosaic evaluate seams DIR
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from cluster.commands.making import Json
+from cluster.commands.seams import seams
 from cluster.commands.training import Cache, Data, Threads, given, kept, settled
 
 if TYPE_CHECKING:
@@ -19,6 +24,22 @@ if TYPE_CHECKING:
     from generation.training.evaluation.judging import Evaluation
 
 
+class ModelFirst(TyperGroup):
+    """A group whose first word may be left out: what names none of its commands is a model, or a flag about one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = (*self.commands, *ctx.help_option_names)
+        return super().parse_args(ctx, args if args and args[0] in known else ["model", *args])
+
+
+app = typer.Typer(
+    name="evaluate",
+    cls=ModelFirst,
+    help="Judge a model, or a picture: `evaluate MODEL` is `evaluate model MODEL`.",
+)
+
+
+@app.command("model")
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="embedded, or a model folder.")] = "embedded",
     data: Data = None,
@@ -60,6 +81,9 @@ def evaluate(
         print(json.dumps(found.as_json(), indent=2))
     else:
         Console().print(table_of(found))
+
+
+app.command()(seams)
 
 
 def beside(model: str) -> Path | None:

@@ -38,8 +38,11 @@ def export(
     ] = None,
     quality: Annotated[
         int | None,
-        _option("1 to 100 (default: 90; tiff and ome-tiff: lossless, with it JPEG).", metavar="Q"),
+        _option("1 to 100 (default: 90, videos 75; tiff and ome-tiff: lossless, with it JPEG).", metavar="Q"),
     ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Write the class map instead: a TIFF with a palette.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace an earlier export.")] = False,
     region: Annotated[
         str | None, _option("A part, in pixels of the full size.", panel=STILL, metavar="X,Y,W,H")
@@ -74,6 +77,26 @@ def export(
     """Write a finished picture, or a part of it, or a flight into it, as a file for other programs."""
     from cluster import exporting
 
+    if labels:
+        settings = (
+            format,
+            quality,
+            region,
+            scale,
+            dpi,
+            iiif_id,
+            path,
+            zoom_to,
+            fps,
+            seconds,
+            video_size,
+            easing,
+        )
+        if loop or any(value is not None for value in settings):
+            raise SpecError("--labels writes the class map as it is; it takes --out and --yes only")
+        with shown() as on_progress:
+            print(exporting.export_labels(folder, out, overwrite=yes, on_progress=on_progress))
+        return
     still = exporting.Still(_region(region), scale, dpi, iiif_id)
     size = sides(video_size)
     video = exporting.Video(
@@ -117,25 +140,25 @@ def _place(text: str | None) -> tuple[float, ...] | None:
 
 
 @contextmanager
-def shown() -> Iterator[OnProgress]:
+def shown(what: str = "export") -> Iterator[OnProgress]:
     """A bar on a terminal, lines elsewhere; on standard error, so that the output is the path alone."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Lines()
+        yield Lines(what)
         return
-    columns = TextColumn("export"), BarColumn(bar_width=None), TaskProgressColumn(), TimeRemainingColumn()
+    columns = TextColumn(what), BarColumn(bar_width=None), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:
-        row = progress.add_task("export", total=None)
+        row = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(row, completed=done, total=total)
 
 
 class Lines:
     """A line every few seconds: `export 35 %`."""
 
-    def __init__(self) -> None:
-        self._last = time.monotonic()
+    def __init__(self, what: str) -> None:
+        self._what, self._last = what, time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            print(f"export {100 * done // max(1, total)} %", file=sys.stderr, flush=True)
+            print(f"{self._what} {100 * done // max(1, total)} %", file=sys.stderr, flush=True)

@@ -52,13 +52,28 @@ class SpecFlags:
     method: Annotated[
         str | None,
         _flag(
-            "How patches join: shifted (default), hann, uniform, gaussian, random-patch, random-grid.",
+            "How patches join: shifted (the usual default), hann, uniform, gaussian, random-patch, random-grid.",
             PICTURE,
         ),
     ] = None
     overlap: Annotated[
         str | None,
         _flag("Share of a patch that the next one covers, below 1 (default: 0.5).", PICTURE, metavar="SHARE"),
+    ] = None
+    blend_last: Annotated[
+        str | None,
+        _flag(
+            "Last steps in which patches that never blend else do (default: a quarter; random-patch: 0).",
+            PICTURE,
+            metavar="N",
+        ),
+    ] = None
+    decode: Annotated[
+        str | None,
+        _flag(
+            "How decoded tiles join: hann (default), or four-shift, slower, for comparison (docs/seams.md).",
+            PICTURE,
+        ),
     ] = None
     scheduler: Annotated[
         str | None, _flag("ddim, euler, dpmpp_2m, ... or a diffusers class (default: the model's).", PICTURE)
@@ -78,7 +93,43 @@ class SpecFlags:
         str | None, _flag("Whole number that picks the picture (default: 0).", PICTURE, metavar="N")
     ] = None
     classes: Annotated[
-        Path | None, _flag("Image of class ids, for class-map models.", PICTURE, metavar="MAP")
+        Path | None,
+        _flag(
+            "Map of class ids or colours, of any size: PNG, TIFF or Zarr (docs/masks.md).",
+            PICTURE,
+            metavar="MAP",
+        ),
+    ] = None
+    class_labels: Annotated[
+        Path | None,
+        _flag("What the map's labels mean: YAML, JSON or CSV of label and class.", PICTURE, metavar="FILE"),
+    ] = None
+    clean_map: Annotated[
+        str | None,
+        _flag("Remove specks of fewer cells from the class map (default: 0, none).", PICTURE, metavar="N"),
+    ] = None
+    regions: Annotated[
+        Path | None,
+        _flag(
+            "Map of labels, or GeoJSON shapes, whose places have prompts of their own.",
+            PICTURE,
+            metavar="MAP",
+        ),
+    ] = None
+    region: Annotated[
+        list[str] | None,
+        _flag("What a label of the map shows; repeat for more.", PICTURE, metavar="LABEL=PROMPT"),
+    ] = None
+    region_box: Annotated[
+        list[str] | None,
+        _flag(
+            "What a box shows, in pixels or percent; repeat for more, the last on top.",
+            PICTURE,
+            metavar="X,Y,W,H=PROMPT",
+        ),
+    ] = None
+    region_feather: Annotated[
+        str | None, _flag("Pixels over which neighbours blend (default: 0).", PICTURE, metavar="PIXELS")
     ] = None
     topology: Annotated[
         str | None, _flag("plane (default), ring (left joins right) or torus (all sides join).", PICTURE)

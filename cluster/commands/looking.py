@@ -1,4 +1,4 @@
-"""`status` and `view`. Knows a job's folder; changes nothing in it."""
+"""`status` and `view`. Knows folders of jobs and of batches; changes nothing in them."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cluster.batch.names import is_batch
+from cluster.batch.status import BatchStatus, read_batch_status
 from cluster.commands.making import Json
 from cluster.progress import duration
 from cluster.spec import SpecError
 from cluster.status import Status, read_status
 
 WATCH_SECONDS = 2.0
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a job.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a job, or of a batch.")]
 
 
 def status(
     folder: Folder,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it ends.")] = False,
     as_json: Json = False,
     times: Annotated[
         Path | None,
         typer.Option(help="Write a PNG of the step that each latent has reached.", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Say how far a job is."""
-    now = read_status(folder)
+    """Say how far a job is, or a batch."""
+    now = read(folder)
     if times is not None:
         _paint_times(folder, times)
     if as_json:
@@ -46,8 +48,17 @@ def status(
         Console().print(picture_of(now))
 
 
+def read(folder: Path) -> Status | BatchStatus:
+    """Raises SpecError where there is neither, FormatError where it cannot be read."""
+    return read_batch_status(folder) if is_batch(folder) else read_status(folder)
+
+
 def _paint_times(folder: Path, path: Path) -> None:
     """The picture's path goes to standard error: standard output is the status's."""
+    if is_batch(folder):
+        raise SpecError(
+            f"--times shows the latents of one picture, and {folder} is a batch of many; leave it out"
+        )
     if path.suffix.lower() != ".png":
         raise SpecError(f"{path} is not the name of a PNG file; end it in .png")
     from cluster.times import write_times
@@ -57,7 +68,7 @@ def _paint_times(folder: Path, path: Path) -> None:
     print(f"{path}: {shares} of the latents, of {reached.steps} steps", file=sys.stderr)
 
 
-def _json_lines(folder: Path, now: Status, watch: bool) -> None:
+def _json_lines(folder: Path, now: Status | BatchStatus, watch: bool) -> None:
     """One object; a line of it every two seconds where the job is followed."""
     if not watch:
         print(json.dumps(now.as_json(), indent=2))
@@ -65,30 +76,81 @@ def _json_lines(folder: Path, now: Status, watch: bool) -> None:
     print(json.dumps(now.as_json()), flush=True)
     while goes_on(now):
         time.sleep(WATCH_SECONDS)
-        now = read_status(folder)
+        now = read(folder)
         print(json.dumps(now.as_json()), flush=True)
 
 
-def _follow(folder: Path, now: Status) -> None:
+def _follow(folder: Path, now: Status | BatchStatus) -> None:
     with Live(picture_of(now), console=Console(), refresh_per_second=2) as live:
         while goes_on(now):
             time.sleep(WATCH_SECONDS)
-            now = read_status(folder)
+            now = read(folder)
             live.update(picture_of(now))
 
 
-def goes_on(now: Status) -> bool:
+def goes_on(now: Status | BatchStatus) -> bool:
     """Whether there is more to see."""
     return now.state in ("not started", "running")
 
 
-def picture_of(now: Status) -> RenderableType:
+def picture_of(now: Status | BatchStatus) -> RenderableType:
     """A line of facts, a bar for each group, and what to do next."""
+    if isinstance(now, BatchStatus):
+        bars = [("requests", now.requests - now.left, now.requests), ("shards", now.shards_done, now.shards)]
+        if now.giant is not None:
+            bars.append(("large one", round(100 * now.giant), 100))
+        advised = Text(batch_advice(now), style="dim")
+        return Group(Text(batch_headline(now)), _bars(bars), Text(batch_facts(now)), advised)
+    bars = [(group.name, group.done, group.total) for group in now.groups]
+    return Group(Text(headline(now)), _bars(bars), Text(advice(now), style="dim"))
+
+
+def _bars(rows: list[tuple[str, int, int]]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
-    for group in now.groups:
-        bar = ProgressBar(total=max(1, group.total), completed=group.done, width=32)
-        table.add_row(group.name, bar, f"{group.done:,}/{group.total:,}")
-    return Group(Text(headline(now)), table, Text(advice(now), style="dim"))
+    for name, done, total in rows:
+        bar = ProgressBar(total=max(1, total), completed=done, width=32)
+        table.add_row(name, bar, f"{done:,}/{total:,}")
+    return table
+
+
+def batch_headline(now: BatchStatus) -> str:
+    """ "out/set: running, 35 %, 2 min 10 s so far, about 4 min left"."""
+    parts = [now.state, f"{100 * now.share:.0f} %", f"{duration(now.seconds)} so far"]
+    if now.seconds_left is not None:
+        parts.append(f"about {duration(now.seconds_left)} left")
+    if now.retried:
+        parts.append(f"{now.retried} tasks run again")
+    return f"{now.folder}: {', '.join(parts)}"
+
+
+def batch_facts(now: BatchStatus) -> str:
+    """ "350 drawn, 2 failed, 648 left; 3.1 images/s, 2 workers"."""
+    counts = {
+        "drawn": now.drawn,
+        "left out by the filter": now.filtered,
+        "failed": now.failed,
+        "left": now.left,
+    }
+    parts = [f"{count:,} {name}" for name, count in counts.items() if count or name == "drawn"]
+    pace = [f"{now.images_per_second:.3g} images/s"] if now.images_per_second else []
+    pace += [f"{now.workers} worker{'s' * (now.workers != 1)}"] if now.workers else []
+    return ", ".join(parts) + (f"; {', '.join(pace)}" if pace else "")
+
+
+def batch_advice(now: BatchStatus) -> str:
+    """What the user can do in this state; a batch goes on by the command that began it."""
+    match now.state:
+        case "finished" | "running":
+            failed = (
+                f"; the failed ones: {now.folder}/errors.parquet"
+                if now.failed and now.state == "finished"
+                else ""
+            )
+            return f"look at it: hypermosaic view {now.folder}{failed}"
+        case "failed":
+            return f"{now.error}\ngo on with the command that began it, and --resume"
+        case _:
+            return "go on with the command that began it, and --resume"
 
 
 def headline(now: Status) -> str:

@@ -166,7 +166,8 @@ def rows_of(report: PlanReport) -> Iterator[tuple[str, str]]:
     how = "measured" if report.measured else "guessed"
     yield "picture", f"{report.width:,} x {report.height:,} pixels, {report.megapixels:,.1f} megapixels"
     yield "patches", f"{report.patches:,} in {report.steps:,} steps"
-    yield "evaluations", f"{report.evaluations:,} of the network"
+    about = "" if report.evaluations_exact else "about "
+    yield "evaluations", f"{about}{report.evaluations:,} of the network"
     yield "blocks", f"{report.blocks:,} a step, {report.tasks:,} tasks in all"
     yield "files", f"{report.files:,}"
     for name, size in report.bytes_by_output.items():

@@ -116,16 +116,13 @@ def export(
         Path | None, _option("Where the model goes (default: model/ in the run's folder).", metavar="DIR")
     ] = None,
     card: Annotated[Path | None, _option("A model card to copy as README.md.", metavar="FILE")] = None,
-    distilled: Annotated[
-        bool, typer.Option("--distilled", help="The student instead (default folder: model-distilled/).")
-    ] = False,
 ) -> None:
     """Write a run's averaged weights as a model folder, which --model takes."""
     settings = settled(kept(out), {"out": out})
-    from generation.training.trainers import DISTILLED_MODEL, MODEL, export_from
+    from generation.training.trainers import MODEL, export_from
 
-    target = folder or out / (DISTILLED_MODEL if distilled else MODEL)
-    export_from(settings, target, card, distilled)
+    target = folder or out / MODEL
+    export_from(settings, target, card)
     print(target)
 
 

@@ -20,7 +20,7 @@ from storage.geometry import Box
 if TYPE_CHECKING:
     import torch
 
-    from generation.models.loading import Source
+    from generation.models.sources import Source
 
 GUIDANCE_SCALE = 1.5
 NUM_INFERENCE_STEPS = 20
@@ -29,7 +29,7 @@ REMEMBERED_PATCHES = 4096
 
 
 def describe(source: Source) -> ModelInfo:
-    """Facts from the configuration; classes.json may name its own guidance_scale and num_inference_steps."""
+    """Facts from the configuration; classes.json may name settings that suit the model."""
     unet, table = source.config("unet"), source.read("classes.json")
     names, colours = class_table(table)
     codec = codec_facts(source.config("vae"))
@@ -48,7 +48,11 @@ def describe(source: Source) -> ModelInfo:
         scheduler=scheduler["_class_name"],
         scheduler_config=scheduler,
         class_names=names,
-        notes={"cell": int(table.get("cell", 1)), "colours": colours},
+        notes={
+            "cell": int(table.get("cell", 1)),
+            "colours": colours,
+            **{name: table[name] for name in ("method", "overlap") if name in table},
+        },
         **codec,
     )
 
@@ -80,7 +84,7 @@ def load(source: Source, info: ModelInfo, dtype: torch.dtype, device: torch.devi
     networks: list[Any] = []
     for part, precision in (("unet", dtype), ("vae", torch.float32)):
         network = getattr(diffusers, source.config(part)["_class_name"])
-        networks.append(network.from_pretrained(source.folder / part, dtype=precision, **allowed))
+        networks.append(network.from_pretrained(source.place(part), dtype=precision, **allowed))
     unet, vae = (ready(network, device) for network in networks)
 
     def conditioner_for(request: Request) -> ClassConditioner:

@@ -1,13 +1,13 @@
 """Where models are and which family each belongs to: names -> sources -> ModelInfo or Model. Knows no tensor.
 
-    "embedded"          the folder that ships with the package; "embedded/map", a model inside it
+    "embedded"          the folder that ships with the package; "embedded/fast", a model inside it
     a folder            diffusers' layout: model_index.json, unet/ or transformer/, vae/, scheduler/, ...
     a .safetensors file the original layout; its configuration comes from `config`, from a folder of that name
                         beside it, or from the hub repository that diffusers reads for that kind of file
     org/name[@revision] the hub; HF_HOME, HF_HUB_OFFLINE and the token are huggingface_hub's business
 
 `describe` reads configuration and safetensors headers; of a hub model it downloads configuration only. It
-imports no torch. A source's `listing` (path -> bytes) says which files there are, downloaded or not.
+imports no torch.
 """
 
 from __future__ import annotations
@@ -15,29 +15,23 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from generation.models.contracts import Model, ModelInfo
 from generation.models.errors import ModelError, first_line
-from generation.models.files import read_header, read_json
+from generation.models.files import read_header
+from generation.models.sources import CLASS_MAP, MAP, PICKLES, TABLES, Source, borrows, folder_source
 
 if TYPE_CHECKING:
     import torch
 
-    from generation.models.text_unet import Lora
-
 EMBEDDED = Path(__file__).parent / "weights" / "earth"
 DTYPES = ("float32", "float16", "bfloat16")
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 CONFIGURATION = (".json", ".txt", ".model")
-DROPPED = ("safety_checker", "feature_extractor", "image_encoder")
-"""Parts of diffusers' pipelines that no picture here depends on: never downloaded, never loaded."""
 
-CLASS_MAP = "class map"
-MAP = "map"
 FAMILIES = {
     CLASS_MAP: "generation.models.embedded",
     MAP: "generation.models.maps",
@@ -49,76 +43,9 @@ FAMILIES = {
 }
 """Pipeline class of model_index.json -> module; a folder with a classes.json is a class-map model anyway, one
 with a map.json a map model."""
-TABLES = {CLASS_MAP: "classes.json", MAP: "map.json"}
 
 LDM = "model.diffusion_model."
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model found: `folder` in diffusers' layout; `single`, a file with all weights if they are apart."""
-
-    name: str
-    folder: Path
-    listing: Mapping[str, int]
-    single: Path | None = None
-    commit: str = ""
-    loras: tuple[Lora, ...] = ()
-    allow_pickle: bool = False
-
-    def read(self, path: str) -> dict[str, Any]:
-        """A JSON file of the folder."""
-        return read_json(self.folder / path)
-
-    def config(self, part: str) -> dict[str, Any]:
-        """The configuration of a part."""
-        return self.read(f"{part}/config.json")
-
-    @property
-    def kind(self) -> str:
-        """The key of this model's family in FAMILIES, or the name of a pipeline class that is not there."""
-        for kind, table in TABLES.items():
-            if table in self.listing:
-                return kind
-        return str(self.read("model_index.json").get("_class_name"))
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The folders of model_index.json that are used."""
-        index = self.read("model_index.json")
-        present = (name for name, value in index.items() if isinstance(value, list) and value[0] is not None)
-        return tuple(sorted(name for name in present if name not in DROPPED))
-
-    @property
-    def variant(self) -> str | None:
-        """ "fp16" where the network exists in no other form."""
-        network = "unet" if "unet" in self.parts else "transformer"
-        names = [PurePosixPath(path).name for path in self.listing if path.startswith(f"{network}/")]
-        full = [name for name in names if _is_weight(name, None, self.allow_pickle)]
-        return (
-            "fp16"
-            if not full and any(_is_weight(name, "fp16", self.allow_pickle) for name in names)
-            else None
-        )
-
-    def weights(self, part: str) -> tuple[str, ...]:
-        """The weight files of a part, safetensors before pickles; empty for tokenizers and schedulers."""
-        names = [path for path in self.listing if PurePosixPath(path).parent == PurePosixPath(part)]
-        for variant in dict.fromkeys((self.variant, None, "fp16")):
-            for pickled in (False, True):
-                found = [name for name in names if _is_weight(PurePosixPath(name).name, variant, pickled)]
-                if found:
-                    return tuple(sorted(found))
-        return ()
-
-
-def _is_weight(name: str, variant: str | None, pickled: bool) -> bool:
-    """Whether a file name is that of weights as diffusers and transformers write them (a shard included)."""
-    dotted = re.escape(f".{variant}") if variant else ""
-    suffix = "(safetensors|bin)" if pickled else "safetensors"
-    base = "(diffusion_pytorch_model|model|pytorch_model)"
-    return re.fullmatch(rf"{base}({dotted}(-\d+-of-\d+)?|-\d+-of-\d+{dotted})\.{suffix}", name) is not None
 
 
 class FamilyModule(Protocol):
@@ -217,7 +144,7 @@ def _files(source: Source) -> tuple[str, ...]:
     apart = [] if source.single is None else [source.single]
     files = [
         *apart,
-        *(source.folder / path for path in sorted(set(paths))),
+        *(source.place(path) for path in sorted(set(paths))),
         *(lora.path for lora in source.loras),
     ]
     return tuple(str(file) for file in files)
@@ -238,7 +165,7 @@ def _check_weights(source: Source) -> None:
         weighted = [part for part in source.parts if f"{part}/config.json" in source.listing]
         for part in weighted:
             _check_part(source, part)
-        paths = [source.folder / path for part in weighted for path in source.weights(part)]
+        paths = [source.place(path) for part in weighted for path in source.weights(part)]
     for path in paths:
         if path.suffix in PICKLES and not source.allow_pickle:
             raise ModelError(
@@ -252,7 +179,7 @@ def _check_part(source: Source, part: str) -> None:
     if source.weights(part) or "Tokenizer" in str(source.read("model_index.json")[part]):
         return
     raise ModelError(
-        f"{source.folder / part} holds no weights; a diffusion_pytorch_model or model .safetensors is needed"
+        f"{source.place(part)} holds no weights; a diffusion_pytorch_model or model .safetensors is needed"
     )
 
 
@@ -288,9 +215,11 @@ def _embedded(model: str) -> Path | None:
 
 
 def map_model(model: str) -> str | None:
-    """The name of the map model that lies in a model's folder, if one does."""
+    """The name of the map model that lies in a model's folder, or in the one whose parts it borrows, if one does."""
     folder = _embedded(model) or Path(model).expanduser()
-    return f"{model}/map" if (folder / "map" / TABLES[MAP]).is_file() else None
+    if (folder / "map" / TABLES[MAP]).is_file():
+        return f"{model}/map"
+    return map_model(str(Path(model).parent)) if borrows(folder) else None
 
 
 def _unknown(model: str) -> str:
@@ -301,12 +230,6 @@ def _unknown(model: str) -> str:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     accepted = "'embedded', a folder, a .safetensors file or a hub id org/name[@revision]"
     return f"unknown model {model!r}: give {accepted}{hint}"
-
-
-def folder_source(name: str, folder: Path) -> Source:
-    """A local folder with all its files."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return Source(name, folder, {path.relative_to(folder).as_posix(): path.stat().st_size for path in files})
 
 
 def _single_file(name: str, path: Path, config: str | None) -> Source:

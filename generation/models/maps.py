@@ -29,7 +29,7 @@ from storage.geometry import Box
 if TYPE_CHECKING:
     import torch
 
-    from generation.models.loading import Source
+    from generation.models.sources import Source
 
 FORMAT_VERSION = 1
 CORE = 128

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from generation.models.contracts import Conditioning, Model, ModelInfo, Request
 from generation.models.embedded import AutoencoderCodec, codec_facts, ready, side
 from generation.models.errors import ModelError
-from generation.models.loading import Source
+from generation.models.sources import Source
 from generation.models.text_unet import Ends, PromptConditioner, open_pipeline, with_encoders
 
 if TYPE_CHECKING:

@@ -17,14 +17,8 @@ from generation.models.contracts import Conditioning, Model, ModelInfo, Request
 from generation.models.embedded import AutoencoderCodec, codec_facts, ready, side
 from generation.models.errors import ModelError
 from generation.models.files import read_header
-from generation.models.loading import (
-    DROPPED,
-    HUB_ID,
-    Source,
-    download,
-    folder_source,
-    from_hub,
-)
+from generation.models.loading import HUB_ID, download, from_hub
+from generation.models.sources import DROPPED, Source, folder_source
 from storage.geometry import Box
 
 if TYPE_CHECKING:

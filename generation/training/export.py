@@ -5,6 +5,7 @@
       classes.json       names, colours and cell size of a class map, and the settings to sample with
       map/               the map model, where one was trained
       inpainting/        the inpainting variant, where one was trained: unet/, inpainting.json
+      fast/              the denoiser's student, where one was trained: unet/, scheduler/; all else is the outer model's
       README.md          the model card
 
 Every file is written beside the folder and renamed into place: a reader finds whole files at all times.
@@ -14,8 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,29 +35,17 @@ GUIDANCE_SCALE = 1.0
 NUM_INFERENCE_STEPS = 12
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """What draws: the checkpoint NAME.pt of its network, its solver, its steps. variants: inpainting comes along."""
-
-    name: str
-    solver: Callable[[], Any]
-    steps: int
-    variants: bool
+FAST = "fast"
+FAST_METHOD: Mapping[str, str | float] = {"method": "hann", "overlap": 0.25}
+"""Few steps leave few tilings to blend, and shifted ones show (docs/log.md)."""
 
 
-SOLVING = Drawing("denoiser", build_solver, NUM_INFERENCE_STEPS, variants=True)
-
-
-def jumping(steps: int) -> Drawing:
-    """A distilled network in its own steps; the inpainting variant, which takes the solver's, stays behind."""
-    return Drawing("distilled", build_jump_solver, steps, variants=False)
-
-
-def model_index(codec_class: str, solver_class: str) -> dict[str, Any]:
+def model_index(codec_class: str, solver_class: str, **more: str) -> dict[str, Any]:
     """What a diffusers pipeline of these three parts would write."""
     return {
         "_class_name": "DiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
+        **more,
         "scheduler": ["diffusers", solver_class],
         "unet": ["diffusers", "UNet2DModel"],
         "vae": ["diffusers", codec_class],
@@ -70,9 +58,9 @@ def class_rows(classes: Classes) -> list[dict[str, str]]:
     return [{"name": name, "colour": colour} for name, colour in pairs]
 
 
-def class_table(classes: Classes, steps: int) -> dict[str, Any]:
+def class_table(classes: Classes, steps: int, **settings: str | float) -> dict[str, Any]:
     """classes.json: ids are places in the list; the null class is all zeros; `cell` latents share a class."""
-    defaults = {"guidance_scale": GUIDANCE_SCALE, "num_inference_steps": steps}
+    defaults = {"guidance_scale": GUIDANCE_SCALE, "num_inference_steps": steps, **settings}
     return {"format_version": 1, "cell": CELL, **defaults, "classes": class_rows(classes)}
 
 
@@ -106,29 +94,37 @@ def write_network(network: Any, checkpoint: Path, folder: Path) -> None:
 
 
 def write_model(
-    checkpoints: Path,
-    folder: Path,
-    networks: Mapping[str, Any],
-    codec: str,
-    classes: Classes,
-    drawing: Drawing = SOLVING,
+    checkpoints: Path, folder: Path, networks: Mapping[str, Any], codec: str, classes: Classes, jumps: int
 ) -> None:
     """Write all machine-readable files of the model to `folder`."""
-    write_network(networks["denoiser"], checkpoints / f"{drawing.name}.pt", folder / "unet")
-    if drawing.variants and (checkpoints / "inpainting.pt").exists():
+    write_network(networks["denoiser"], checkpoints / "denoiser.pt", folder / "unet")
+    if (checkpoints / "inpainting.pt").exists():
         write_network(networks["inpainting"], checkpoints / "inpainting.pt", folder / "inpainting" / "unet")
         write_json(inpainting_table(classes), folder / "inpainting" / "inpainting.json")
     if (checkpoints / MAP_MODEL).exists():
         shutil.copytree(checkpoints / MAP_MODEL, folder / "map")
     autoencoder = assembled_codec(checkpoints, codec)
     autoencoder.to(torch.float16).save_pretrained(folder / "vae")
-    solver = drawing.solver()
+    solver, codec_class = build_solver(), type(autoencoder).__name__
     solver.save_pretrained(folder / "scheduler")
-    index = model_index(type(autoencoder).__name__, type(solver).__name__)
-    write_json(index, folder / "model_index.json")
-    write_json(class_table(classes, drawing.steps), folder / "classes.json")
+    write_json(model_index(codec_class, type(solver).__name__), folder / "model_index.json")
+    write_json(class_table(classes, NUM_INFERENCE_STEPS), folder / "classes.json")
+    if (checkpoints / "distilled.pt").exists():
+        write_student(checkpoints, folder / FAST, networks["denoiser"], codec_class, classes, jumps)
     for config in folder.rglob("config.json"):
         remove_local_path(config)
+
+
+def write_student(
+    checkpoints: Path, folder: Path, network: Any, codec_class: str, classes: Classes, jumps: int
+) -> None:
+    """A model inside the model, of which it borrows the codec and the map model."""
+    write_network(network, checkpoints / "distilled.pt", folder / "unet")
+    solver = build_jump_solver()
+    solver.save_pretrained(folder / "scheduler")
+    index = model_index(codec_class, type(solver).__name__, _parts_of="..")
+    write_json(index, folder / "model_index.json")
+    write_json(class_table(classes, jumps, **FAST_METHOD), folder / "classes.json")
 
 
 def remove_local_path(config: Path) -> None:
@@ -161,18 +157,18 @@ def export(
     networks: Mapping[str, Any],
     codec: str,
     classes: Classes,
+    jumps: int,
     card: Path | None = None,
-    drawing: Drawing = SOLVING,
 ) -> int:
     """Export the averages under `checkpoints` to `folder`; returns the bytes of the weights.
 
-    networks: take the weights of denoiser (or its student) and inpainting. codec: a key of networks.CODECS.
-    card: copied as README.md.
+    networks: take the weights of denoiser (and its student) and inpainting. codec: a key of networks.CODECS.
+    jumps: the student's steps. card: copied as README.md.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        write_model(checkpoints, fresh, networks, codec, classes, drawing)
+        write_model(checkpoints, fresh, networks, codec, classes, jumps)
         if card is not None:
             shutil.copy(card, fresh / "README.md")
         move_into_place(fresh, folder)

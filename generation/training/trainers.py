@@ -3,7 +3,7 @@
     out/   train.yaml  latents.npz  decoder.pt  encoder.pt  denoiser.pt  *-loss.png  samples-*.png  decoder-*.png
            model/                   the finished model, once there are a decoder and a denoiser
 
-           distilled.pt  distilled-*.png  model-distilled/      the student's
+           distilled.pt  distilled-*.png  model/fast/           the student's
 
            map.pt  maps-*.png  class-map/      the class-map model's
 
@@ -33,7 +33,7 @@ from generation.training.crops import CropSets
 from generation.training.data import crop_sets, load_strips
 from generation.training.denoiser import HALVES, DenoiserSubject, Phase, phases_for
 from generation.training.earth import BLOCK
-from generation.training.export import MAP_MODEL, SOLVING, export, jumping
+from generation.training.export import MAP_MODEL, export
 from generation.training.latents import pca_for
 from generation.training.loop import Alone, Habits, Pace, Run, Team, build_optimiser, train
 from generation.training.networks import CHANNELS, build_unet
@@ -43,7 +43,7 @@ from generation.training.sources import default_cache
 
 LOG = logging.getLogger(__name__)
 LATENTS = "latents.npz"
-MODEL, DISTILLED_MODEL = "model", "model-distilled"
+MODEL = "model"
 WARMUP, CODEC_WARMUP = 200, 100
 MAP_AVERAGE_DECAY = 0.998
 
@@ -73,7 +73,7 @@ def train_autoencoder(config: TrainConfig, run: Run) -> None:
         modules = half_of_codec(part, settings.codec).to(run.device)
         rates = (settings.learning_rate, CRITIC_RATE_SHARE * settings.learning_rate)[: len(modules)]
         pace = Pace(steps, rates, min(CODEC_WARMUP, steps), AVERAGE_DECAY, config.seed)
-        modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
         state = start(modules, build_optimiser(list(modules.values()), pace, weight_decay=0.0), run.autocast)
         state = restore(state, run.out / f"{part}.pt")
         train(part, state, SUBJECTS[part](sets, pca, settings.codec, steps, settings.batch, side), pace, run)
@@ -234,8 +234,7 @@ def train_from(
     run = run_of(config, team or Alone(), stop)
     TRAINERS[model](config, run)
     if run.team.rank == 0 and is_complete(config.out):
-        distilled = model == distillation.NAME
-        export_from(config, config.out / (DISTILLED_MODEL if distilled else MODEL), distilled=distilled)
+        export_from(config, config.out / MODEL)
 
 
 def is_complete(out: Path) -> bool:
@@ -243,15 +242,8 @@ def is_complete(out: Path) -> bool:
     return (out / "decoder.pt").exists() and (out / "denoiser.pt").exists()
 
 
-def export_from(config: TrainConfig, folder: Path, card: Path | None = None, distilled: bool = False) -> int:
-    """Export the checkpoints of a run; returns the bytes of the weights. Raises ConfigError where one is missing.
-
-    distilled: the student takes the denoiser's place.
-    """
-    if distilled and not (config.out / f"{distillation.NAME}.pt").exists():
-        raise ConfigError(
-            f"{config.out} holds no distilled denoiser; first: hypermosaic train distilled --out {config.out}"
-        )
+def export_from(config: TrainConfig, folder: Path, card: Path | None = None) -> int:
+    """Export the checkpoints of a run; returns the bytes of the weights. Raises ConfigError where one is missing."""
     if not is_complete(config.out):
         missing = "autoencoder" if (config.out / "denoiser.pt").exists() else "denoiser"
         raise ConfigError(
@@ -261,8 +253,8 @@ def export_from(config: TrainConfig, folder: Path, card: Path | None = None, dis
         "denoiser": denoiser_network(config),
         inpainting.NAME: denoiser_network(config, inpainting.extra_planes(CHANNELS)),
     }
-    drawing = jumping(config.distilled.jumps) if distilled else SOLVING
-    return export(config.out, folder, networks, config.autoencoder.codec, config.class_list(), card, drawing)
+    codec, classes = config.autoencoder.codec, config.class_list()
+    return export(config.out, folder, networks, codec, classes, config.distilled.jumps, card)
 
 
 def begin(config: TrainConfig) -> None:

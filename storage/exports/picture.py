@@ -53,7 +53,7 @@ class Picture:
             image = open_image(folder)
             image.finish()
             return cls(
-                folder, image.layout, _facts(folder), tiles, True, _reader_of_master(folder, image.layout)
+                folder, image.layout, _facts(folder), tiles, True, reader_of_master(folder, image.layout)
             )
         if tiles is None:
             raise FileNotFoundError(
@@ -70,6 +70,18 @@ class Picture:
     @property
     def height(self) -> int:
         return self.layout.height
+
+    @property
+    def has_master(self) -> bool:
+        """Whether `read` reads the OME-Zarr image."""
+        return image_root(self.folder).joinpath("zarr.json").is_file()
+
+    def as_tiles(self) -> Picture | None:
+        """The same picture, read from its Deep Zoom tiles, if it has them."""
+        if self.tiles is None:
+            return None
+        tiles, lossless = self.tiles, self.tiles.encoding == "png"
+        return Picture(self.folder, tiles.layout, self.facts, tiles, lossless, _reader_of_tiles(tiles))
 
     def read(self, level: int, box: Box) -> Pixels8:
         """(height, width, 3) sRGB pixels of a box of a level; level 0 is full size, `layout.deep_levels - 1` 1 x 1.
@@ -99,9 +111,12 @@ def _finished_tiles(folder: Path) -> DeepZoom | None:
         raise FormatError(f"{path} is damaged ({error}); resume the job to write it again") from None
 
 
-def _reader_of_master(folder: Path, layout: PyramidLayout) -> ReadLevel:
-    """Reads the OME-Zarr image; levels smaller than its last are reduced from that."""
-    opened: Callable[[int], ts.TensorStore] = cache(lambda level: open_level(folder, level))
+def reader_of_master(folder: Path, layout: PyramidLayout, context: ts.Context | None = None) -> ReadLevel:
+    """Reads the OME-Zarr image, finished or not; levels smaller than its last are reduced from that, once.
+
+    context: a cache of shards and chunks, each looked at anew before it is used; without one, nothing is kept.
+    """
+    opened: Callable[[int], ts.TensorStore] = cache(lambda level: open_level(folder, level, context))
     last = layout.levels - 1
 
     def stored(level: int, box: Box) -> Pixels8:

@@ -30,8 +30,13 @@ def write_class_layer(folder: Path, labels: Labels, grain: int) -> None:
     """Write the script from finished labels. grain: pixels, side of the squares on which a class is constant."""
     layout = labels.layout
     height, width = layer_size(layout.height, layout.width, grain)
-    ids = layer_ids(labels, height, width)
-    png = base64.b64encode(_png(ids, labels.legend)).decode()
+    write_layer(folder, layer_ids(labels, height, width), labels.legend)
+
+
+def write_layer(folder: Path, ids: NDArray[np.uint8], legend: Legend) -> None:
+    """Write the script of (height, width) class ids, NO_CLASS where there is none."""
+    height, width = ids.shape
+    png = base64.b64encode(_png(ids, legend)).decode()
     layer = {"width": width, "height": height, "png": f"data:image/png;base64,{png}"}
     (folder / "viewer").mkdir(parents=True, exist_ok=True)
     replace_file(

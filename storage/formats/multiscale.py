@@ -134,9 +134,11 @@ def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
     replace_file(folder / "zarr.json", json.dumps(group, indent=2).encode())
 
 
-def open_array(root: Path, level: int, *, writable: bool = False) -> ts.TensorStore:
-    """A level's array. Raises ValueError where there is none."""
-    return ts.open(_spec(root, level), open=True, read=True, write=writable).result()
+def open_array(
+    root: Path, level: int, *, writable: bool = False, context: ts.Context | None = None
+) -> ts.TensorStore:
+    """A level's array; context: with what else it shares a cache. Raises ValueError where there is none."""
+    return ts.open(_spec(root, level), open=True, read=True, write=writable, context=context).result()
 
 
 def read_box(store: ts.TensorStore, box: Box) -> NDArray[np.uint8]:

@@ -92,9 +92,9 @@ def open_image(folder: Path) -> OmeZarr:
     return OmeZarr(folder, PyramidLayout(width, height, written_with["tile"], written_with["superblock"]))
 
 
-def open_level(folder: Path, level: int) -> ts.TensorStore:
-    """A level of a job folder's image as a TensorStore array c, y, x."""
-    return open_array(image_root(folder), level)
+def open_level(folder: Path, level: int, context: ts.Context | None = None) -> ts.TensorStore:
+    """A level of a job folder's image as a TensorStore array c, y, x; context: with what it shares a cache."""
+    return open_array(image_root(folder), level, context=context)
 
 
 def read_pixels(store: ts.TensorStore, box: Box) -> NDArray[np.uint8]:
@@ -103,4 +103,4 @@ def read_pixels(store: ts.TensorStore, box: Box) -> NDArray[np.uint8]:
 
 
 def _pixels(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(np.moveaxis(planes, 0, 2))
+    return np.stack(tuple(planes), axis=2)  # a quarter of the time of moving the axis and copying

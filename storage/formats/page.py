@@ -96,14 +96,29 @@ class Page:
 
 
 def write_page(folder: Path, page: Page) -> Path:
-    """Write the page and what it needs into a job folder; returns the path to open. May come before any tile."""
+    """Write the page and what it needs into a job folder; returns the path to open. May come before any tile.
+
+    Raises FileNotFoundError, before it writes, where one of the package's own files is missing.
+    """
+    sources = {**COPIES, **(PANORAMA_COPIES if page.panorama else {})}
+    copies = {name: _copied(source) for name, source in sources.items()}
     (folder / "viewer").mkdir(parents=True, exist_ok=True)
-    for name, source in {**COPIES, **(PANORAMA_COPIES if page.panorama else {})}.items():
-        replace_file(folder / "viewer" / name, (SOURCE / source).read_bytes())
+    for name, content in copies.items():
+        replace_file(folder / "viewer" / name, content)
     if page.panorama:
         replace_file(folder / "panorama.html", page.panorama_html().encode())
     replace_file(folder / "index.html", page.html().encode())
     return folder / "index.html"
+
+
+def _copied(source: str) -> bytes:
+    """A file of the package. Raises FileNotFoundError, saying what to do, where the package is not whole."""
+    try:
+        return (SOURCE / source).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{SOURCE / source} is missing, and no page works without it; install hypermosaic again"
+        ) from None
 
 
 def size_in_words(width: int, height: int) -> str:

@@ -1,32 +1,25 @@
-"""Files of a job folder that may be seen, and how they are answered. Knows names and links; knows no pixels."""
+"""Tiles of a job folder that are files, and how they are answered. Knows names and links; knows no pixels."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Scope
 
-from storage.formats.deep_zoom import ENCODINGS
+from storage.formats.deep_zoom import ENCODINGS, INDEX, deep_zoom_level, tile_box
+from storage.geometry import Box
+from storage.pyramid import PyramidLayout
 
-VISIBLE = ("index.html", "panorama.html", "viewer", "image_files", "image.dzi")
+VISIBLE = ("image_files", "image.dzi")
 NOWHERE = ""
 IN_ONE_PIECE = 2**20
-NOT_BEGUN = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="color-scheme" content="dark light">
-<meta http-equiv="refresh" content="2">
-<title>Not begun</title>
-<style>body { display: grid; place-items: center; min-height: 90vh; font: 16px/1.5 system-ui, sans-serif; }</style>
-<p role="status">This job has not begun to write its picture. The page appears here when it does.</p>
-</html>
-"""
 
 
 def is_within(path: str | Path, folder: Path) -> bool:
@@ -34,19 +27,30 @@ def is_within(path: str | Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(folder)
 
 
-class VisibleFiles(StaticFiles):
-    """Files of a job folder that belong to the page, and only those; a link out of them leads nowhere."""
+def tile_place(layout: PyramidLayout, number: int, row: int, column: int) -> tuple[int, Box]:
+    """The level and the box of a tile by Deep Zoom's numbers. Raises HTTPException 404 outside the picture."""
+    level = deep_zoom_level(layout, number)
+    if not 0 <= level < layout.deep_levels:
+        raise HTTPException(404)
+    try:
+        return level, tile_box(layout, level, row, column)
+    except IndexError:
+        raise HTTPException(404) from None
 
-    def __init__(self, folder: Path) -> None:
+
+class VisibleFiles(StaticFiles):
+    """Tiles of a job folder and their index, and only those; a link out of them leads nowhere."""
+
+    def __init__(self, folder: Path, layout_of: Callable[[], PyramidLayout | None]) -> None:
+        """layout_of: the picture's, where its page tells it."""
         self.folder = folder.resolve()
+        self._layout_of = layout_of
         super().__init__(directory=self.folder, follow_symlink=False, check_dir=False)
         self.config_checked = True  # a folder that goes away while it is shown is a 404
 
     def get_path(self, scope: Scope) -> str:
         """The path below the folder; one that is written in any but the plainest way names nothing."""
         asked, path = scope["path"].removeprefix(scope.get("root_path", "")), super().get_path(scope)
-        if asked == "/":
-            return "index.html"
         return path if asked == f"/{path}" else NOWHERE
 
     def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
@@ -60,28 +64,29 @@ class VisibleFiles(StaticFiles):
             return nothing
         if asked not in VISIBLE or not real or not Path(real).is_relative_to(self.folder / asked):
             return nothing
+        if asked != INDEX and Path(path).suffix.removeprefix(".") not in ENCODINGS:
+            return nothing
         return real, status
 
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        try:
-            return await super().get_response(path, scope)
-        except HTTPException as error:
-            if error.status_code == 404 and path == "index.html" and self.folder.is_dir():
-                return HTMLResponse(NOT_BEGUN)
-            raise
-
     async def tile(self, request: Request) -> Response:
-        """A Deep Zoom tile: one file, read in one go."""
+        """A Deep Zoom tile: one file, read in one go. 404 outside the picture, 204 where a job will write it."""
         place = request.path_params
         if place["encoding"] not in ENCODINGS:
             raise HTTPException(404)
         name = f"image_files/{place['level']}/{place['column']}_{place['row']}.{place['encoding']}"
         return await anyio.to_thread.run_sync(self._whole_file, name, request)
 
+    def _not_there(self, request: Request) -> Response:
+        place, layout = request.path_params, self._layout_of()
+        if layout is None or (self.folder / INDEX).is_file():
+            raise HTTPException(404)
+        tile_place(layout, place["level"], place["row"], place["column"])
+        return Response(status_code=204)
+
     def _whole_file(self, name: str, request: Request) -> Response:
         real, status = self.lookup_path(name)
         if status is None or not os.path.isfile(real):
-            raise HTTPException(404)
+            return self._not_there(request)
         answer = FileResponse(real, stat_result=status)
         if self.is_not_modified(answer.headers, request.headers):
             return NotModifiedResponse(answer.headers)

@@ -45,10 +45,13 @@
   }
 
   function sum() {
-    const states = [...byId("cards").children].map((card) => card.dataset.state);
+    const cards = [...byId("cards").children];
+    const states = cards.map((card) => card.dataset.state);
     const running = states.filter((state) => state === "running").length;
-    const pictures = `${states.length} ${states.length === 1 ? "picture" : "pictures"}`;
-    const text = running ? `${pictures}, ${running} running` : pictures;
+    const batches = cards.filter((card) => card.dataset.kind === "batch").length;
+    const counted = (count, name, names) => (count ? [`${count} ${count === 1 ? name : names}`] : []);
+    const kinds = counted(states.length - batches, "picture", "pictures").concat(counted(batches, "data set", "data sets"));
+    const text = [...(kinds.length ? kinds : ["0 pictures"]), ...(running ? [`${running} running`] : [])].join(", ");
     if (byId("count").textContent !== text) byId("count").textContent = text;
     byId("empty").hidden = states.length > 0;
     wait = running ? WHILE_RUNNING : ELSE;

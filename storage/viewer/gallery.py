@@ -12,26 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from string import Template
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from storage.formats.page import size_in_words
+from storage.viewer.assets import filled, revalidated
 from storage.viewer.gate import Gate
-from storage.viewer.safety import FOREVER
 from storage.viewer.smalls import drawn
-from storage.viewer.tiles import is_current
 from storage.viewer.told import Card, Teller
 
-SOURCE = Path(__file__).parent
-ASSETS: Mapping[str, str] = {
-    "gallery.css": "text/css",
-    "gallery.js": "text/javascript",
-    "theme.js": "text/javascript",
-}
 LOOK_AGAIN = 1.0
 LONGEST_TITLE = 300
 STATES: Mapping[str, str] = {
@@ -85,19 +77,11 @@ class Gallery:
     async def page(self, request: Request) -> Response:
         """The page with its cards; it needs no script to be read."""
         cards = await self.asking.run(self._cards)
-        return _revalidated(request, page_of(self.registry.root.resolve().name, cards))
+        return revalidated(request, page_of(self.registry.root.resolve().name, cards))
 
     async def cards(self, request: Request) -> Response:
         """The cards alone, for the page to follow."""
-        return _revalidated(request, await self.asking.run(self._cards))
-
-    async def asset(self, request: Request) -> Response:
-        """A style or script, under its content's hash: it may be kept for ever."""
-        name, digest = request.path_params["name"], request.path_params["digest"]
-        if name not in ASSETS or digest != digest_of(name):
-            raise HTTPException(404)
-        content = (SOURCE / name).read_bytes()
-        return Response(content, media_type=ASSETS[name], headers={"Cache-Control": FOREVER})
+        return revalidated(request, await self.asking.run(self._cards))
 
     def _cards(self) -> str:
         told = [
@@ -137,9 +121,7 @@ class Jobs:
 
 def page_of(name: str, cards: str) -> str:
     """The whole page. `cards` is HTML already, `name` is not."""
-    template = Template((SOURCE / "gallery.html").read_text(encoding="utf-8"))
-    assets = {asset.replace(".", "_"): f"assets/{digest_of(asset)}/{asset}" for asset in ASSETS}
-    return template.substitute(name=escape(name), cards=cards, **assets)
+    return filled("gallery.html", name=escape(name), cards=cards)
 
 
 def card_of(identity: str, card: Card, picture: str | None) -> str:
@@ -162,7 +144,7 @@ def card_of(identity: str, card: Card, picture: str | None) -> str:
     shown = f'<img src="{escape(picture.format(id=identity))}" alt="" loading="lazy">' if picture else ""
     inside = f'<div class="picture">{shown}</div><div class="words">{"".join(lines)}</div>'
     opened = f'<a href="jobs/{identity}/">{inside}</a>' if card.has_page else f"<div>{inside}</div>"
-    return f'<li id="job-{identity}" data-state="{escape(card.state)}">{opened}</li>'
+    return f'<li id="job-{identity}" data-kind="{card.kind}" data-state="{escape(card.state)}">{opened}</li>'
 
 
 def _picture_of(folder: Path, card: Card) -> str | None:
@@ -171,15 +153,3 @@ def _picture_of(folder: Path, card: Card) -> str | None:
         return None
     version = drawn(folder) or (None if card.preview_version is None else f"coarse-{card.preview_version}")
     return None if version is None else f"jobs/{{id}}/thumbnail.jpg?v={version}"
-
-
-def digest_of(name: str) -> str:
-    """What names an asset's content in its address."""
-    return hashlib.sha256((SOURCE / name).read_bytes()).hexdigest()[:16]
-
-
-def _revalidated(request: Request, html: str) -> Response:
-    etag = f'"{hashlib.sha256(html.encode()).hexdigest()[:32]}"'
-    if is_current(request, etag):
-        return Response(status_code=304, headers={"ETag": etag})
-    return HTMLResponse(html, headers={"ETag": etag})

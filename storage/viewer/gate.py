@@ -20,6 +20,11 @@ class Gate:
         self._places = at_once + waiting
         self._inside = 0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether work would begin at once."""
+        return self._inside < self._limiter.total_tokens
+
     async def run(self, work: Callable[[], Answer]) -> Answer:
         """The work's result; raises what it raises, and HTTPException 503 where there is no room to wait."""
         if self._inside >= self._places:

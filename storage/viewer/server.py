@@ -1,13 +1,16 @@
 """A small server for looking at job folders. Knows addresses and how much is done at once; writes nothing.
 
     /                          index.html of the job                     or, above several jobs, the gallery
-    /viewer/..., /image.dzi    files, with ranges and HEAD               /jobs/ID/...    the same below each job
+    /viewer/...                the package's own scripts                 /jobs/ID/...    the same below each job
+    /image.dzi                 a file
     /image_files/LEVEL/COLUMN_ROW.jpg    Deep Zoom tiles                 /cards.html     the gallery's cards
     /tiles/LEVEL/COLUMN_ROW.jpg          cut out of the OME-Zarr image   /assets/HASH/...
     /region.png, /region.jpg   ?x=&y=&w=&h=&scale=: a rectangle
     /preview.png, /thumbnail.jpg         the whole picture, small
     /api/status.json           how far the job is
 
+A batch has a page of its own, whose addresses storage.viewer.sheet lists, and /pictures/FILE/ROW/... as of a job for
+each of its large pictures.
 Listens on the loopback address and answers only to its names, so that no page elsewhere can read through it.
 """
 
@@ -16,9 +19,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import uvicorn
@@ -30,17 +35,23 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp
 
+from storage.viewer.assets import asset
 from storage.viewer.files import VisibleFiles
 from storage.viewer.gallery import Gallery, Jobs, Registry
 from storage.viewer.gate import Gate
+from storage.viewer.own_page import OwnPage, layout_of
+from storage.viewer.parquet import Tables
 from storage.viewer.regions import Regions
 from storage.viewer.safety import HOST, NAMES, SafeAnswers
+from storage.viewer.sheet import Sheets
 from storage.viewer.smalls import Smalls
 from storage.viewer.tiles import Cache, Masters, TilesOfImage, is_current, reading
 from storage.viewer.told import NothingTold, Teller
+from storage.viewer.zooms import Drawn, Zooms
 
 NOTHING_TOLD = NothingTold()
 MOST_CONNECTIONS = 512
+TERMINATED = 128 + signal.SIGTERM
 GRACE_SECONDS = 2
 """For answers under way when the server is stopped."""
 
@@ -58,11 +69,44 @@ class Workshop:
     )
     cutting: Gate = field(default_factory=lambda: Gate(at_once=1, waiting=4))
     asking: Gate = field(default_factory=lambda: Gate(at_once=1, waiting=64))
+    opening: Gate = field(default_factory=lambda: Gate(at_once=1, waiting=128))
+    tables: Tables = field(default_factory=Tables)
+    """Pictures of batches: one row group of all of them is in memory at a time."""
 
 
 def routes_of(folder: Path, shared: Workshop) -> list[Route | Mount]:
+    """Everything below the address of one job, or of one batch."""
+    sheet = shared.teller.sheet(folder)
+    return picture_routes(folder, shared) if sheet is None else sheet_routes(folder, shared)
+
+
+def sheet_routes(folder: Path, shared: Workshop) -> list[Route | Mount]:
+    """Everything below one batch's address."""
+    sheets = Sheets(
+        folder, shared.teller, shared.cache, shared.asking, shared.opening, shared.tables, shared.gallery
+    )
+    drawn = replace(shared, teller=Drawn(), gallery="../../../")
+    zooms = Zooms(sheets, shared.opening, lambda picture: Router(picture_routes(picture, drawn)))
+
+    async def status(request: Request) -> Response:
+        return await _status(request, folder, shared)
+
+    return [
+        Route("/", sheets.page),
+        Route("/rows.json", sheets.rows),
+        Route("/missing.json", sheets.missing),
+        Route("/small/{column}/{file}/{row:int}.{ending}", sheets.small),
+        Route("/{column}/{file}/{row:int}.png", sheets.whole),
+        Route("/thumbnail.jpg", sheets.thumbnail),
+        Route("/api/status.json", status),
+        Route("/assets/{digest}/{name}", asset),
+        Mount("/pictures/{file}/{row:int}", zooms),
+    ]
+
+
+def picture_routes(folder: Path, shared: Workshop) -> list[Route | Mount]:
     """Everything below one job's address."""
-    masters, files = Masters(folder), VisibleFiles(folder)
+    masters, files, own = Masters(folder), VisibleFiles(folder, lambda: layout_of(folder)), OwnPage(folder)
     smalls = Smalls(masters, shared.teller, shared.cache, shared.asking, shared.decoding)
 
     async def status(request: Request) -> Response:
@@ -78,6 +122,9 @@ def routes_of(folder: Path, shared: Workshop) -> list[Route | Mount]:
         Route("/preview.png", smalls.preview),
         Route("/thumbnail.jpg", smalls.thumbnail),
         Route("/api/status.json", status),
+        *(Route(address, own.index) for address in ("/", "/index.html")),
+        Route("/panorama.html", own.panorama),
+        Route("/viewer/{name}", own.viewer),
         Mount("/", files),
     ]
 
@@ -114,7 +161,7 @@ def build_gallery(root: Path, find: Callable[[], Sequence[Path]], teller: Teller
             routes=[
                 Route("/", gallery.page),
                 Route("/cards.html", gallery.cards),
-                Route("/assets/{digest}/{name}", gallery.asset),
+                Route("/assets/{digest}/{name}", asset),
                 Mount("/jobs/{id}", jobs),
             ]
         )
@@ -133,6 +180,9 @@ def serve(folder: Path, port: int, on_ready: Callable[[str], None], teller: Tell
 
 def serve_app(app: ASGIApp, port: int, on_ready: Callable[[str], None]) -> None:
     """Serve an application on the loopback address until interrupted."""
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(TERMINATED)
+    )  # an end that clears what was written for pages
     with socket.create_server((HOST, port)) as listening:
         on_ready(f"http://{HOST}:{listening.getsockname()[1]}/")
         uvicorn.Server(settings_of(app)).run(sockets=[listening])

@@ -36,10 +36,15 @@
     noteMissing(event);
     if (event.tiledImage !== page.image) return;
     missing += 1;
-    if (missing === 1) page.say("Some of this picture is not there yet.");
+    if (missing === 1) page.greeted.then(sayMissing);
     if (missing === HOPELESS && !anyTile && !picture.opensFromDisk) explainMaster();
   });
   viewer.addHandler("tile-loaded", (event) => { anyTile ||= event.tiledImage === page.image; });
+
+  // Where a job is under way, its panel says so.
+  function sayMissing() {
+    if (!page.served || page.served.state === "finished") page.say("Some of this picture is not there yet.");
+  }
 
   async function explainMaster() {
     await page.greeted;

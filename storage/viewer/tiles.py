@@ -5,26 +5,37 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import anyio.to_thread
-import numpy as np
-from numpy.typing import NDArray
+import tensorstore as ts
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from storage.formats.deep_zoom import deep_zoom_level, encode, tile_box
-from storage.formats.ome_zarr import image_root, open_image, open_level, read_pixels
+from storage.exports.picture import ReadLevel, reader_of_master
+from storage.formats.deep_zoom import encode
+from storage.formats.ome_zarr import image_root, open_image
 from storage.geometry import Box
-from storage.pyramid import PyramidLayout, linear_to_srgb_u8, reduce_half_srgb
-from storage.viewer.files import is_within
+from storage.pyramid import PyramidLayout
+from storage.viewer.files import is_within, tile_place
 from storage.viewer.gate import Answer, Gate
 
 CACHE_BYTES = 64 * 2**20
+CHUNK_BYTES = 32 * 2**20
+MOST_SEEN = 4096
+"""Places of tiles, for each folder, that tell where people are going."""
+
+
+@cache
+def chunk_cache() -> ts.Context:
+    """Of all images of a server: shards' indices, and chunks that were read, so that neighbours cost less."""
+    return ts.Context({"cache_pool": {"total_bytes_limit": CHUNK_BYTES}})
 
 
 class Cache:
@@ -53,11 +64,17 @@ class Cache:
 
 @dataclass(frozen=True)
 class Master:
-    """An opened OME-Zarr image: its layout, and its levels as they are first read."""
+    """An opened OME-Zarr image. read(level, box): (h, w, 3) pixels of any Deep Zoom level."""
 
     folder: Path
     layout: PyramidLayout
-    _levels: dict[int, Any] = field(default_factory=dict)
+    read: ReadLevel = field(repr=False, compare=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> Master:
+        """Raises ValueError or OSError where the image cannot be read."""
+        layout = open_image(folder).layout
+        return cls(folder, layout, reader_of_master(folder, layout, chunk_cache()))
 
     def shard(self, level: int, row: int, column: int) -> Path:
         """The file that holds a pixel of a level, whatever else it holds."""
@@ -73,21 +90,6 @@ class Master:
             for row in range(cells.y0, cells.y1)
             for column in range(cells.x0, cells.x1)
         ]
-
-    def read(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """(h, w, 3) pixels of any Deep Zoom level; those below the last OME-Zarr level are reduced from it, whole."""
-        last = self.layout.levels - 1
-        if level <= last:
-            return read_pixels(self._level(level), box)
-        pixels = read_pixels(self._level(last), self.layout.whole(last).box)
-        for _ in range(level - last):
-            pixels = linear_to_srgb_u8(reduce_half_srgb(pixels))
-        return pixels[box.slices_in(self.layout.whole(level).box)]
-
-    def _level(self, level: int) -> Any:
-        if level not in self._levels:
-            self._levels[level] = open_level(self.folder, level)
-        return self._levels[level]
 
 
 class Masters:
@@ -105,7 +107,7 @@ class Masters:
             return None
         opened = self._opened
         if opened is None or opened[0] != identity:
-            opened = identity, Master(self.folder, open_image(self.folder).layout)
+            opened = identity, Master.open(self.folder)
             self._opened = opened
         return opened[1]
 
@@ -138,39 +140,64 @@ class _Tile:
 
 @dataclass(frozen=True)
 class TilesOfImage:
-    """Answers for tiles of one folder. What waits for the gate is decoding alone, not what the cache has."""
+    """Answers for tiles of one folder. What waits for the gate is decoding alone, not what the cache has.
+
+    Whoever has seen a tile and now asks for the next one is moving that way: the one after it is cut ahead, where
+    nobody waits meanwhile.
+    """
 
     masters: Masters
     cache: Cache
     gate: Gate
+    _seen: OrderedDict[tuple[int, int, int], None] = field(default_factory=OrderedDict)
 
     async def answer(self, request: Request) -> Response:
-        """A tile; 404 outside the picture and where nothing is written yet."""
+        """A tile; 404 outside the picture, 204 where nothing is written yet."""
         numbers = request.path_params
         tile = await anyio.to_thread.run_sync(self._find, numbers["level"], numbers["row"], numbers["column"])
         if tile is None:
-            raise HTTPException(404)
+            return Response(status_code=204)  # no error: browsers would tell of each tile of a running job
         headers = {"ETag": tile.etag}
         if is_current(request, tile.etag):
             return Response(status_code=304, headers=headers)
-        content = self.cache.get(tile.key)
-        if content is None:
-            content = await self.gate.run(
-                reading(lambda: encode(tile.master.read(tile.level, tile.box), "jpg"))
-            )
-            self.cache.put(tile.key, content)
-        return Response(content, media_type="image/jpeg", headers=headers)
+        content = self.cache.get(tile.key) or await self._cut(tile)
+        ahead = BackgroundTask(self._cut_ahead, numbers["level"], numbers["row"], numbers["column"])
+        return Response(content, media_type="image/jpeg", headers=headers, background=ahead)
+
+    async def _cut(self, tile: _Tile) -> bytes:
+        content = await self.gate.run(reading(lambda: encode(tile.master.read(tile.level, tile.box), "jpg")))
+        self.cache.put(tile.key, content)
+        return content
+
+    async def _cut_ahead(self, number: int, row: int, column: int) -> None:
+        """Nobody asked for these, so nobody is told where they cannot be read."""
+        for place in self._on_the_way(number, row, column):
+            if self.gate.has_room:
+                with suppress(HTTPException):  # beyond an edge, or not to be read
+                    tile = await anyio.to_thread.run_sync(self._find, *place)
+                    if tile is not None and self.cache.get(tile.key) is None:
+                        await self._cut(tile)
+                self._note(place)
+
+    def _on_the_way(self, number: int, row: int, column: int) -> list[tuple[int, int, int]]:
+        """Neighbours of a tile that nobody has seen, opposite to one that somebody has; from now on it is seen."""
+        self._note((number, row, column))
+        steps = ((0, 1), (1, 0), (0, -1), (-1, 0))
+        pairs = [((number, row - y, column - x), (number, row + y, column + x)) for y, x in steps]
+        return [ahead for behind, ahead in pairs if behind in self._seen and ahead not in self._seen]
+
+    def _note(self, place: tuple[int, int, int]) -> None:
+        self._seen[place] = None
+        while len(self._seen) > MOST_SEEN:
+            self._seen.popitem(last=False)
 
     def _find(self, number: int, row: int, column: int) -> _Tile | None:
+        """None where it is not written yet. Raises HTTPException 404 outside the picture."""
         master = reading(self.masters.master)()
         if master is None:
-            return None
+            raise HTTPException(404)
         layout = master.layout
-        level = deep_zoom_level(layout, number)
-        try:
-            box = tile_box(layout, level, row, column)
-        except IndexError:
-            return None
+        level, box = tile_place(layout, number, row, column)
         stored = min(level, layout.levels - 1)
         shard = master.shard(stored, *((box.y0, box.x0) if stored == level else (0, 0)))
         written = stamp(shard)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ Preview: TypeAlias = tuple[NDArray[np.uint8], int]
 
 @dataclass(frozen=True)
 class Card:
-    """What a gallery says of one job; all texts are plain. share: of the job that is done, in [0, 1].
+    """What a gallery says of one job or batch; all texts are plain. share: of it that is done, in [0, 1].
 
     changed: seconds since the epoch, for the order of the cards. error: one line, where there is something wrong.
     """
@@ -30,6 +30,23 @@ class Card:
     error: str | None = None
     has_page: bool = True
     preview_version: int | None = None
+    kind: Literal["picture", "batch"] = "picture"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What the page of a batch is made of; all texts are plain.
+
+    files: Parquet files by their names in addresses, in the order of their pictures. Columns: id, image and perhaps
+    mask (structs of the bytes of a PNG, and a path that starts with the number of the request), prompt, seed and other
+    facts; where there is a column `kind`, rows that have one are requests without a picture. legend: (name, "#rrggbb")
+    of each class. facts: what holds for all pictures.
+    """
+
+    title: str
+    files: Mapping[str, Path]
+    legend: Sequence[tuple[str, str]] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Teller(Protocol):
@@ -44,15 +61,36 @@ class Teller(Protocol):
     def card(self, folder: Path) -> Card:
         """Never raises for what is wrong with a folder: that is on the card."""
 
+    def sheet(self, folder: Path) -> Sheet | None:
+        """What is there of a batch's pictures; None where the folder is no batch."""
+
+    def missing(self, folder: Path, first: int, count: int) -> tuple[Sequence[Mapping[str, Any]], int]:
+        """Requests without a picture, {id, index, kind, error}, from the first-th on; and how many there are."""
+
+    def seconds(self, folder: Path, indices: Sequence[int]) -> Sequence[float | None]:
+        """How long the pictures of these requests took, where it is known."""
+
 
 class NothingTold:
     """Of folders that are only looked at: no job, no preview."""
 
-    def status(self, folder: Path) -> None:
+    def status(self, folder: Path) -> Mapping[str, Any] | None:
         del folder
+        return None
 
     def preview(self, folder: Path) -> None:
         del folder
 
     def card(self, folder: Path) -> Card:
         return Card(title=folder.name, state="finished", share=1.0)
+
+    def sheet(self, folder: Path) -> None:
+        del folder
+
+    def missing(self, folder: Path, first: int, count: int) -> tuple[Sequence[Mapping[str, Any]], int]:
+        del folder, first, count
+        return [], 0
+
+    def seconds(self, folder: Path, indices: Sequence[int]) -> Sequence[float | None]:
+        del folder
+        return [None] * len(indices)

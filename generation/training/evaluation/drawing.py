@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from generation.covers import shifted_tiling
+from generation.covers import Cover, shifted_tiling
 from generation.decode import Tiling, decode_box
 from generation.denoise import Sampler
 from generation.fusion import WINDOWS, from_fixed
@@ -27,7 +27,6 @@ BATCH = 16
 DECODED = 8
 REGION = 64
 """Latents between the middles of a patchwork's regions."""
-LAST_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -159,12 +158,12 @@ def patchwork(canvas: Canvas, cell: int, classes: int, seed: int) -> Patchwork:
 
 @dataclass(frozen=True)
 class Painted:
-    """A canvas as pixels (H, W, 3), and the pixel rows and columns on which each kind of border lies."""
+    """A canvas as pixels (H, W, 3), and what it was made of."""
 
     pixels: Bytes
-    latents: int
-    patches: tuple[tuple[int, ...], tuple[int, ...]]
-    tiles: tuple[tuple[int, ...], tuple[int, ...]]
+    cover: Cover
+    steps: int
+    tiling: Tiling
 
 
 def conditioner_for(painter: Painter, canvas: Canvas, seed: int) -> Conditioner:
@@ -213,22 +212,5 @@ def paint_canvas(painter: Painter, side: int, seed: int) -> Painted:
         lambda box: latents[(slice(None), *box.slices_in(canvas.box))],
         painter.device,
     )
-    return Painted(
-        np.round(pixels * 255.0).astype(np.uint8),
-        info.scale,
-        patch_borders(sampler, info.scale),
-        borders([core for core, _ in tiling.tiles_over(canvas.box)], info.scale),
-    )
-
-
-def patch_borders(sampler: Sampler, scale: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Where the patches of the last steps meet; the borders of earlier steps have been painted over."""
-    steps = range(max(0, len(sampler.schedule) - LAST_STEPS), len(sampler.schedule))
-    box = sampler.canvas.box
-    return borders([patch.owns for step in steps for patch in sampler.cover.meeting(step, box)], scale)
-
-
-def borders(boxes: list[Box], scale: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Pixel rows and columns at which boxes of latents begin, the canvas's own border left out."""
-    rows, columns = {box.y0 * scale for box in boxes} - {0}, {box.x0 * scale for box in boxes} - {0}
-    return tuple(sorted(rows)), tuple(sorted(columns))
+    shown = np.round(pixels * 255.0).astype(np.uint8)
+    return Painted(shown, sampler.cover, len(sampler.schedule), tiling)

@@ -19,12 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from generation import lattices, seams
 from generation.models.contracts import Model
+from generation.seams import GATE, Seam, verdict
 from generation.training.autoencoder import decibels
 from generation.training.config import ConfigError
 from generation.training.crops import CropSets
 from generation.training.denoiser import held_out_loss
-from generation.training.evaluation import fidelity, seams
+from generation.training.evaluation import fidelity
 from generation.training.evaluation.drawing import (
     DECODED,
     Drawn,
@@ -37,14 +39,15 @@ from generation.training.evaluation.drawing import (
 from generation.training.evaluation.fidelity import Effort, Fidelity, classifier_for, labelled, seen
 from generation.training.evaluation.kid import Features, kid
 from generation.training.evaluation.memorisation import Memorisation, memorised
-from generation.training.evaluation.seams import Seam
 from generation.training.latents import load_pca
+from storage.geometry import Canvas
 
 LOG = logging.getLogger(__name__)
 PATCH = 128
-SEAM_GATE = 0.03
+LAST_STEPS = 3
+"""Whose patches' borders count; those of earlier steps have been painted over."""
 MIRRORED = 32
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Distances:
 class Seams:
     """Gradients across lattices over those beside them."""
 
-    latents: Seam
+    latents: Seam | None
     patches: Seam | None
     decode_tiles: Seam | None
 
@@ -218,11 +221,20 @@ def judged_seams(painter: Painter, scope: Scope) -> Seams:
     side = max(scope.canvas, 2 * info.patch)
     LOG.info("drawing a canvas of %d x %d pixels", side * info.scale, side * info.scale)
     painted = paint_canvas(painter, side, seed=5)
-    return Seams(
-        seams.lattice_seam(painted.pixels, painted.latents),
-        seams.border_seam(painted.pixels, painted.patches, painted.latents),
-        seams.border_seam(painted.pixels, painted.tiles, painted.latents),
+    canvas = Canvas(side * info.scale, side * info.scale)
+    last = range(max(0, painted.steps - LAST_STEPS), painted.steps)
+    tallies = seams.measure(
+        lambda box: painted.pixels[box.slices_in(canvas.box)],
+        canvas,
+        info.scale,
+        {
+            "latents": [lattices.latent_lines(canvas, info.scale)],
+            "patches": [lattices.PatchBorders(painted.cover, step, info.scale) for step in last],
+            "decode tiles": [lattices.decode_borders(painted.tiling, canvas)],
+        },
     )
+    found = {name: tally.seam() for name, tally in tallies.items()}
+    return Seams(*(found[name] if found[name].pixels else None for name in found))
 
 
 class Velocity(nn.Module):
@@ -280,7 +292,11 @@ def rows_of(found: Evaluation) -> Iterator[tuple[str, str, str]]:
         ("decode tiles", found.seams.decode_tiles),
     ):
         if seam is not None:
-            yield f"seam ratio, {name}", f"{seam.ratio:.3f} +- {seam.error:.3f}", verdict(seam)
+            yield (
+                f"seam ratio, {name}",
+                f"{seam.ratio:.3f} +- {seam.error:.3f}",
+                f"{verdict(seam)}; 1 +- {GATE:g} is none",
+            )
     memory = found.memorisation
     yield (
         "nearest training crop",
@@ -292,16 +308,6 @@ def rows_of(found: Evaluation) -> Iterator[tuple[str, str, str]]:
     if found.held_out_v_loss is not None:
         yield "held-out v-loss", f"{found.held_out_v_loss:.4f}", "unweighted, evenly spread timesteps"
     yield "time", f"{found.seconds:.0f} s", "quick: fewer samples" if found.quick else ""
-
-
-def verdict(seam: Seam) -> str:
-    """Whether the ratio is within the gate, as far as its error lets one say."""
-    off = abs(seam.ratio - 1.0)
-    if off <= SEAM_GATE:
-        return f"within 1 +- {SEAM_GATE}"
-    if off <= SEAM_GATE + 2 * seam.error:
-        return f"not told from 1 +- {SEAM_GATE}"
-    return "an edge shows" if seam.ratio > 1 else "blurred"
 
 
 def write_evaluation(found: Evaluation, path: Path) -> None:

@@ -1,0 +1,48 @@
+"""How many requests of a batch are done, and which a part holds. Knows the tables of parts; draws nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from cluster.batch.names import FAILED, FILTERED
+from cluster.batch.shards import Manifest
+from cluster.events import RowsDone
+
+DRAWN = "drawn"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The requests of one task. rows: their indices; kinds: what became of how many of them."""
+
+    rows: tuple[int, ...]
+    kinds: Counter[str]
+
+
+def read_part(path: Path) -> Part:
+    """Of a finished part; its pictures are not read."""
+    table = pq.read_table(path, columns=["index", "kind"])
+    return Part(
+        tuple(table["index"].to_pylist()), Counter(kind or DRAWN for kind in table["kind"].to_pylist())
+    )
+
+
+@dataclass
+class Counts:
+    """Requests that are done, by what became of them, and whole shards; of all runs."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    shards: int = 0
+
+    def add_shard(self, manifest: Manifest) -> None:
+        """A shard that an earlier run finished."""
+        self.shards += 1
+        self.kinds[DRAWN] += manifest.rows
+        self.kinds.update(request["kind"] for request in manifest.missing)
+
+    def event(self) -> RowsDone:
+        return RowsDone(self.kinds[DRAWN], self.kinds[FILTERED], self.kinds[FAILED], self.shards)

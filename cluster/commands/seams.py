@@ -1,0 +1,93 @@
+"""`evaluate seams`: whether borders of the engine show in a picture. Knows flags and the table; knows no figure."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster.commands.exporting import shown
+from cluster.commands.making import Json
+from cluster.spec import SpecError
+
+WIDE = 110
+"""Columns of a terminal."""
+
+if TYPE_CHECKING:
+    from cluster.seams import Row, Seams
+    from generation.seams import Seam
+
+
+def seams(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished job.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write a PNG that shows where.", metavar="FILE", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether borders of patches, blocks or tiles show in a picture. The exit code is 0 whatever is found."""
+    if out is not None and out.suffix.lower() != ".png":
+        raise SpecError(f"{out} is not the name of a PNG file; end it in .png")
+    from cluster.seams import find_seams
+
+    with shown("seams") as on_progress:
+        found = find_seams(folder, on_progress)
+    if out is not None:
+        from cluster.seam_picture import write_picture
+
+        write_picture(found, out)
+        print(out, file=sys.stderr)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+        return
+    console = Console()
+    console.print(table_of(found, console.width >= WIDE))
+    console.print(said(found), highlight=False, soft_wrap=True)
+
+
+def table_of(found: Seams, wide: bool) -> Table:
+    """A row for each kind of border; wide: with how far apart its lines are."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("borders", no_wrap=True)
+    for name in ("horizontal", "vertical", "both"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    if wide:
+        table.add_column("", style="dim")
+    for row in found.rows:
+        ratios = [figure(one) for one in (row.horizontal, row.vertical, row.both)]
+        table.add_row(row.name, *ratios, f"[{style_of(row)}]{row.verdict}[/]", *([row.about] if wide else []))
+    return table
+
+
+def figure(seam: Seam) -> str:
+    """ "1.012 ± 0.008"; a dash where there is no line."""
+    if not seam.pixels:
+        return "-"
+    return f"{seam.ratio:.3f} ± {seam.error:.3f}" if seam.error < 10 else f"{seam.ratio:.3f}"
+
+
+def style_of(row: Row) -> str:
+    if row.is_seam:
+        return "bold red"
+    return "yellow" if row.verdict == "unclear" else "green"
+
+
+def said(found: Seams) -> str:
+    """What was measured, and what comes of the table."""
+    from generation.seams import GATE
+
+    strongest = found.strongest
+    lines = [
+        f"Differences across borders over those beside them, in {found.source}; inside: 1 ± {GATE:g}.",
+        f"Strongest seam: {strongest.name}." if strongest else "No seam found.",
+    ]
+    if found.absent:
+        lines.insert(1, f"No line inside the picture: {', '.join(found.absent)}.")
+    return "\n".join(lines)

@@ -1,0 +1,185 @@
+"""TIFF, BigTIFF and GeoTIFF as chunks of labels, segment by segment through tifffile. The first page counts."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from storage.label_files.chunks import ChunkedLabels, check_chunk
+from storage.label_files.contract import NONE, LabelArray, LabelFileError, as_labels
+
+NODATA_TAG = 42113
+LOSSLESS = {
+    1: "none",
+    5: "LZW",
+    8: "deflate",
+    32773: "packbits",
+    32946: "deflate",
+    34925: "LZMA",
+    50000: "zstd",
+}
+SPLIT_BYTES = 2**20
+"""Uncompressed strips are read so many bytes at a time, for some files are one strip."""
+
+
+@dataclass(frozen=True)
+class TiffChunks:
+    """Tiles or strips of a page. file: where they lie; path: the file, as messages call it.
+
+    split: whether rows are read at their place in an uncompressed file, so many at a time.
+    """
+
+    path: Path
+    file: Path
+    page: Any
+    height: int
+    width: int
+    chunk: tuple[int, int]
+    dtype: np.dtype[Any]
+    colours: bool
+    nodata: int | None
+    split: bool
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def read_chunk(self, row: int, column: int) -> LabelArray:
+        """The labels of one segment."""
+        high, wide = (min(self.chunk[0], self.height - row * self.chunk[0]),
+                      min(self.chunk[1], self.width - column * self.chunk[1]))  # fmt: skip
+        pixels = self._rows(row * self.chunk[0], high) if self.split else self._segment(row, column)
+        if pixels is None:
+            return np.full((high, wide), self.nodata or 0, self.dtype)
+        return as_labels(pixels[:high, :wide], self.path)
+
+    def _segment(self, row: int, column: int) -> Any:
+        """(h, w, bands), or None where the file leaves the segment out."""
+        index = row * -(-self.width // self.chunk[1]) + column
+        if index >= min(len(self.page.dataoffsets), len(self.page.databytecounts)):
+            raise LabelFileError(f"{self.path} is damaged: it lists no segment {index}")
+        offset, count = self.page.dataoffsets[index], self.page.databytecounts[index]
+        if not offset or not count:
+            return None
+        try:
+            decoded = self.page.decode(self._bytes(offset, count), index)[0]
+        except LabelFileError:
+            raise
+        except Exception as error:
+            raise _undecoded(self.path, index, error) from error
+        return decoded[0]
+
+    def _rows(self, first: int, number: int) -> Any:
+        stored = self.page.dtype.newbyteorder(self.page.parent.byteorder)
+        bands = self.page.samplesperpixel
+        row_bytes = self.width * bands * stored.itemsize
+        data = self._bytes(self.page.dataoffsets[0] + first * row_bytes, number * row_bytes)
+        return np.frombuffer(data, stored).reshape(number, self.width, bands).astype(self.page.dtype)
+
+    def _bytes(self, offset: int, count: int) -> bytes:
+        with self.file.open("rb") as file:
+            file.seek(offset)
+            data = file.read(count)
+        if len(data) < count:
+            raise LabelFileError(
+                f"{self.path} is cut off: {count} bytes at {offset} are not all there; copy it again"
+            )
+        return data
+
+
+def open_tiff(path: Path) -> ChunkedLabels:
+    """Raises LabelFileError for a file that is damaged, lossy, or holds no whole numbers."""
+    return ChunkedLabels(tiff_chunks(path))
+
+
+def tiff_chunks(path: Path) -> TiffChunks:
+    """The same, before anything remembers chunks."""
+    import tifffile
+
+    try:
+        with path.open("rb") as opened, tifffile.TiffFile(opened) as file:
+            page = file.pages.first
+            page.decode, page.dataoffsets, page.databytecounts  # noqa: B018  (read before the file is closed)
+            tag = page.tags.get(NODATA_TAG)
+            nodata = None if tag is None else str(tag.value).strip("\0 ")
+    except OSError:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, struct.error, zlib.error) as error:
+        said = _first_line(error) if isinstance(error, ValueError) else "it has no page that can be read"
+        raise LabelFileError(f"{path} is a damaged TIFF: {said}; copy it again") from error
+    if not page.dataoffsets or len(page.databytecounts) != len(page.dataoffsets):
+        raise LabelFileError(f"{path} is a damaged TIFF: it does not say where its pixels lie; copy it again")
+    return _chunks(path, page, nodata)
+
+
+def _chunks(path: Path, page: Any, nodata: str | None) -> TiffChunks:
+    if page.dtype is None or page.dtype.kind not in "iub":
+        raise LabelFileError(
+            f"{path} holds {page.dtype} values; labels are whole numbers: save it as integers"
+        )
+    if int(page.compression) not in LOSSLESS:
+        kind = getattr(page.compression, "name", page.compression)
+        raise LabelFileError(f"{path} is compressed with {kind}; save it with deflate, LZW, zstd or packbits")
+    bands = page.samplesperpixel
+    if page.imagedepth > 1:
+        raise LabelFileError(f"{path} is a volume of {page.imagedepth} slices; save one of them")
+    if bands > 1 and int(page.planarconfig) == 2:
+        raise LabelFileError(f"{path} stores bands apart; save them pixel by pixel (PLANARCONFIG_CONTIG)")
+    if page.imagelength < 1 or page.imagewidth < 1:
+        raise LabelFileError(f"{path} is empty: {page.imagewidth} x {page.imagelength} pixels")
+    split = _is_plain(page)
+    rows, columns = page.imagelength, page.imagewidth
+    if split:
+        rows = max(1, min(rows, SPLIT_BYTES // (columns * bands * page.dtype.itemsize)))
+    elif page.is_tiled:
+        rows, columns = page.tilelength, page.tilewidth
+    else:
+        rows = min(rows, page.rowsperstrip)
+    check_chunk(path, "tiles" if page.is_tiled else "strips", rows, columns, bands * page.dtype.itemsize)
+    dtype = as_labels(np.zeros((1, 1, bands), page.dtype), path).dtype
+    return TiffChunks(
+        path,
+        path,
+        page,
+        page.imagelength,
+        page.imagewidth,
+        (rows, columns),
+        dtype,
+        bands > 2,
+        NONE if bands in (2, 4) else _label(nodata, dtype) if bands == 1 else None,
+        split,
+    )
+
+
+def _is_plain(page: Any) -> bool:
+    """Whether all rows follow each other in the file as they are."""
+    return (
+        not page.is_tiled and int(page.compression) == 1 and int(page.predictor) == 1 and int(page.fillorder) == 1
+        and page.bitspersample == 8 * page.dtype.itemsize and bool(page.is_contiguous)
+    )  # fmt: skip
+
+
+def _label(nodata: str | None, dtype: np.dtype[Any]) -> int | None:
+    """The label that stands for no data; None where there is none, or it is no value that the file can hold."""
+    try:
+        value = float(nodata or "nan")
+    except ValueError:
+        return None
+    limits = np.iinfo(dtype)
+    return int(value) if value.is_integer() and limits.min <= value <= limits.max else None
+
+
+def _undecoded(path: Path, index: int, error: Exception) -> LabelFileError:
+    if "imagecodecs" in str(error):
+        return LabelFileError(
+            f"{path} is compressed in a way that needs imagecodecs; pip install 'hypermosaic[export]', or save it "
+            "with deflate"
+        )
+    return LabelFileError(f"{path} is damaged: segment {index} cannot be unpacked ({_first_line(error)})")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
