@@ -25,7 +25,7 @@ demo: $(STAMP)
 	.venv/bin/hypermosaic generate archipelago --size 4096x4096 --out out/demo --resume
 
 test: $(STAMP)
-	.venv/bin/python -m pytest -q -rs --durations=10
+	.venv/bin/python -m pytest -q -rs --durations=10 -n 2 --dist loadfile
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

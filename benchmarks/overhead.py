@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     chosen = parser.parse_args()
     if chosen.what == "time":
-        compare((chosen.sizes or [1536])[0], chosen.steps or 4)
+        compare((chosen.sizes or [2048])[0], chosen.steps or 12)
     elif chosen.what == "one-size":
         peak_rss(chosen.sizes[0], chosen.steps or 1)
     else:

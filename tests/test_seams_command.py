@@ -160,12 +160,21 @@ def test_sides_that_do_not_join_are_a_seam_of_a_ring(topology: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "fields", [{"method": "shifted"}, {"method": "hann", "overlap": 0.25}, {"decode": "four-shift"}]
+    "fields",
+    [
+        {"method": "shifted"},
+        {"method": "shifted", "blend_last": 0},
+        {"method": "hann", "overlap": 0.25},
+        {"decode": "four-shift"},
+    ],
 )
 def test_each_method_has_its_borders(fields: dict[str, Any], tmp_path: Path, monkeypatch) -> None:
     job = tiny_job(tmp_path / "job", monkeypatch, **{**FIELDS, **fields})
     rows = rows_of(written(job, drawn(256, 320)))
-    assert ("patches" in rows) == (fields.get("method") == "hann") != ("patches of step 4" in rows)
+    assert ("patches" in rows) == (fields.get("method") == "hann") != ("patches of step 3" in rows)
+    blends = fields.get("method") == "shifted" and "blend_last" not in fields
+    assert ("patches of the last step" in rows) == blends
+    assert ("patches of step 4" in rows) == (not blends and fields.get("method") != "hann")
     assert ("decode tiles, moved" in rows) == ("decode" in fields)
 
 

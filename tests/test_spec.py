@@ -100,6 +100,20 @@ def test_on_a_cpu_the_model_and_the_machine_fill_in() -> None:
     assert resolve(whole, INFO) == whole
 
 
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize(
+    ("fields", "blended"),
+    [
+        ({}, 1), ({"num_inference_steps": 12}, 3), ({"num_inference_steps": 13}, 4), ({"blend_last": 0}, 0),
+        ({"blend_last": 9}, 4), ({"method": "random-grid"}, 1), ({"method": "random-patch"}, 0),
+        ({"method": "random-patch", "blend_last": 2}, 2), ({"method": "hann"}, 0),
+        ({"method": "hann", "blend_last": 2}, 0),
+    ],
+)  # fmt: skip
+def test_the_last_quarter_of_the_steps_blends(fields: dict[str, Any], blended: int) -> None:
+    assert resolve(spec(**fields), INFO).blend_last == blended
+
+
 @pytest.mark.usefixtures("three_gpus")
 def test_on_gpus_there_is_a_worker_for_each() -> None:
     whole = resolve(spec(), INFO)
@@ -146,7 +160,7 @@ OTHER_PICTURE: dict[str, Any] = {
     "scheduler": "euler", "num_inference_steps": 9, "guidance_scale": 3.0, "cond_scale": 0.0, "eta": 0.5, "seed": 7,
     "decode": "four-shift", "topology": "ring", "dtype": "bfloat16", "device": "cuda", "batch_size": 3, "threads": 2,
     "outputs": ("ome-zarr",), "tile": 256, "tile_format": "png", "clean_map": 4,
-    "region_box": ["0,0,9,9=a barn"],
+    "region_box": ["0,0,9,9=a barn"], "blend_last": 1,
 }  # fmt: skip
 
 

@@ -123,7 +123,7 @@ def test_export_puts_it_beside_the_denoiser(tmp_path: Path) -> None:
         state = checkpoints.start(network, torch.optim.SGD(network.parameters(), lr=0.1))
         checkpoints.save(state, tmp_path / "run" / f"{name}.pt")
     networks_of = {"denoiser": small(CHANNELS + CLASSES), "inpainting": small()}
-    export.export(tmp_path / "run", tmp_path / "model", networks_of, "tiny", EARTH)
+    export.export(tmp_path / "run", tmp_path / "model", networks_of, "tiny", EARTH, jumps=4)
     import diffusers
 
     unet = diffusers.UNet2DModel.from_pretrained(tmp_path / "model" / "inpainting" / "unet")

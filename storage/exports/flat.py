@@ -153,6 +153,7 @@ class Saving:
         finally:  # after Ctrl-C: the next read ends the save
             self._stopped.set()
             thread.join()
+            _forget_complaints()
         if self._error is not None:
             raise self._error
 
@@ -216,6 +217,13 @@ class Saving:
             self._stopped.set()
             return -1
         return whole
+
+
+def _forget_complaints() -> None:
+    """What libvips still has to say of a save that was ended would be printed when Python exits."""
+    import pyvips
+
+    pyvips.vips_lib.vips_error_clear()
 
 
 def stored_png(width: int, height: int, bands: Iterator[Pixels8]) -> Iterator[bytes]:
