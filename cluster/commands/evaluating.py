@@ -71,8 +71,8 @@ def evaluate(
     from generation.training.trainers import cache_of, open_sets
 
     logging.getLogger("generation.training").setLevel(logging.INFO)
-    features = lite0_features(settings.threads)
     loaded = load(model)
+    features = lite0_features(settings.threads)
     sets = open_sets(settings, max(loaded.info.patch * loaded.info.scale, judging.PATCH))
     subject = judging.Subject(loaded, sets, about(settings), cache_of(settings), run)
     found = judging.evaluate(subject, features, model, judging.QUICK if quick else judging.FULL)

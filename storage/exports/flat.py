@@ -138,32 +138,32 @@ class Saving:
         self._file = file
         self._text = text
         self._on_progress = on_progress
-        self._stopped = threading.Event()
+        self._stopped, self._ended = threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self._rest = memoryview(b"")
         self._stream = stored_png(view.width, view.height, self._bands())
 
     def run(self, save: Callable[[pyvips.Image, pyvips.TargetCustom], None]) -> None:
         """`save` an image of the view to a target that is the file; raises the first thing that went wrong."""
-        thread = threading.Thread(target=self._kept, args=(save,), name="export")
-        thread.start()
+        import pyvips  # noqa: F401  # here, where a failure is heard
+
+        threading.Thread(target=self._kept, args=(save,), name="export").start()
         try:
-            while thread.is_alive():
-                thread.join(0.1)
+            while not self._ended.wait(0.1):  # an interrupted Thread.join takes the thread for ended (Python 3.11)
+                pass
         finally:  # after Ctrl-C: the next read ends the save
             self._stopped.set()
-            thread.join()
-            _forget_complaints()
+            self._ended.wait()
         if self._error is not None:
             raise self._error
 
     def _kept(self, save: Callable[[pyvips.Image, pyvips.TargetCustom], None]) -> None:
         import pyvips
 
-        source, target = pyvips.SourceCustom(), pyvips.TargetCustom()
-        source.on_read(self._read)
-        target.on_write(self._write)
         try:
+            source, target = pyvips.SourceCustom(), pyvips.TargetCustom()
+            source.on_read(self._read)
+            target.on_write(self._write)
             image = pyvips.Image.new_from_source(
                 source, "", access="sequential", unlimited=True, fail_on="error"
             )
@@ -172,6 +172,8 @@ class Saving:
             self._note(OSError(f"libvips stopped: {' '.join(str(error).split())}"))
         except Exception as error:
             self._note(error)
+        finally:
+            self._ended.set()
 
     def _note(self, error: BaseException) -> None:
         """The first error is the cause of those that follow."""
@@ -217,13 +219,6 @@ class Saving:
             self._stopped.set()
             return -1
         return whole
-
-
-def _forget_complaints() -> None:
-    """What libvips still has to say of a save that was ended would be printed when Python exits."""
-    import pyvips
-
-    pyvips.vips_lib.vips_error_clear()
 
 
 def stored_png(width: int, height: int, bands: Iterator[Pixels8]) -> Iterator[bytes]:
