@@ -148,10 +148,8 @@ class Saving:
         import pyvips  # noqa: F401  # here, where a failure is heard
 
         threading.Thread(target=self._kept, args=(save,), name="export").start()
-        try:
-            while not self._ended.wait(0.1):  # an interrupted Thread.join takes the thread for ended (Python 3.11)
+            while not self._ended.wait(0.1):  # Thread.join, interrupted, takes the thread for ended (Python 3.11)
                 pass
-        finally:  # after Ctrl-C: the next read ends the save
             self._stopped.set()
             self._ended.wait()
         if self._error is not None:
