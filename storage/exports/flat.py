@@ -145,13 +145,16 @@ class Saving:
 
     def run(self, save: Callable[[pyvips.Image, pyvips.TargetCustom], None]) -> None:
         """`save` an image of the view to a target that is the file; raises the first thing that went wrong."""
-        import pyvips  # noqa: F401  # here, where a failure is heard
+        import pyvips
 
         threading.Thread(target=self._kept, args=(save,), name="export").start()
-            while not self._ended.wait(0.1):  # Thread.join, interrupted, takes the thread for ended (Python 3.11)
+        try:
+            while not self._ended.wait(0.1):  # Thread.join, interrupted, takes a thread for ended
                 pass
+        finally:  # after Ctrl-C: the next read ends the save
             self._stopped.set()
             self._ended.wait()
+            pyvips.vips_lib.vips_error_clear()  # what is left to say of a save that was ended is printed at exit
         if self._error is not None:
             raise self._error
 
