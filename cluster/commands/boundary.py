@@ -88,7 +88,8 @@ def quieten(session: Session) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("diffusers", "transformers", "huggingface_hub", "ray", "py.warnings", "torch", "asyncio"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong with a file is raised, too
+    for name in ("pyvips", "tifffile"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they find wrong with a file is raised, too
 
 
 def judged(error: BaseException, session: Session) -> tuple[int, str]:

@@ -145,8 +145,6 @@ class Saving:
 
     def run(self, save: Callable[[pyvips.Image, pyvips.TargetCustom], None]) -> None:
         """`save` an image of the view to a target that is the file; raises the first thing that went wrong."""
-        import pyvips
-
         threading.Thread(target=self._kept, args=(save,), name="export").start()
         try:
             while not self._ended.wait(0.1):  # Thread.join, interrupted, takes a thread for ended
@@ -154,14 +152,13 @@ class Saving:
         finally:  # after Ctrl-C: the next read ends the save
             self._stopped.set()
             self._ended.wait()
-            pyvips.vips_lib.vips_error_clear()  # what is left to say of a save that was ended is printed at exit
         if self._error is not None:
             raise self._error
 
     def _kept(self, save: Callable[[pyvips.Image, pyvips.TargetCustom], None]) -> None:
-        import pyvips
-
         try:
+            import pyvips
+
             source, target = pyvips.SourceCustom(), pyvips.TargetCustom()
             source.on_read(self._read)
             target.on_write(self._write)
@@ -169,10 +166,9 @@ class Saving:
                 source, "", access="sequential", unlimited=True, fail_on="error"
             )
             save(image, target)
-        except pyvips.Error as error:
-            self._note(OSError(f"libvips stopped: {' '.join(str(error).split())}"))
         except Exception as error:
-            self._note(error)
+            stopped = type(error).__module__.startswith("pyvips")
+            self._note(OSError(f"libvips stopped: {' '.join(str(error).split())}") if stopped else error)
         finally:
             self._ended.set()
 
