@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +14,10 @@ from cluster.preview import PreviewWriter
 from generation.models.contracts import Codec
 from generation.preview import Colours, Raster, fit_colours
 from generation.schedules import Schedule
+
+
+def no_sketch() -> None:
+    """Draws nothing."""
 
 
 class Painter:
@@ -28,15 +33,24 @@ class Painter:
         self._raster = Raster.of(height, width, job.plan.halo)
         self._files = PreviewWriter(job.spec.out, self._raster.shape)
 
-    def show(self, k: int, block: int, x: NDArray[np.float32], prediction: NDArray[np.float32]) -> None:
-        """Draw a block from x[k] and the fused prediction there, both (C, h, w) on the block's frame."""
+    def sketch(
+        self, k: int, block: int, x: NDArray[np.float32], prediction: NDArray[np.float32]
+    ) -> Callable[[], None]:
+        """Look at a block's x[k] and the fused prediction there, both (C, h, w) on the block's frame.
+
+        Calling what comes back draws it; little is held until then.
+        """
         pixels = self._raster.pixels_of(self._plan.grid.box(block))
         if not self._is_due(k) or pixels.area == 0:
-            return
+            return no_sketch
         frame = self._plan.frame(block)
-        fields = (torch.from_numpy(self._raster.averages(field, frame, pixels)) for field in (x, prediction))
-        clean = self._schedule.clean(k, *fields)
-        self._files.write((pixels.y0, pixels.x0), k + 1, self._colours.paint(clean.numpy()))
+        fields = [torch.from_numpy(self._raster.averages(field, frame, pixels)) for field in (x, prediction)]
+
+        def draw() -> None:
+            clean = self._schedule.clean(k, *fields)
+            self._files.write((pixels.y0, pixels.x0), k + 1, self._colours.paint(clean.numpy()))
+
+        return draw
 
     def _is_due(self, k: int) -> bool:
         return self._every > 0 and (k % self._every == 0 or k == self._plan.steps - 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from cluster.job import Job
 from cluster.machine import give_back_memory
 from cluster.outputs import Outputs
 from cluster.plan import LATENTS, Task
-from cluster.preview_painter import Painter
+from cluster.preview_painter import Painter, no_sketch
 from generation.decode import decode_box
 from generation.denoise import NumericalError, Sampler
 from generation.fusion import from_fixed
@@ -81,26 +82,31 @@ class Worker:
 
     def _denoise(self, k: int, block: int) -> int:
         frame, own = self.plan.frame(block), self.plan.grid.box(block)
-        state = self._state(k, block, frame)
+        state, draw = self._state(k, block, frame)
         inside = state[(slice(None), *own.slices_in(frame))]
         name = self.plan.state_array(k).name
         until_written = self.store.begin_write(name, box_index(slice(0, len(inside)), own), inside)
-        if k < self.plan.steps:
-            sums = self._evaluate(k, own, frame, state[: self.plan.channels])
-            self._write_sums(k, block, sums)
+        if k == self.plan.steps:
+            draw()
+            until_written()
+            return 0
+        sums = self._evaluate(k, own, frame, state[: self.plan.channels])
+        until_summed = self._begin_write_sums(k, block, sums)
+        draw()
         until_written()
-        return self.plan.spent_on(k, own).told if k < self.plan.steps else 0
+        until_summed()
+        return self.plan.spent_on(k, own).told
 
-    def _state(self, k: int, block: int, frame: Box) -> NDArray[np.float32]:
-        """x[k] and its history on the frame."""
+    def _state(self, k: int, block: int, frame: Box) -> tuple[NDArray[np.float32], Callable[[], None]]:
+        """x[k] and its history on the frame; what draws step k - 1 of the block's preview."""
         if k == 0:
-            return self.sampler.start(frame)
+            return self.sampler.start(frame), no_sketch
         array = self.plan.state_array(k - 1)
         reading = self.store.begin_read_box(array.name, slice(0, array.shape[0]), frame, self.plan.canvas)
         prediction = from_fixed(self._fused(k - 1, block, frame))
         before = reading()
-        self.painter.show(k - 1, block, before[: self.plan.channels], prediction)
-        return self.sampler.advance(k - 1, frame, before, prediction)
+        draw = self.painter.sketch(k - 1, block, before[: self.plan.channels], prediction)
+        return self.sampler.advance(k - 1, frame, before, prediction), draw
 
     def _fused(self, k: int, block: int, frame: Box) -> NDArray[np.int64]:
         """The neighbours' sums of step k over the frame; integers, so their order does not matter."""
@@ -127,11 +133,11 @@ class Worker:
                 f"{error} ({place}); try --dtype float32 or a lower --guidance-scale"
             ) from error
 
-    def _write_sums(self, k: int, block: int, sums: NDArray[np.int32]) -> None:
+    def _begin_write_sums(self, k: int, block: int, sums: NDArray[np.int32]) -> Callable[[], None]:
         array = self.plan.sums_array(k)
         entry = np.zeros(array.chunk[1:], np.int32)
         entry[:, : sums.shape[1], : sums.shape[2]] = sums
-        self.store.write(array.name, (block, slice(None), slice(None), slice(None)), entry)
+        return self.store.begin_write(array.name, (block, slice(None), slice(None), slice(None)), entry)
 
     # --- pixels
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -122,10 +123,10 @@ class SceneMap:
         rows = _cells(box.y0, box.y1, self.cell, self.canvas.height, self.canvas.topology.wraps_y)
         columns = _cells(box.x0, box.x1, self.cell, self.canvas.width, self.canvas.topology.wraps_x)
         ids = np.empty(box.shape, np.int64)
-        for ty in np.unique(rows // TILE):
-            for tx in np.unique(columns // TILE):
-                y, x = np.nonzero(rows // TILE == ty)[0], np.nonzero(columns // TILE == tx)[0]
-                ids[np.ix_(y, x)] = _tile(self, int(ty), int(tx))[np.ix_(rows[y] % TILE, columns[x] % TILE)]
+        for y in _runs(rows // TILE):
+            for x in _runs(columns // TILE):
+                tile = _tile(self, int(rows[y.start]) // TILE, int(columns[x.start]) // TILE)
+                ids[y, x] = tile[(rows[y] % TILE)[:, None], columns[x] % TILE]
         return torch.from_numpy(ids)
 
     def tile(self, ty: int, tx: int) -> NDArray[np.uint8]:
@@ -202,6 +203,12 @@ def _cells(low: int, high: int, cell: int, length: int, wraps: bool) -> NDArray[
     """The cell of each latent of [low, high)."""
     places = np.arange(low, high)
     return np.asarray((places % length if wraps else places) // cell)
+
+
+def _runs(values: NDArray[np.int64]) -> list[slice]:
+    """Where equal values stand beside each other."""
+    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    return [slice(low, high) for low, high in pairwise(edges)]
 
 
 def _lattice(size: float, length: int, wraps: bool) -> tuple[float, int]:

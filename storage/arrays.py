@@ -64,10 +64,6 @@ class ArrayStore:
         document = self._document(spec.name) | {"metadata": metadata}
         _finished(spec.name, ts.open(document, create=True, open=True, context=context()))
 
-    def write(self, name: str, index: tuple[slice | int, ...], values: NDArray[Any]) -> None:
-        """Write whole chunks; returns when they are durable."""
-        self.begin_write(name, index, values)()
-
     def begin_write(
         self, name: str, index: tuple[slice | int, ...], values: NDArray[Any]
     ) -> Callable[[], None]:

@@ -20,7 +20,7 @@ def filled(tmp_path: Path) -> tuple[ArrayStore, np.ndarray]:
     store = ArrayStore(tmp_path)
     store.create(SPEC)
     values = np.random.default_rng(0).standard_normal(SPEC.shape).astype(np.float32)
-    store.write(SPEC.name, (slice(None),) * 3, values)
+    store.begin_write(SPEC.name, (slice(None),) * 3, values)()
     return store, values
 
 
@@ -62,7 +62,7 @@ def test_arrays_are_created_twice_and_deleted_twice(filled, tmp_path: Path) -> N
 def test_a_url_is_a_root_too(tmp_path: Path) -> None:
     store = ArrayStore(f"file://{tmp_path}/deep")
     store.create(SPEC)
-    store.write(SPEC.name, (slice(None),) * 3, np.ones(SPEC.shape, np.float32))
+    store.begin_write(SPEC.name, (slice(None),) * 3, np.ones(SPEC.shape, np.float32))()
     assert ArrayStore(tmp_path / "deep").read(SPEC.name, (0, 0, slice(0, 3))).tolist() == [1, 1, 1]
     store.delete(SPEC.name)
     with pytest.raises(OSError, match=r"a\.zarr"):

@@ -1,8 +1,8 @@
 """A pool of Ray actors, each with the model loaded. Only task ids and outcomes cross between them and the driver.
 
-While tasks are plenty, two are in flight for each actor, so that none waits for the driver between two; while they
-are few, each goes to the first actor that is free. Another takes the place of an actor that dies; its tasks come
-back as lost, and the driver gives them out again.
+While tasks are plenty, or the actor is the only one, two are in flight for each, so that none waits for the driver
+between two; while they are few, each goes to the first actor that is free. Another takes the place of an actor that
+dies; its tasks come back as lost, and the driver gives them out again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class RayActors:
         self._running: dict[Any, tuple[int, Any, Task]] = {}
 
     def capacity(self, ready: int) -> int:
-        return self.workers * (IN_FLIGHT if ready > self.workers * IN_FLIGHT else 1)
+        plenty = ready > self.workers * IN_FLIGHT or self.workers == 1
+        return self.workers * (IN_FLIGHT if plenty else 1)
 
     def submit(self, task: Task) -> None:
         index = self._load.index(min(self._load))
