@@ -5,8 +5,8 @@
     python benchmarks/overhead.py memory 2048 8192
 
 Times are of the denoising stages only, and the plain loop evaluates the same number of batches of the same shape
-with nothing else in it. Rounds alternate (loop, engine, loop, engine, ...) and medians are compared, so that a
-machine whose speed drifts spoils neither side.
+with nothing else in it. Rounds alternate (loop, engine, loop, engine, ...) and each gives a ratio; their median
+stands, and two workers are compared with one by these, so that a machine whose speed drifts spoils neither side.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cluster.job import Job, prepare
 from cluster.spec import JobSpec
 from cluster.worker import build_worker
 
-ROUNDS = 3
+ROUNDS = 5
 
 
 def job_of(folder: Path, side: int, steps: int, executor: str, workers: int) -> Job:
@@ -100,7 +100,7 @@ def compare(side: int, steps: int) -> None:
         print(
             f"{side} x {side}, {steps} steps, {batches(alone)} batches of {alone.plan.batch_size}, one thread a worker"
         )
-        medians = {"loop": 0.0}
+        ratios = {}
         for name, workers in (("in-process", 1), ("ray", 1), ("ray", 2)):
             job = job_of(Path(scratch) / f"{name}-{workers}", side, steps, name, workers)
             executor = make(job)
@@ -108,10 +108,13 @@ def compare(side: int, steps: int) -> None:
             rounds = [(loop(), denoise_seconds(job, executor)) for _ in range(ROUNDS)]
             executor.close()
             loops, engines = (statistics.median(column) for column in zip(*rounds, strict=True))
-            medians[f"{name} {workers}"] = engines
-            ratio = f"ratio {engines / loops:.3f}"
-            print(f"{name:>10}, {workers} worker(s): loop {loops:7.2f} s, engine {engines:7.2f} s, {ratio}")
-        print(f"two workers over one: {medians['ray 1'] / medians['ray 2']:.2f}x")
+            every = sorted(engine / alone for alone, engine in rounds)
+            ratios[name, workers] = statistics.median(every)
+            print(
+                f"{name:>10}, {workers} worker(s): loop {loops:7.2f} s, engine {engines:7.2f} s, "
+                f"ratio {statistics.median(every):.3f} ({every[0]:.3f} to {every[-1]:.3f})"
+            )
+        print(f"two workers over one: {ratios['ray', 1] / ratios['ray', 2]:.2f}x")
 
 
 def peak_rss(side: int, steps: int) -> None:

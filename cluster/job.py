@@ -51,6 +51,10 @@ class Job:
     def schedule(self) -> Schedule:
         return schedule_of(self.spec, self.info)
 
+    @property
+    def at_once(self) -> int:
+        return 2
+
     def worker(self) -> Worker:
         """Load what its tasks need, here."""
         from cluster.worker import build_worker

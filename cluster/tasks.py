@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from storage.formats.labels import enlarged, label_values
 from storage.geometry import Box
 from storage.pyramid import Pixels8, PyramidTask, write_superblock
 
+State = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""x and its history, and the fused prediction at x; stacked over channels."""
 SMALL_TASKS = 16
 """Denoising tasks after which freed memory is given back: each scatters about 2 MB. Tasks of pixels do at once."""
 
@@ -45,7 +48,11 @@ class Outcome:
 
 
 class Worker:
-    """A loaded job: run() its tasks in any order."""
+    """A loaded job: run() its tasks in any order.
+
+    Two threads may run two tasks: one computes, the other waits for the disk. Tasks of pixels hold much memory and
+    go one by one.
+    """
 
     def __init__(
         self, job: Job, sampler: Sampler, codec: Codec, outputs: Outputs, classes: ClassMap | None = None
@@ -60,6 +67,7 @@ class Worker:
         self.classes = classes
         self.store = ArrayStore(job.spec.out)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._computing = threading.Lock()
         self._tasks = 0
 
     def run(self, task: Task) -> Outcome:
@@ -69,10 +77,9 @@ class Worker:
         evaluations = 0
         if stage <= self.plan.steps:
             evaluations = self._denoise(stage, block)
-        elif stage == self.plan.decode_stage:
-            self._decode(block)
         else:
-            self._reduce(self.plan.layout.task(stage - self.plan.decode_stage, block))
+            with self._computing:
+                self._pixels(stage - self.plan.decode_stage, block)
         self._tasks += 1
         if stage > self.plan.steps or self._tasks % SMALL_TASKS == 0:
             give_back_memory()
@@ -82,31 +89,29 @@ class Worker:
 
     def _denoise(self, k: int, block: int) -> int:
         frame, own = self.plan.frame(block), self.plan.grid.box(block)
-        state, draw = self._state(k, block, frame)
-        inside = state[(slice(None), *own.slices_in(frame))]
+        before, draw = self._before(k, block, frame)
         name = self.plan.state_array(k).name
-        until_written = self.store.begin_write(name, box_index(slice(0, len(inside)), own), inside)
-        if k == self.plan.steps:
-            draw()
-            until_written()
-            return 0
-        sums = self._evaluate(k, own, frame, state[: self.plan.channels])
-        until_summed = self._begin_write_sums(k, block, sums)
+        with self._computing:
+            state = self.sampler.advance(k - 1, frame, *before) if before else self.sampler.start(frame)
+            inside = state[(slice(None), *own.slices_in(frame))]
+            until_written = [self.store.begin_write(name, box_index(slice(0, len(inside)), own), inside)]
+            if k < self.plan.steps:
+                sums = self._evaluate(k, own, frame, state[: self.plan.channels])
+                until_written.append(self._begin_write_sums(k, block, sums))
         draw()
-        until_written()
-        until_summed()
-        return self.plan.spent_on(k, own).told
+        for wait in until_written:
+            wait()
+        return self.plan.spent_on(k, own).told if k < self.plan.steps else 0
 
-    def _state(self, k: int, block: int, frame: Box) -> tuple[NDArray[np.float32], Callable[[], None]]:
-        """x[k] and its history on the frame; what draws step k - 1 of the block's preview."""
+    def _before(self, k: int, block: int, frame: Box) -> tuple[State | None, Callable[[], None]]:
+        """x[k - 1] with its history and the fused prediction there, on the frame; what draws them."""
         if k == 0:
-            return self.sampler.start(frame), no_sketch
+            return None, no_sketch
         array = self.plan.state_array(k - 1)
         reading = self.store.begin_read_box(array.name, slice(0, array.shape[0]), frame, self.plan.canvas)
         prediction = from_fixed(self._fused(k - 1, block, frame))
-        before = reading()
-        draw = self.painter.sketch(k - 1, block, before[: self.plan.channels], prediction)
-        return self.sampler.advance(k - 1, frame, before, prediction), draw
+        state = reading()
+        return (state, prediction), self.painter.sketch(k - 1, block, state[: self.plan.channels], prediction)
 
     def _fused(self, k: int, block: int, frame: Box) -> NDArray[np.int64]:
         """The neighbours' sums of step k over the frame; integers, so their order does not matter."""
@@ -140,6 +145,13 @@ class Worker:
         return self.store.begin_write(array.name, (block, slice(None), slice(None), slice(None)), entry)
 
     # --- pixels
+
+    def _pixels(self, stage: int, block: int) -> None:
+        """Decode a superblock, or reduce one of a level above."""
+        if stage == 0:
+            self._decode(block)
+        else:
+            self._reduce(self.plan.layout.task(stage, block))
 
     def _decode(self, superblock: int) -> None:
         task = self.plan.layout.task(0, superblock)

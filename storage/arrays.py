@@ -115,11 +115,13 @@ class ArrayStore:
             ).result()
 
     def _array(self, name: str) -> ts.TensorStore:
-        if name not in self._open:
+        array = self._open.get(name)
+        if array is None:
             if len(self._open) > 16:  # arrays of steps long past
                 self._open.clear()
-            self._open[name] = _finished(name, ts.open(self._document(name), open=True, context=context()))
-        return self._open[name]
+            array = _finished(name, ts.open(self._document(name), open=True, context=context()))
+            self._open[name] = array
+        return array
 
     def _document(self, name: str) -> dict[str, Any]:
         if "://" in self.root:

@@ -1,8 +1,11 @@
 """The promise: the picture does not depend on blocks, order, worker or crash. And oracles for fusion and decode."""
 
 import random
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +24,8 @@ from engine import (
 
 from cluster.driver import Interrupted, TaskFailed
 from cluster.executors.in_process import InProcess
+from cluster.job import Job
+from cluster.plan import Task
 from cluster.tasks import Outcome
 from generation.schedules import SHORT_NAMES
 
@@ -38,6 +43,43 @@ class Shuffled(InProcess):
     def next(self) -> Outcome:
         self._waiting.rotate(random.Random(len(self._waiting)).randrange(50))
         return super().next()
+
+
+class InThreads(InProcess):
+    """Runs `at_once` tasks of one worker at a time."""
+
+    def __init__(self, job: Job, denoiser: Any = None) -> None:
+        super().__init__(tiny_worker(job, denoiser))
+        self._pool = ThreadPoolExecutor(job.at_once)
+        self._under_way: set[Future[Outcome]] = set()
+        self._at_once = job.at_once
+
+    def capacity(self, ready: int) -> int:
+        return self._at_once
+
+    def submit(self, task: Task) -> None:
+        self._under_way.add(self._pool.submit(self._worker.run, task))
+
+    def next(self) -> Outcome:
+        done = wait(self._under_way, return_when="FIRST_COMPLETED").done.pop()
+        self._under_way.remove(done)
+        return done.result()
+
+
+class CrowdedDenoiser(ConvolutionalDenoiser):
+    """Counts how many threads are in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = self.most = 0
+
+    def predict(self, *arguments: Any) -> torch.Tensor:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.001)
+        told = super().predict(*arguments)
+        self.inside -= 1
+        return told
 
 
 def info_for(scheduler: str):
@@ -75,6 +117,20 @@ def test_every_cover_in_blocks_equals_the_whole_canvas(
         tmp_path, monkeypatch, scheduler="euler_a", method=method, overlap=overlap, topology=topology,
         guidance_scale=3.0,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("scheduler", ["euler_a", "unipc", "ddpm"])
+def test_two_threads_of_a_worker_give_the_same_bytes(scheduler: str, tmp_path: Path, monkeypatch) -> None:
+    """One computes while the other waits for the disk; the network is never asked by both."""
+    fields = {"method": "random-grid", "scheduler": scheduler, "num_inference_steps": 5}
+    serial = tiny_job(tmp_path / "serial", monkeypatch, **fields)
+    threads = tiny_job(tmp_path / "threads", monkeypatch, **fields)
+    assert threads.at_once == 2
+    denoiser = CrowdedDenoiser()
+    run_here(serial)
+    run_here(threads, executor=InThreads(threads, denoiser))
+    assert denoiser.evaluated and denoiser.most == 1
+    assert files_of(serial.spec.out) == files_of(threads.spec.out)
 
 
 @pytest.mark.parametrize("block", [16, 19, 33, 48])

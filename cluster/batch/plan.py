@@ -154,6 +154,10 @@ class Batch:
     def shard_name(self, number: int) -> str:
         return f"train-{number:05d}-of-{self.shards:05d}"
 
+    @property
+    def at_once(self) -> int:
+        return 1
+
     def worker(self) -> BatchWorker:
         from cluster.batch.drawing import BatchWorker
 

@@ -10,7 +10,7 @@ from cluster.tasks import Outcome
 
 
 class Runs(Protocol):
-    """Does tasks, one after another, in one process."""
+    """Does tasks in one process, as many at once as its work allows."""
 
     @property
     def name(self) -> str:
@@ -26,6 +26,10 @@ class Work(Protocol):
     @property
     def spec(self) -> JobSpec:
         """Where it runs: device, threads, number of workers."""
+
+    @property
+    def at_once(self) -> int:
+        """Tasks that threads of one worker may run at once; more than one hides the wait for the disk."""
 
     def worker(self) -> Runs:
         """Load, here, what its tasks need."""

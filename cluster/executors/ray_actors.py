@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,18 @@ class Actor:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._worker: Runs | None = None
+        self._loading = threading.Lock()
 
     def run(self, task: Task) -> Outcome:
         try:
-            self._worker = self._worker or self._work.worker()
-            return self._worker.run(task)
+            return self._loaded().run(task)
         except Exception as error:  # as a value: Ray would wrap it in one of its own
             return Outcome(task, error=error)
+
+    def _loaded(self) -> Runs:
+        with self._loading:
+            self._worker = self._worker or self._work.worker()
+            return self._worker
 
 
 class RayActors:
@@ -53,7 +59,8 @@ class RayActors:
         self.workers = spec.workers or cluster_workers(gpus, spec.threads)
         cpus = 0 if gpus else spec.threads
         remote: Any = ray.remote(num_gpus=gpus, num_cpus=cpus)(Actor)
-        self._start: Callable[[], Any] = lambda: remote.remote(work)
+        actor = remote.options(max_concurrency=work.at_once)
+        self._start: Callable[[], Any] = lambda: actor.remote(work)
         self._actors: list[Any] = [self._start() for _ in range(self.workers)]
         self._load = [0] * self.workers
         self._running: dict[Any, tuple[int, Any, Task]] = {}
