@@ -74,6 +74,7 @@ def _loop(job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Even
             arrays.need(task)
             executor.submit(task)
             under_way += 1
+        arrays.tidy()
         outcome = executor.next()
         under_way -= 1
         if outcome.error is None:
@@ -83,6 +84,7 @@ def _loop(job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Even
             on_event(_done(job.plan, outcome))
         else:
             on_event(queue.retry(outcome))
+    arrays.tidy()
 
 
 class Queue:
@@ -153,37 +155,50 @@ def _frontier(plan: Plan, done: set[Task]) -> Iterator[Task]:
 
 
 class Arrays:
-    """Creates a stage's arrays before its first task, deletes them after the last task that reads them."""
+    """Creates a stage's arrays before its first task, deletes them after the last task that reads them.
+
+    Both at leisure, while workers work: those of the next stage are there before it begins.
+    """
 
     def __init__(self, job: Job, ledger: Ledger) -> None:
         self.plan = job.plan
         self._store = ArrayStore(job.spec.out)
         self._ledger = ledger
         self._created: set[int] = set()
+        self._wanted: set[int] = set()
         self._left = [stage.tasks for stage in self.plan.stages]
         for stage, _ in ledger.done:
             self._left[stage] -= 1
-        for stage, left in enumerate(self._left):
-            self._free(stage, left)
+        self._over = [stage for stage, left in enumerate(self._left) if left == 0]
 
     def need(self, task: Task) -> None:
         stage = task[0]
-        if stage not in self._created:
-            for array in self.plan.arrays_of(stage):
-                self._store.create(array)
-            self._created.add(stage)
+        self._create(stage)
+        if stage + 1 < len(self.plan.stages):
+            self._wanted.add(stage + 1)
 
     def done(self, task: Task) -> None:
         stage = task[0]
         self._left[stage] -= 1
-        self._free(stage, self._left[stage])
+        if self._left[stage] == 0:
+            self._over.append(stage)
 
-    def _free(self, stage: int, left: int) -> None:
-        names = self.plan.arrays_freed_by(stage) if left == 0 else []
+    def tidy(self) -> None:
+        """What need not be done before the workers go on."""
+        for stage in self._wanted:
+            self._create(stage)
+        names = [name for stage in self._over for name in self.plan.arrays_freed_by(stage)]
+        self._wanted, self._over = set(), []
         if names:
             self._ledger.sync()
         for name in names:
             self._store.delete(name)
+
+    def _create(self, stage: int) -> None:
+        if stage not in self._created:
+            for array in self.plan.arrays_of(stage):
+                self._store.create(array)
+            self._created.add(stage)
 
 
 def _started(plan: Plan, done: set[Task], workers: int) -> JobStarted:
