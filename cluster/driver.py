@@ -9,6 +9,7 @@ done. Arrays that no task will read again are deleted. Stopping at any point lea
 from __future__ import annotations
 
 import heapq
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,7 +31,10 @@ from cluster.outputs import outputs_for
 from cluster.plan import WORK, Plan, Task
 from cluster.tasks import Outcome
 from storage.arrays import ArrayStore
+from storage.formats.contract import MissingPixels
 from storage.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
 LEDGER = "ledger.jsonl"
@@ -53,7 +57,14 @@ def run(job: Job, executor: Executor, on_event: Callable[[Event], None]) -> None
         with Ledger(Path(job.spec.out) / LEDGER, job.fingerprint) as ledger:
             on_event(_started(job.plan, ledger.done, executor.workers))
             _loop(job, executor, ledger, on_event)
-        outputs.finish()
+            try:
+                outputs.finish()
+            except MissingPixels as missing:  # done by an earlier run, and lost since
+                log.warning("%s; the pixels are drawn again from the latents", missing)
+                ledger.forget(job.plan.decode_stage)
+                on_event(_started(job.plan, ledger.done, executor.workers))
+                _loop(job, executor, ledger, on_event)
+                outputs.finish()
         ArrayStore(job.spec.out).delete(WORK)
     except KeyboardInterrupt:
         on_event(JobInterrupted())

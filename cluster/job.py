@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,6 +15,7 @@ from cluster.machine import gigabytes
 from cluster.plan import Plan
 from cluster.spec import BLEND_OVERLAP, BLOCK, JobSpec, SpecError, picture_facts, resolve
 from generation.models.contracts import ModelInfo
+from generation.models.errors import ModelError, first_line
 from storage.fingerprint import file_hash, fingerprint
 from storage.geometry import TOPOLOGIES, Canvas, Grid
 from storage.pyramid import PyramidLayout
@@ -86,15 +88,21 @@ def prepare_described(spec: JobSpec, info: ModelInfo, check_fit: bool = True) ->
 
 
 def schedule_of(spec: JobSpec, info: ModelInfo) -> Schedule:
-    """The job's scheduler; jobs of the same settings share it."""
-    return _schedule(
-        spec.scheduler or info.scheduler,
-        json.dumps(dict(info.scheduler_config), sort_keys=True),
-        spec.num_inference_steps or info.num_inference_steps,
-        spec.eta,
-        info.notes.get("mu"),
-        bool(info.notes.get("linear_sigmas")),
-    )
+    """The job's scheduler; jobs of the same settings share it. ModelError for a configuration that it cannot use."""
+    name = spec.scheduler or info.scheduler
+    try:
+        return _schedule(
+            name,
+            json.dumps(dict(info.scheduler_config), sort_keys=True),
+            spec.num_inference_steps or info.num_inference_steps,
+            spec.eta,
+            info.notes.get("mu"),
+            bool(info.notes.get("linear_sigmas")),
+        )
+    except (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise ModelError(
+            f"scheduler {name} cannot work with the scheduler_config.json of model {spec.model!r}: {first_line(error)}"
+        ) from error
 
 
 @lru_cache(maxsize=16)
@@ -114,7 +122,7 @@ def plan_of(spec: JobSpec, info: ModelInfo) -> Plan:
     return Plan(
         canvas=canvas,
         grid=Grid(canvas, block),
-        cover=_cover(spec, info, canvas),
+        cover=_cover(spec, info, canvas, len(schedule)),
         tiling=_blend(spec, info, canvas),
         layout=PyramidLayout(spec.width, spec.height, spec.tile, _superblock(spec)),
         channels=info.latent_channels,
@@ -149,7 +157,7 @@ def canvas_of(spec: JobSpec, info: ModelInfo) -> Canvas:
     return Canvas(height, width, topology)
 
 
-def _cover(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Cover:
+def _cover(spec: JobSpec, info: ModelInfo, canvas: Canvas, evaluations: int) -> Cover:
     from generation.covers import BlendedAtLast, overlapping_grid, shifted_tiling
     from generation.random_covers import RandomCover, RandomGrid
 
@@ -165,7 +173,8 @@ def _cover(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Cover:
     if not spec.blend_last:
         return owning
     blending = overlapping_grid(canvas, info.patch, BLEND_OVERLAP)
-    return BlendedAtLast(owning, blending, (spec.num_inference_steps or 1) - spec.blend_last)
+    steps = spec.num_inference_steps or 1  # of which a solver may take two evaluations
+    return BlendedAtLast(owning, blending, evaluations - math.ceil(evaluations * spec.blend_last / steps))
 
 
 def _blend(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Blend:

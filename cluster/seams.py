@@ -220,6 +220,7 @@ def kinds_of(spec: JobSpec, plan: Plan, canvas: Canvas, picture: Picture) -> Ite
 
 def _patches(spec: JobSpec, plan: Plan) -> Iterator[Kind]:
     """Those of the last steps one by one, and of all; where patches never move, one kind for all steps."""
+    from generation.covers import BlendedAtLast
     from generation.lattices import PatchBorders
 
     steps, scale = plan.steps, plan.tiling.scale
@@ -227,7 +228,7 @@ def _patches(spec: JobSpec, plan: Plan) -> Iterator[Kind]:
     if spec.method in OVERLAPPING:
         yield Kind("patches", f"the same at all {steps} steps", borders[:1])
         return
-    blended = spec.blend_last or 0
+    blended = steps - plan.cover.begin if isinstance(plan.cover, BlendedAtLast) else 0
     if blended:
         yield Kind(
             f"patches of the last {blended} steps" if blended > 1 else "patches of the last step",

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from storage.fingerprint import FormatError
+from storage.formats.atomic import replace_file
 
 VERSION = 1
 SYNC_SECONDS = 1.0
@@ -49,6 +50,17 @@ class Ledger:
         self.done.add((stage, block))
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
+
+    def forget(self, first: int) -> None:
+        """What was done of this stage and later ones is to be done again; the file is replaced whole."""
+        self.sync()
+        header, *lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if task_of(line)[0] < first]
+        replace_file(self.path, b"".join([header, *kept]))
+        self._file.close()
+        self._file = self.path.open("a")
+        self._lock()
+        self.done = {task for task in self.done if task[0] < first}
 
     def sync(self) -> None:
         """Make all records durable: due before anything is deleted that their tasks would have to read again."""

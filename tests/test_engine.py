@@ -23,6 +23,7 @@ from engine import (
 )
 
 from cluster.driver import Interrupted, TaskFailed
+from cluster.events import JobStarted
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
 from cluster.plan import Task
@@ -283,3 +284,38 @@ def test_any_pixel_size_is_made(tmp_path: Path, monkeypatch) -> None:
         column, row = (int(n) for n in right.stem.split("_"))
         with Image.open(right) as tile:
             assert (column * 16 + tile.width, row * 16 + tile.height) == (width, height)
+
+
+@pytest.mark.parametrize(("scheduler", "evaluations", "blended"), [("ddim", 12, 3), ("heun", 23, 6)])
+def test_a_quarter_of_what_is_evaluated_blends(
+    scheduler: str, evaluations: int, blended: int, tmp_path, monkeypatch
+):
+    """Some solvers evaluate the network twice a step."""
+    job = tiny_job(tmp_path, monkeypatch, method="shifted", scheduler=scheduler, num_inference_steps=12)
+    assert job.plan.steps == evaluations and job.plan.cover.begin == evaluations - blended
+    counts = [job.plan.cover.count(k) for k in range(evaluations)]
+    assert len(set(counts[-blended:])) == 1 and counts[-blended] > max(counts[:-blended])
+
+
+@pytest.mark.parametrize(
+    ("lost", "empty"),
+    [("image_files/*/0_0.png", False), ("image_files/*/0_0.png", True), ("image.zarr/0/c/0/0/1", False)],
+)  # TensorStore syncs a shard before it gets its name: there are no empty ones
+def test_pixels_that_a_power_cut_took_are_drawn_again(
+    lost: str, empty: bool, tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The ledger says that they are there; the latents still are."""
+    job = tiny_job(tmp_path, monkeypatch, outputs=("ome-zarr", "deep-zoom"))
+    run_here(job)
+    before = files_of(tmp_path)
+    (tmp_path / "image.dzi").unlink()
+    path = sorted(tmp_path.glob(lost))[-1]
+    path.unlink()
+    if empty:
+        path.touch()
+    denoiser = ConvolutionalDenoiser()
+    events = run_here(job, denoiser)
+    assert files_of(tmp_path) == before and denoiser.evaluated == 0
+    assert f"{path.name} was never written" in caplog.text and "drawn again" in caplog.text
+    assert sum(isinstance(event, JobStarted) for event in events) == 2
+    assert not any(isinstance(event, JobStarted) for event in run_here(job)[1:])

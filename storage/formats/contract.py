@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from storage.pyramid import PyramidLayout
 
 
+class MissingPixels(FileNotFoundError):
+    """A file of pixels that a task has written is not there, or empty: what a power cut leaves."""
+
+
 class PyramidFormat(Protocol):
     """One output of a picture. Built from a folder and a layout wherever it is needed; holds nothing else.
 

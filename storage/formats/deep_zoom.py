@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from storage.formats.atomic import replace_file
-from storage.formats.contract import check_box
+from storage.formats.contract import MissingPixels, check_box
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout
 
@@ -77,12 +77,12 @@ class DeepZoom:
 
     def _check_complete(self, level: int) -> None:
         cells = self.layout.whole(level).box.covering(self.layout.tile)
-        present = {entry.name for entry in os.scandir(self.level_folder(level))}
+        present = {entry.name for entry in os.scandir(self.level_folder(level)) if entry.stat().st_size}
         for row in range(cells.y1):
             for column in range(cells.x1):
                 path = self.tile_path(level, row, column)
                 if path.name not in present:
-                    raise FileNotFoundError(f"{path} was never written; resume the job to write it")
+                    raise MissingPixels(f"{path} was never written; resume the job to write it")
 
     def index(self) -> str:
         """What `image.dzi` holds."""

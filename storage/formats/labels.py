@@ -70,7 +70,7 @@ class Labels:
         return self.levels.read(level, box)
 
     def finish(self) -> None:
-        """Raises FileNotFoundError, naming what is missing, where the labels are not complete."""
+        """Raises MissingPixels, naming what is missing, where the labels are not complete."""
         self.levels.check_complete()
 
     def _attributes(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from storage.arrays import as_os_error
 from storage.formats.atomic import replace_file
+from storage.formats.contract import MissingPixels
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout
 
@@ -61,7 +62,7 @@ class Multiscale:
             raise as_os_error(error, f"level {level} of {self.root.name}") from error
 
     def check_complete(self) -> None:
-        """Raises FileNotFoundError, naming a shard that was never written."""
+        """Raises MissingPixels, naming a shard that was never written."""
         for level in range(self.layout.levels):
             self._check_level(level)
 
@@ -85,7 +86,7 @@ class Multiscale:
             present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
             for column in range(shards.x1):
                 if str(column) not in present:
-                    raise FileNotFoundError(
+                    raise MissingPixels(
                         f"shard {folder / str(column)} was never written; resume the job to write it"
                     )
 
