@@ -8,7 +8,7 @@ print(result.page)
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from storage.fingerprint import FormatError
 
 if TYPE_CHECKING:
     from cluster.batch.entry import BatchResult
+    from cluster.batch.filters import Judge
+    from cluster.executors.contract import Executor, Work
     from cluster.job import Job
     from cluster.report import Pace, PlanReport
     from storage.exports.contract import OnProgress
@@ -64,9 +66,9 @@ def generate(
     both: fields override. With `resume`, a folder that already holds this job is gone on with; a finished job returns
     at once. `on_event` hears of every task (cluster.events), in this thread.
 
-    The folder holds job.yaml, events.jsonl, ledger.jsonl, latents.zarr with (C, height / scale, width / scale) float32
-    latents, image.zarr with (3, height, width) uint8 sRGB, index.html and its tiles. The same spec gives the same bytes
-    with any number of workers, on the same kind of device.
+    The folder holds job.yaml, events.jsonl, ledger.jsonl, latents.zarr with the array latents, (C, height / scale,
+    width / scale) float32, image.zarr with (3, height, width) uint8 sRGB, index.html and its tiles. The same spec gives
+    the same bytes with any number of workers, on the same kind of device.
 
     Raises SpecError (a setting, or what the machine cannot hold), ModelError, FormatError (a folder of another job),
     cluster.driver.Interrupted after Ctrl-C, OSError (a full disk), NumericalError (NaN from the network). Whatever
@@ -113,7 +115,7 @@ def batch(
     requests: Path | str | Iterable[Mapping[str, Any]] | None = None,
     *,
     n_images: int | None = None,
-    filter: str | None = None,
+    filter: str | Judge | None = None,
     webdataset: bool = False,
     folders: bool = False,
     shard_bytes: int | None = None,
@@ -126,8 +128,8 @@ def batch(
     requests: a .parquet, .csv or .jsonl file, or rows (mappings, a pyarrow Table, a pandas DataFrame) with id, prompt
     (or label), seed, width and height, perhaps negative_prompt, guidance_scale, num_inference_steps and classes (a path
     or the bytes of an image). What rows leave out comes from the fields of JobSpec given here. Instead, `n_images`
-    asks for so many of the fields' picture, with ascending seeds. filter: "module:function" of a PIL image, see
-    docs/batch.md; shard_bytes: the most that a shard takes.
+    asks for so many of the fields' picture, with ascending seeds. filter: a function of a PIL image, or its name as
+    "module:function", see docs/batch.md; shard_bytes: the most that a shard takes.
 
     Every picture has the bytes that `generate` gives at full size, whatever it is drawn with. Raises SpecError,
     ModelError or FormatError before anything is drawn; then what `generate` raises. Requests that fail are in
@@ -225,8 +227,14 @@ def measured(job: Job) -> Pace:
     return pace_here(job)
 
 
-def run(job: Job, *, resume: bool, on_event: OnEvent) -> Result:
-    """Do what is left of a prepared job."""
+def _executor(work: Work) -> Executor:
+    from cluster import executors
+
+    return executors.make(work)
+
+
+def run(job: Job, *, resume: bool, on_event: OnEvent, make: Callable[[Work], Executor] = _executor) -> Result:
+    """Do what is left of a prepared job. make: its executor, and its map's, which are closed when they are done."""
     folder = job.spec.out
     result = Result(folder, folder / "index.html")
     enter(job, resume)
@@ -234,17 +242,17 @@ def run(job: Job, *, resume: bool, on_event: OnEvent) -> Result:
         return result
     job_file.save(job.spec, job.fingerprint)
     if job.map is not None:
-        run(job.map, resume=True, on_event=as_map(on_event))
-    _execute(job, on_event)
+        run(job.map, resume=True, on_event=as_map(on_event), make=make)
+    _execute(job, on_event, make)
     return result
 
 
-def _execute(job: Job, on_event: OnEvent) -> None:
-    from cluster import driver, executors
+def _execute(job: Job, on_event: OnEvent, make: Callable[[Work], Executor]) -> None:
+    from cluster import driver
 
     with JsonLines(job.spec.out / EVENTS) as log:
         try:
-            with closing(executors.make(job)) as executor:
+            with closing(make(job)) as executor:
                 driver.run(job, executor, fan_out(log, on_event))
         except KeyboardInterrupt:  # while the workers were starting or stopping
             raise driver.Interrupted from None

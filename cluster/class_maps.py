@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from cluster.class_labels import UNKNOWN, Meaning, meaning_of, shown_label
+from cluster.job_file import LATENTS
 from cluster.legend import legend_of
-from cluster.plan import LATENTS
 from cluster.spec import JobSpec, SpecError
 from generation.cleaning import Cleaned, Voted
 from generation.models.contracts import ModelInfo

@@ -29,6 +29,8 @@ from storage.formats.atomic import replace_file
 
 FORMAT_VERSION = 1
 NAME = "job.yaml"
+LATENTS = "latents.zarr/latents"
+"""Beside it: (C, h, w) float32 that were decoded, in a group of its own, as xarray and napari open them."""
 PACKAGES = (
     "hypermosaic",
     "torch",

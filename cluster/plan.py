@@ -17,6 +17,7 @@ from functools import cached_property
 from random import Random
 from typing import Protocol
 
+from cluster.job_file import LATENTS
 from generation.covers import Cover, Patch, owned_patches
 from generation.decode import Blend
 from storage.arrays import ArraySpec
@@ -26,7 +27,6 @@ from storage.pyramid import PyramidLayout
 Task = tuple[int, int]
 """(stage, block)."""
 
-LATENTS = "latents.zarr"
 WORK = "work"
 """Folder of the arrays that go when the job is done."""
 _FLOAT, _SUM = 4, 8

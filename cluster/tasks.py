@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.job import Job
+from cluster.job_file import LATENTS
 from cluster.machine import give_back_memory
 from cluster.outputs import Outputs
-from cluster.plan import LATENTS, Task
+from cluster.plan import Task
 from cluster.preview_painter import Painter, no_sketch
 from generation.decode import decode_box
 from generation.denoise import NumericalError, Sampler
@@ -132,10 +133,12 @@ class Worker:
     def _evaluate(self, k: int, own: Box, frame: Box, x: NDArray[np.float32]) -> NDArray[np.int32]:
         try:
             return self.sampler.evaluate(k, own, frame, x)
-        except OverflowError as error:
-            place = f"step {k}, block at latent (y {own.y0}, x {own.x0})"
+        except (OverflowError, NumericalError) as error:
+            place = f"in block at latent (y {own.y0}, x {own.x0})"
+            if isinstance(error, NumericalError):  # it names the step and says what to try
+                raise NumericalError(f"{error}; {place}") from error
             raise NumericalError(
-                f"{error} ({place}); try --dtype float32 or a lower --guidance-scale"
+                f"{error} (step {k}, {place}); try --dtype float32 or a lower --guidance-scale"
             ) from error
 
     def _begin_write_sums(self, k: int, block: int, sums: NDArray[np.int32]) -> Callable[[], None]:

@@ -5,12 +5,14 @@ Of a running job the page hears (api/status.json):
     {"state": "running", "share": 0.35, "seconds": 130.2, "secondsLeft": 240.0, "groups": [{"name", "done", "total"}],
      "workers": 2, "retried": 0, "error": null, "patchesPerSecond": 61.5, "tilesVersion": 3, "previewVersion": 7,
      "blocks": {"rows", "columns", "block", "heightLatents", "widthLatents", "stages", "done": [of each block]},
+     "map": {"state", "share", "secondsLeft"}, while the class map is invented first, else null
      "folder": "out/world", "next": "hypermosaic resume out/world"}
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
+from numpy.typing import NDArray
 
 from cluster import job_file
 from cluster.api import is_job
@@ -27,22 +29,23 @@ from cluster.batch.viewing import BatchTeller
 from cluster.preview import read_preview
 from cluster.progress import EVENTS
 from cluster.spec import SpecError
-from cluster.status import Follower, GroupStatus, Status
+from cluster.status import Follower, GroupStatus, State, Status
+from storage.fingerprint import FormatError
 from storage.viewer.pages import description_of
-from storage.viewer.told import Card, Preview, Sheet
+from storage.viewer.told import Card, Preview, Sheet, reason_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-LATENTS, STATES = "latents.zarr", "work/state-*.zarr"
+LOG = logging.getLogger(__name__)
+STATES = "work/state-*.zarr"
 """Arrays of a job with one chunk a block, as cluster.plan names them, which this does without: it brings PyTorch."""
 MAP = "map"
 """Folder, in a job's, of the job that invents its class map first."""
 DEPTH = 2
 LONGEST_ERROR = 300
 LAST_EVENT = 1024  # bytes; the event of the end is shorter
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
-"""What reading a damaged folder may raise; SpecError and FormatError are ValueErrors."""
+LARGEST_SIDE = 2**31  # pixels
 UNFINISHED = ("not started", "running", "silent", "interrupted", "failed")
 
 
@@ -107,6 +110,7 @@ class JobTeller:
 
     def __init__(self) -> None:
         self._followers: dict[Path, Follower] = {}
+        self._passed: dict[Path, Passed] = {}
         self._batches = BatchTeller()
 
     def status(self, folder: Path) -> Mapping[str, Any] | None:
@@ -117,23 +121,25 @@ class JobTeller:
             return None
         follower = self._follower(folder)
         now = follower.look()
-        blocks = blocks_of(follower)
+        blocks = blocks_of(follower, self._passed.setdefault(folder, Passed()))
         preview = self.preview(folder) if now.state in UNFINISHED else None
+        before = self._map(folder, now)
         return {
-            "state": now.state,
+            "state": now.state if before is None else _while_mapped(before),
             "share": now.share,
             "seconds": round(now.seconds, 3),
             "secondsLeft": now.seconds_left,
             "groups": [asdict(group) for group in now.groups],
             "workers": now.workers,
             "retried": now.retried,
-            "error": now.error,
+            "error": now.error if before is None else before.error,
             "patchesPerSecond": now.patches_per_second,
             "blocks": None if blocks is None else blocks.as_json(),
             "tilesVersion": _tiles_written(now.groups),
             "previewVersion": None if preview is None else preview[1],
+            "map": None if before is None else _map_told(before),
             "folder": str(folder),
-            "next": next_step(now),
+            "next": next_step(now if before is None else replace(now, state=_while_mapped(before))),
         }
 
     def preview(self, folder: Path) -> Preview | None:
@@ -146,13 +152,14 @@ class JobTeller:
             if is_batch(folder):
                 return self._batches.card(folder)
             return self._card(folder) if is_job(folder) else _card_of_page(folder)
-        except UNREADABLE as error:
-            reason = (
-                f"{type(error).__name__}: {error}" if isinstance(error, (KeyError, TypeError)) else str(error)
-            )
-            reason = reason.strip().splitlines()[0] if reason.strip() else type(error).__name__
+        except Exception as error:  # one that is wrong in whatever way hides no other
+            LOG.debug("%s cannot be read", folder, exc_info=True)
             return Card(
-                folder.name, "broken", error=reason[:LONGEST_ERROR], changed=_changed(folder), has_page=False
+                folder.name,
+                "broken",
+                error=reason_of(error)[:LONGEST_ERROR],
+                changed=_changed(folder),
+                has_page=False,
             )
 
     def sheet(self, folder: Path) -> Sheet | None:
@@ -172,13 +179,12 @@ class JobTeller:
             return self._card_in(folder, "finished", 1.0)
         now = self._follower(folder).look()
         preview = self.preview(folder)
-        state, share = now.state, now.share
-        if state == "not started" and is_job(folder / MAP):
-            before = self._follower(folder / MAP).look()
-            state, share = ("running" if before.state == "finished" else before.state), 0.0
+        before = self._map(folder, now)
+        state = now.state if before is None else _while_mapped(before)
+        error = now.error if before is None else before.error
         return replace(
-            self._card_in(folder, state, share),
-            error=now.error.splitlines()[0][:LONGEST_ERROR] if now.error else None,
+            self._card_in(folder, state, now.share),
+            error=error.splitlines()[0][:LONGEST_ERROR] if error else None,
             preview_version=None if preview is None else preview[1],
         )
 
@@ -195,10 +201,24 @@ class JobTeller:
             has_page=(folder / "index.html").is_file(),
         )
 
+    def _map(self, folder: Path, now: Status) -> Status | None:
+        """Of the job that invents a job's class map, before that job itself begins."""
+        waits = now.state == "not started" and is_job(folder / MAP)
+        return self._follower(folder / MAP).look() if waits else None
+
     def _follower(self, folder: Path) -> Follower:
         if folder not in self._followers:
             self._followers[folder] = Follower(folder)
         return self._followers[folder]
+
+
+def _while_mapped(before: Status) -> State:
+    """The state of a job that has done nothing but its map so far."""
+    return "running" if before.state == "finished" else before.state
+
+
+def _map_told(before: Status) -> Mapping[str, Any]:
+    return {"state": before.state, "share": before.share, "secondsLeft": before.seconds_left}
 
 
 def _has_finished(folder: Path) -> bool:
@@ -215,8 +235,10 @@ def _has_finished(folder: Path) -> bool:
 def _card_of_page(folder: Path) -> Card:
     """A picture that was put there without its job."""
     told = description_of(folder)
-    size = int(told["width"]), int(told["height"])
-    return Card(str(told["title"]), "finished", 1.0, size, changed=_changed(folder))
+    width, height = told["width"], told["height"]
+    if not all(isinstance(side, int) and 0 < side < LARGEST_SIDE for side in (width, height)):
+        raise FormatError(f"index.html tells of a picture of {width!r:.40} x {height!r:.40} pixels")
+    return Card(str(told["title"]), "finished", 1.0, (width, height), changed=_changed(folder))
 
 
 def _changed(folder: Path) -> float:
@@ -263,8 +285,38 @@ class Blocks:
         }
 
 
-def blocks_of(follower: Follower) -> Blocks | None:
-    """Of the job as it was last looked at; None before its first array is there."""
+class Passed:
+    """How many stages each block has passed; a stage is counted again only when more of its blocks are done."""
+
+    def __init__(self) -> None:
+        self._counted: dict[int, tuple[set[int], int, NDArray[np.uint8]]] = {}
+        self.total = np.zeros(0, np.int64)
+
+    def count(self, stages: Mapping[int, set[int]], blocks: int) -> NDArray[np.int64]:
+        """Of `blocks` blocks. stages: those done of each. Raises FormatError where one is not among them."""
+        if len(self.total) != blocks:
+            self._counted, self.total = {}, np.zeros(blocks, np.int64)
+        for stage in self._counted.keys() | stages.keys():
+            self._count(stage, stages.get(stage) or set())
+        return self.total
+
+    def _count(self, stage: int, done: set[int]) -> None:
+        before, count, flags = self._counted.get(stage, (None, 0, np.zeros(len(self.total), np.uint8)))
+        if before is done and count == len(done):
+            return
+        if done and max(done) >= len(self.total):
+            raise FormatError(
+                f"the ledger says that block {max(done)} of stage {stage} is done, and there are {len(self.total)}; "
+                "start the job again in another folder"
+            )
+        now = np.zeros(len(self.total), np.uint8)
+        now[list(done)] = 1
+        self.total += now.astype(np.int64) - flags
+        self._counted[stage] = done, len(done), now
+
+
+def blocks_of(follower: Follower, passed: Passed) -> Blocks | None:
+    """Of the job as it was last looked at; None before its first array is there. Raises FormatError."""
     totals = [total for name, total in follower.events.stages if name.startswith("denoise")]
     grid = _grid(follower.folder)
     if grid is None or not totals:
@@ -273,15 +325,14 @@ def blocks_of(follower: Follower) -> Blocks | None:
     rows, columns = -(-height // block), -(-width // block)
     if rows * columns != totals[0]:  # arrays of another program's job
         return None
-    done = np.zeros(totals[0], np.int64)
-    for stage in range(len(totals)):
-        done[list(follower.done.blocks.get(stage, ()))] += 1
+    denoised = {stage: blocks for stage, blocks in follower.done.blocks.items() if stage < len(totals)}
+    done = passed.count(denoised, totals[0])
     return Blocks(rows, columns, block, height, width, len(totals), tuple(done.tolist()))
 
 
 def _grid(folder: Path) -> tuple[int, int, int] | None:
     """(height, width, block) in latents, as the job's arrays have them: one chunk a block."""
-    for array in (folder / LATENTS, *sorted(folder.glob(STATES))):
+    for array in (folder / job_file.LATENTS, *sorted(folder.glob(STATES))):
         try:
             metadata = json.loads((array / "zarr.json").read_bytes())
             _, height, width = metadata["shape"]

@@ -7,6 +7,7 @@ that TensorStore opens (`file://`, `s3://`, `gs://`, `memory://`).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -50,7 +51,7 @@ class ArrayStore:
         self._open: dict[str, ts.TensorStore] = {}
 
     def create(self, spec: ArraySpec, attributes: Mapping[str, Any] | None = None) -> None:
-        """Create the array, or leave one of the same metadata as it is."""
+        """Create the array, or leave one of the same metadata as it is; in NAME.zarr/ARRAY the group, too."""
         metadata = {
             "shape": list(spec.shape),
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.chunk)}},
@@ -63,6 +64,10 @@ class ArrayStore:
         }
         document = self._document(spec.name) | {"metadata": metadata}
         _finished(spec.name, ts.open(document, create=True, open=True, context=context()))
+        group = spec.name.rpartition("/")[0]
+        if group.endswith(".zarr"):
+            store = _finished(group, ts.KvStore.open(self._document(group)["kvstore"], context=context()))
+            _finished(group, store.write("zarr.json", json.dumps({"zarr_format": 3, "node_type": "group"})))
 
     def begin_write(
         self, name: str, index: tuple[slice | int, ...], values: NDArray[Any]

@@ -13,6 +13,7 @@ import torch
 from cluster.driver import run
 from cluster.executors.in_process import InProcess
 from cluster.job import Job, prepare
+from cluster.job_file import LATENTS
 from cluster.outputs import outputs_for
 from cluster.spec import JobSpec
 from cluster.tasks import Worker
@@ -22,6 +23,7 @@ from storage.arrays import ArrayStore
 from storage.geometry import Box
 
 CHANNELS, SCALE, PATCH = 3, 2, 16
+OF_THE_PICTURE = ("latents.zarr", "image.zarr", "image_files", "provenance.xmp")
 
 INFO = ModelInfo(
     family="test",
@@ -121,15 +123,15 @@ def run_here(job: Job, denoiser: Any = None, executor: Any = None) -> list[Any]:
 
 
 def latents_of(job: Job) -> np.ndarray:
-    return ArrayStore(job.spec.out).read("latents.zarr", (slice(None),) * 3)
+    return ArrayStore(job.spec.out).read(LATENTS, (slice(None),) * 3)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file of the finished picture (latents and tiles) and its bytes."""
+    """Every file of the finished picture (latents, tiles, where it comes from) and its bytes."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.parts[len(folder.parts)] in ("latents.zarr", "image.zarr", "image_files")
+        if path.is_file() and path.parts[len(folder.parts)] in OF_THE_PICTURE
     }
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray
+import zarr
 from engine import (
     FLOW_CONFIG,
     INFO,
@@ -319,3 +321,12 @@ def test_pixels_that_a_power_cut_took_are_drawn_again(
     assert f"{path.name} was never written" in caplog.text and "drawn again" in caplog.text
     assert sum(isinstance(event, JobStarted) for event in events) == 2
     assert not any(isinstance(event, JobStarted) for event in run_here(job)[1:])
+
+
+def test_others_open_the_latents(tmp_path: Path, monkeypatch) -> None:
+    job = tiny_job(tmp_path, monkeypatch)
+    run_here(job)
+    latents = latents_of(job)
+    assert np.array_equal(zarr.open_group(tmp_path / "latents.zarr", mode="r")["latents"][:], latents)
+    opened = xarray.open_zarr(tmp_path / "latents.zarr", consolidated=False)["latents"]
+    assert opened.dims == ("c", "y", "x") and np.array_equal(opened.to_numpy(), latents)

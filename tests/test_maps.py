@@ -14,6 +14,7 @@ from cluster import generate
 from cluster.class_maps import InventedMap
 from cluster.events import Event, JobStarted, TaskDone
 from cluster.job import prepare
+from cluster.job_file import LATENTS
 from cluster.spec import JobSpec, SpecError
 from cluster.worker import class_map
 from generation.mixes import parse_mix
@@ -152,7 +153,7 @@ def test_the_picture_is_drawn_on_the_map_and_both_are_kept(model: Path, tmp_path
     ]
     assert any(isinstance(event, TaskDone) and event.stage_name.startswith("map ") for event in heard)
     planes = ArrayStore(tmp_path / "out" / "map").read(
-        "latents.zarr",
+        LATENTS,
         (slice(0, 3), slice(0, job.map.plan.canvas.height), slice(0, job.map.plan.canvas.width)),
     )
     ids = Legend.of(job.map.info).ids(planes).repeat(4, 0).repeat(4, 1)
@@ -171,8 +172,7 @@ def test_a_users_map_of_the_same_classes_gives_the_same_picture(model: Path, tmp
     Image.fromarray(ids).save(tmp_path / "map.png")
     generate(job_spec(model, tmp_path / "painted", classes=tmp_path / "map.png"))
     first, second = (
-        ArrayStore(tmp_path / name).read("latents.zarr", (slice(None),) * 3)
-        for name in ("invented", "painted")
+        ArrayStore(tmp_path / name).read(LATENTS, (slice(None),) * 3) for name in ("invented", "painted")
     )
     assert np.array_equal(first, second)
 
@@ -180,7 +180,7 @@ def test_a_users_map_of_the_same_classes_gives_the_same_picture(model: Path, tmp
 def test_blocks_do_not_change_map_or_picture(model: Path, tmp_path: Path) -> None:
     for block in (24, 128):
         generate(job_spec(model, tmp_path / str(block), block=block, topology="torus", width=320, height=256))
-    for name in ("latents.zarr", "map/latents.zarr"):
+    for name in (LATENTS, f"map/{LATENTS}"):
         first, second = (
             ArrayStore(tmp_path / str(block)).read(name, (slice(None),) * 3) for block in (24, 128)
         )
@@ -211,7 +211,7 @@ def test_a_map_that_was_begun_is_gone_on_with(model: Path, tmp_path: Path) -> No
     generate(spec, resume=True)
     generate(job_spec(model, tmp_path / "whole"))
     first, second = (
-        ArrayStore(tmp_path / name).read("latents.zarr", (slice(None),) * 3) for name in ("out", "whole")
+        ArrayStore(tmp_path / name).read(LATENTS, (slice(None),) * 3) for name in ("out", "whole")
     )
     assert np.array_equal(first, second)
 

@@ -22,6 +22,7 @@ from cluster import api, batch, generate
 from cluster.commands.flags import SpecFlags
 from cluster.driver import Interrupted
 from cluster.job import Job, prepare
+from cluster.job_file import LATENTS
 from cluster.region_fields import MOST_FEATHER
 from cluster.spec import JobSpec, SpecError, picture_facts
 from storage.arrays import ArrayStore
@@ -299,7 +300,7 @@ def test_shapes_with_holes_and_settings_of_their_own(inputs: Path) -> None:
 
 
 def latents_in(folder: Path) -> Any:
-    return ArrayStore(folder).read("latents.zarr", (slice(None),) * 3)
+    return ArrayStore(folder).read(LATENTS, (slice(None),) * 3)
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl", "sd3", "flux-schnell"])

@@ -92,8 +92,8 @@ def test_a_ledger_of_another_job_or_version_is_refused(tmp_path: Path) -> None:
     Ledger(path, "abc").close()
     with pytest.raises(FormatError, match="belongs to another job"):
         Ledger(path, "abd")
-    path.write_text('{"format": "hypermosaic-ledger", "version": 2, "fingerprint": "abc"}\n')
-    with pytest.raises(FormatError, match="version 2 of its format; this program reads 1"):
+    path.write_text('{"format": "hypermosaic-ledger", "version": 3, "fingerprint": "abc"}\n')
+    with pytest.raises(FormatError, match="version 3 of its format; this program reads 2"):
         Ledger(path, "abc")
 
 
