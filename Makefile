@@ -21,8 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
 	@touch $(STAMP)
 
+DEMO := .venv/bin/hypermosaic generate archipelago --size 4096x4096 --out out/demo --resume
+
 demo: $(STAMP)
-	.venv/bin/hypermosaic generate archipelago --size 4096x4096 --out out/demo --resume
+	@$(DEMO) || { test $$? = 2 && echo "out/demo is of another version; it is drawn anew" && rm -r out/demo && $(DEMO); }
 
 test: $(STAMP)
 	.venv/bin/python -m pytest -q -rs --durations=10 -n 2 --dist loadfile

@@ -34,7 +34,14 @@ from generation.schedules import SHORT_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 TOPOLOGIES = ["plane", "ring", "torus"]
-METHODS = [("hann", 0.5), ("uniform", 0.25), ("gaussian", 0.7), ("shifted", 0.0), ("random-patch", 0.0)]
+METHODS = [
+    ("hann", 0.5),
+    ("uniform", 0.25),
+    ("gaussian", 0.7),
+    ("shifted", 0.0),
+    ("random-patch", 0.0),
+    ("random-grid", 0.0),
+]
 
 
 class Shuffled(InProcess):
@@ -104,11 +111,16 @@ def blockwise_equals_whole(tmp_path: Path, monkeypatch, **fields) -> None:
     assert pictures[0] == pictures[1] and pictures[0]
 
 
-@pytest.mark.parametrize("scheduler", SHORT_NAMES)
+@pytest.mark.parametrize(("number", "scheduler"), enumerate(SHORT_NAMES))
 def test_every_scheduler_in_blocks_equals_the_whole_canvas(
-    scheduler: str, tmp_path: Path, monkeypatch
+    number: int, scheduler: str, tmp_path: Path, monkeypatch
 ) -> None:
-    blockwise_equals_whole(tmp_path, monkeypatch, scheduler=scheduler, num_inference_steps=5, method="hann")
+    """Each on one of the topologies, with one of the covers."""
+    method, overlap = METHODS[number % len(METHODS)]
+    blockwise_equals_whole(
+        tmp_path, monkeypatch, scheduler=scheduler, num_inference_steps=5, method=method, overlap=overlap,
+        topology=TOPOLOGIES[number % len(TOPOLOGIES)],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)

@@ -72,6 +72,14 @@ def test_the_cluster_file_is_valid() -> None:
     prepared = prepare_config(copy.deepcopy(config))
     validate_config(prepared)
     assert config["head_node_type"] in prepared["available_node_types"]
+    ray, python = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.M), "py311"
+    assert (
+        ray is not None
+        and tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"] == ">=3.11"
+    )
+    images = [config["docker"][f"{node}_image"] for node in ("head", "worker")]
+    assert images == [f"rayproject/ray:{ray[1]}-{python}", f"rayproject/ray:{ray[1]}-{python}-gpu"]
+    assert "--device cuda" in (ROOT / "ray_config.yaml").read_text()  # the head, which plans, has none
     assert re.search(r"\d+\.\d+\.\d+\.\d+|://", (ROOT / "ray_config.yaml").read_text()) is None
 
 

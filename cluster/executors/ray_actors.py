@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from cluster.executors.contract import Runs, Work
 from cluster.plan import Task
@@ -25,6 +25,8 @@ IN_FLIGHT = 2
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cluster", "generation", "storage")
 """Sent to the nodes of a cluster, so that they run the code of whoever submits the job."""
+LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
+"""The worker is gone, not the task's fault; another may do it."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's least is 75 MB; nothing larger than a description goes through it."""
 
@@ -57,6 +59,8 @@ class RayActors:
         gpus = 1 if spec.device == "cuda" else 0
         self._owns_ray = connect((spec.workers or 1) * spec.threads)
         self.workers = spec.workers or cluster_workers(gpus, spec.threads)
+        if gpus and self._owns_ray and "RAY_ADDRESS" not in os.environ:
+            _check_gpus(self.workers)
         cpus = 0 if gpus else spec.threads
         remote: Any = ray.remote(num_gpus=gpus, num_cpus=cpus)(Actor)
         actor = remote.options(max_concurrency=work.at_once)
@@ -83,7 +87,7 @@ class RayActors:
             outcome: Outcome = ray.get(done[0])
         except RayTaskError as error:
             return Outcome(task, error=error)
-        except RayActorError as error:
+        except LOST as error:
             if self._actors[index] is actor:
                 ray.kill(actor)
                 self._actors[index] = self._start()
@@ -95,6 +99,15 @@ class RayActors:
             ray.kill(actor)
         if self._owns_ray:
             ray.shutdown()
+
+
+def _check_gpus(workers: int) -> None:
+    """Raises ValueError where a local Ray has fewer GPUs than workers: the rest would wait for ever."""
+    found = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray's is not annotated
+    if workers > found:
+        raise ValueError(
+            f"{workers} workers need a GPU each, Ray finds {found} here: give --workers {max(1, found)}"
+        )
 
 
 def cluster_workers(gpus: int, threads: int) -> int:
@@ -118,7 +131,7 @@ def connect(cpus: int) -> bool:
     if "RAY_ADDRESS" in os.environ:
         options["runtime_env"] = {"py_modules": [str(ROOT / package) for package in PACKAGES]}
     else:
-        options |= {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+        options |= {"address": "local", "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
         options["num_cpus"] = max(cpus, os.cpu_count() or 1)
     try:
         ray.init(**options)
