@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from generation.models.contracts import Conditioner, Model, ModelInfo, Request
 
+EXAMPLES = 13
+"""Labels of a map that are remembered to be told; one less is."""
 SEARCHED_PIXELS = 2**30
 """Maps of more are not searched for labels that no pixel has."""
 
@@ -299,13 +301,13 @@ class JobRegions:
         if labels.height * labels.width > SEARCHED_PIXELS:
             return
         try:
-            present = present_labels(labels.path, stamp(labels.path))
+            present = present_labels(labels.path, stamp(labels.path), frozenset(wanted))
         except LabelFileError as error:
             raise SpecError(f"regions map {error}") from None
         missing = [name for label, name in wanted.items() if label not in present]
         if missing:
-            known = ", ".join(_shown(label, labels) for label in sorted(present)[:12])
-            more = ", ..." if len(present) > 12 else ""
+            known = ", ".join(_shown(label, labels) for label in sorted(present)[: EXAMPLES - 1])
+            more = ", ..." if len(present) >= EXAMPLES else ""
             raise SpecError(
                 f"region {missing[0]}: no pixel of {labels.path} has that label; it has {known}{more}"
             )
@@ -346,14 +348,20 @@ class RegionClasses:
 
 
 @lru_cache(maxsize=8)
-def present_labels(path: Path, key: str) -> frozenset[int]:
-    """The labels that a map's pixels have; read part by part. key: the file's stamp, so that a new one is read."""
+def present_labels(path: Path, key: str, wanted: frozenset[int]) -> frozenset[int]:
+    """Those of `wanted` that a map's pixels have, and the lowest of all, as examples; read part by part.
+
+    key: the file's stamp, so that a new one is read.
+    """
     del key
     labels = open_labels(path)
     found: set[int] = set()
+    lowest: list[int] = []
     for box in labels.boxes():
-        found.update(np.unique(labels.read(box)).tolist())
-    return frozenset(found)
+        here = np.unique(labels.read(box)).tolist()
+        found.update(wanted.intersection(here))
+        lowest = sorted({*lowest, *here[:EXAMPLES]})[:EXAMPLES]
+    return frozenset(found.union(lowest))
 
 
 def centres_within(pixels: int, scale: int) -> int:

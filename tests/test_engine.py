@@ -111,7 +111,7 @@ def blockwise_equals_whole(tmp_path: Path, monkeypatch, **fields) -> None:
     assert pictures[0] == pictures[1] and pictures[0]
 
 
-@pytest.mark.parametrize(("number", "scheduler"), enumerate(SHORT_NAMES))
+@pytest.mark.parametrize(("number", "scheduler"), list(enumerate(SHORT_NAMES)))
 def test_every_scheduler_in_blocks_equals_the_whole_canvas(
     number: int, scheduler: str, tmp_path: Path, monkeypatch
 ) -> None:

@@ -35,8 +35,11 @@ def test_cuda_is_near_the_cpu(tmp_path: Path) -> None:
 
 
 def test_cuda_repeats_itself_bit_for_bit(tmp_path: Path) -> None:
-    first, again = (made(tmp_path / name, device="cuda", block=64) for name in ("first", "again"))
-    assert files_of(first.spec.out) == files_of(again.spec.out)
+    first, again, other = (
+        made(tmp_path / name, device="cuda", block=block)
+        for name, block in (("first", 64), ("again", 64), ("other", 48))
+    )
+    assert files_of(first.spec.out) == files_of(again.spec.out) == files_of(other.spec.out)
 
 
 def test_half_precision_makes_the_same_picture(tmp_path: Path) -> None:

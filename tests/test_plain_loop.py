@@ -10,9 +10,10 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from engine import INFO, ConvolutionalDenoiser, latents_of, run_here, tiny_job
+from engine import INFO, ConvolutionalDenoiser, Told, latents_of, run_here, tiny_job
 
 from generation.noise import Purpose, noise
+from storage.geometry import Box
 
 STEPS, SIDE = 6, INFO.patch
 CLASSES = {
@@ -44,7 +45,7 @@ def fused(x: torch.Tensor, predict, kind: str, stride: int) -> torch.Tensor:
     for top in starts(x.shape[-2], stride):
         for left in starts(x.shape[-1], stride):
             at = (slice(top, top + SIDE), slice(left, left + SIDE))
-            total[..., *at] += window(kind) * predict(x[..., *at])
+            total[..., *at] += window(kind) * predict(x[..., *at], Box(top, top + SIDE, left, left + SIDE))
             weights[at] += window(kind)
     return total / weights
 
@@ -70,10 +71,14 @@ def test_the_engine_draws_what_a_plain_loop_draws(
     solver.set_timesteps(STEPS)
     drawn = noise(3, Purpose.START, 0, channels, canvas.box, canvas)
     x = torch.from_numpy(drawn)[None] * float(solver.init_noise_sigma)
-    denoiser, told = ConvolutionalDenoiser(), {"told": torch.full((1,), len(job.spec.prompt) / 10)}
+    denoiser, told = ConvolutionalDenoiser(), Told(len(job.spec.prompt) / 10, canvas.height, canvas.width)
     for timestep in solver.timesteps:
         shown = solver.scale_model_input(x, timestep)
-        prediction = fused(shown, lambda patch, t=timestep: denoiser.predict(patch, t, told), kind, SIDE // 2)
+
+        def predict(patch: torch.Tensor, box: Box, timestep: torch.Tensor = timestep) -> torch.Tensor:
+            return denoiser.predict(patch, timestep, told.conditional([box]))
+
+        prediction = fused(shown, predict, kind, SIDE // 2)
         x = solver.step(prediction, timestep, x, return_dict=False)[0]
     assert np.abs(x[0].numpy()).max() > 0.5
     assert np.allclose(latents_of(job), x[0].numpy(), atol=2e-5 * float(x.abs().max()))
