@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from cluster.plan import Plan
 
 Times = NDArray[np.int32]
-"""(h, w) of the canvas, in latents."""
+"""(rows, columns) of squares of latents; the last ones may reach beyond the canvas."""
 
 AHEAD = 3
 """Steps from its first undone one on that a block may still hold up some latent."""
 EXACT_AREA = 2048 * 2048
-"""Latents; the times of larger canvases are those of whole blocks."""
+"""Latents; the times of larger canvases are those of whole blocks, a number each."""
 SIDE = 1024
 """Pixels of the picture's longer side, about; larger canvases are sampled, smaller ones enlarged."""
 ANCHORS = np.array([(23, 20, 52), (52, 78, 138), (38, 145, 140), (122, 200, 96), (250, 231, 90)], np.float64)
@@ -39,15 +39,30 @@ ROW, MARGIN = 26, 12
 
 @dataclass(frozen=True)
 class Reached:
-    """times: of every latent. steps: what they end at."""
+    """times: of every square. steps: what they end at. shape: of the canvas, in latents; side: of a square."""
 
     times: Times
     steps: int
+    shape: tuple[int, int]
+    side: int = 1
 
     def shares(self) -> dict[int, float]:
         """Step -> share of the latents that have reached it and no later one; ascending."""
-        steps, counts = np.unique(self.times, return_counts=True)
-        return {int(step): int(count) / self.times.size for step, count in zip(steps, counts, strict=True)}
+        areas = np.multiply.outer(*(self._inside(axis) for axis in (0, 1)))
+        return {
+            int(step): int(areas[self.times == step].sum()) / (self.shape[0] * self.shape[1])
+            for step in np.unique(self.times)
+        }
+
+    def every(self, latents: int) -> Times:
+        """The times of every so manyth latent, along both axes."""
+        rows, columns = (np.arange(0, length, latents) // self.side for length in self.shape)
+        return self.times[rows[:, None], columns]
+
+    def _inside(self, axis: int) -> NDArray[np.int64]:
+        """How many latents of each row, or column, of squares lie on the canvas."""
+        ends = np.minimum(np.arange(self.times.shape[axis] + 1) * self.side, self.shape[axis])
+        return np.diff(ends)
 
 
 def write_times(folder: Path, path: Path) -> Reached:
@@ -69,19 +84,20 @@ def read_times(folder: Path) -> Reached:
     stages = np.zeros(plan.blocks, np.int64)
     for stage in range(plan.steps + 1):
         stages[list(done.blocks.get(stage, ()))] += 1
-    return Reached(times_of(plan, stages), plan.steps)
+    return reached_by(plan, stages)
 
 
-def times_of(plan: Plan, stages: NDArray[np.int64]) -> Times:
+def reached_by(plan: Plan, stages: NDArray[np.int64]) -> Reached:
     """stages: how many denoising stages each block has done."""
-    exact = plan.canvas.box.area <= EXACT_AREA
-    times = np.full(plan.canvas.box.shape, plan.steps, np.int32)
+    shape = plan.canvas.box.shape
+    if plan.canvas.box.area > EXACT_AREA:
+        blocks = np.minimum(stages, plan.steps).astype(np.int32).reshape(plan.grid.rows, plan.grid.columns)
+        return Reached(blocks, plan.steps, shape, plan.grid.block)
+    times = np.full(shape, plan.steps, np.int32)
     for block, first in enumerate(stages.tolist()):
-        for step in range(first, min(first + AHEAD, plan.steps)) if exact else ():
+        for step in range(first, min(first + AHEAD, plan.steps)):
             _hold_up(times, plan, block, step)
-        if not exact:
-            times[plan.grid.box(block).slices_in(plan.canvas.box)] = min(first, plan.steps)
-    return times
+    return Reached(times, plan.steps, shape)
 
 
 def _hold_up(times: Times, plan: Plan, block: int, step: int) -> None:
@@ -107,10 +123,9 @@ def picture_of(reached: Reached) -> Image.Image:
     low, high = min(shares), max(max(shares), min(shares) + 1)
     colours = {step: _colour((step - low) / (high - low)) for step in shares}
     table = np.array([colours.get(step, PAPER) for step in range(low, max(shares) + 1)], np.uint8)
-    times = reached.times - low
-    longest = max(times.shape)
+    longest = max(reached.shape)
     every, larger = max(1, longest // SIDE), max(1, SIDE // longest)
-    pixels = table[times[::every, ::every]].repeat(larger, 0).repeat(larger, 1)
+    pixels = table[reached.every(every) - low].repeat(larger, 0).repeat(larger, 1)
     height = len(pixels)
     width = max(pixels.shape[1] + 2 * MARGIN, 280)
     picture = Image.new("RGB", (width, height + 2 * MARGIN + ROW * len(shares) + MARGIN), PAPER)

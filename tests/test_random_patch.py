@@ -19,7 +19,7 @@ from cluster.job import Job
 from cluster.spec import SpecError
 from cluster.status import LEDGER
 from cluster.tasks import Outcome
-from cluster.times import Reached, picture_of, read_times, times_of
+from cluster.times import Reached, picture_of, reached_by, read_times
 from generation import random_covers
 from generation.covers import Cover, Patch, owned_patches
 from generation.denoise import Sampler
@@ -342,14 +342,20 @@ def test_times_of_canvases_too_large_for_every_latent_are_those_of_blocks(tmp_pa
     monkeypatch.setattr("cluster.times.EXACT_AREA", 100)
     job = tiny_job(tmp_path, monkeypatch, method="random-patch")
     stages = np.arange(job.plan.blocks) % 7
-    times = times_of(job.plan, stages)
+    reached = reached_by(job.plan, stages)
+    assert reached.times.size == job.plan.blocks < 100
+    whole, counts = reached.every(1), dict.fromkeys(range(5), 0)
     for block, count in enumerate(stages):
-        assert (times[job.plan.grid.box(block).slices_in(job.plan.canvas.box)] == min(count, 4)).all()
+        box = job.plan.grid.box(block)
+        assert (whole[box.slices_in(job.plan.canvas.box)] == min(count, 4)).all()
+        counts[min(count, 4)] += box.area
+    assert reached.shares() == {step: area / job.plan.canvas.box.area for step, area in counts.items()}
+    assert np.asarray(picture_of(reached)).any()
 
 
 def test_the_picture_of_times_tells_steps_apart() -> None:
     times = np.repeat([[3, 4], [4, 5]], 20, axis=1).repeat(30, axis=0)
-    picture = np.asarray(picture_of(Reached(times, 12)))
+    picture = np.asarray(picture_of(Reached(times, 12, times.shape)))
     inside = picture[12:, 12:]
     corners = [tuple(inside[y, x].tolist()) for y, x in ((0, 0), (0, 670), (1010, 670))]
     assert len(set(corners)) == 3
