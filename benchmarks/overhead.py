@@ -12,7 +12,7 @@ stands, and two workers are compared with one by these, so that a machine whose 
 from __future__ import annotations
 
 import argparse
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -108,7 +108,7 @@ def compare(side: int, steps: int) -> None:
             rounds = [(loop(), denoise_seconds(job, executor)) for _ in range(ROUNDS)]
             executor.close()
             loops, engines = (statistics.median(column) for column in zip(*rounds, strict=True))
-            every = sorted(engine / alone for alone, engine in rounds)
+            every = sorted(engine / bare for bare, engine in rounds)
             ratios[name, workers] = statistics.median(every)
             print(
                 f"{name:>10}, {workers} worker(s): loop {loops:7.2f} s, engine {engines:7.2f} s, "
@@ -117,13 +117,26 @@ def compare(side: int, steps: int) -> None:
         print(f"two workers over one: {ratios['ray', 1] / ratios['ray', 2]:.2f}x")
 
 
+class MemoryWatch:
+    """The peak resident memory of the process that does the tasks, as the kernel has kept it."""
+
+    peak = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, TaskDone):
+            process = event.worker.rpartition(":")[2]
+            status = Path(f"/proc/{process}/status").read_text()
+            self.peak = int(re.findall(r"VmHWM:\s*(\d+)", status)[0]) / 1024
+
+
 def peak_rss(side: int, steps: int) -> None:
-    """Run one job in this process and print its peak resident memory."""
+    """Run one job on one Ray actor and print the actor's peak resident memory."""
     with tempfile.TemporaryDirectory() as scratch:
-        job = job_of(Path(scratch) / "job", side, steps, "in-process", 1)
-        executor = make(job)
-        run(job, executor, lambda event: None)
-    print(f"{side:>6} x {side:<6} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:8.0f} MiB")
+        job = job_of(Path(scratch) / "job", side, steps, "ray", 1)
+        executor, watch = make(job), MemoryWatch()
+        run(job, executor, watch)
+        executor.close()
+    print(f"{side:>6} x {side:<6} {watch.peak:8.0f} MiB")
 
 
 def main() -> None:

@@ -62,7 +62,8 @@ class Reached:
     def _inside(self, axis: int) -> NDArray[np.int64]:
         """How many latents of each row, or column, of squares lie on the canvas."""
         ends = np.minimum(np.arange(self.times.shape[axis] + 1) * self.side, self.shape[axis])
-        return np.diff(ends)
+        lengths: NDArray[np.int64] = np.diff(ends)
+        return lengths
 
 
 def write_times(folder: Path, path: Path) -> Reached:
