@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import shutil
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.machine import gigabytes
+from cluster.fitting import check_fits, most_workers
 from cluster.plan import Plan
-from cluster.spec import BLEND_OVERLAP, BLOCK, JobSpec, SpecError, picture_facts, resolve
+from cluster.spec import BLOCK, DTYPES, JobSpec, SpecError, picture_facts, resolve
+from generation import methods
 from generation.models.contracts import ModelInfo
 from generation.models.errors import ModelError, first_line
 from storage.fingerprint import file_hash, fingerprint
@@ -23,7 +24,6 @@ from storage.pyramid import PyramidLayout
 if TYPE_CHECKING:
     from cluster.regions import JobRegions
     from cluster.tasks import Worker
-    from generation.covers import Cover
     from generation.decode import Blend
     from generation.schedules import Schedule
 
@@ -35,7 +35,6 @@ PICTURE_VERSION = 3
 SUPERBLOCK_TILES = 4
 SMALL_SUPERBLOCK_TILES = 2
 """Of pictures that would be one superblock: several workers can then decode them."""
-_MEMORY_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -74,17 +73,41 @@ def prepare(spec: JobSpec, check_fit: bool = True) -> Job:
 
 def prepare_described(spec: JobSpec, info: ModelInfo, check_fit: bool = True) -> Job:
     """The same, of a model whose facts are known."""
-    spec = resolve(spec, info)
+    check_out(spec.out)
+    asked, spec = spec, resolve(spec, info)
     check_words(spec, info)
     _check_legend(info)
     plan = plan_of(spec, info)
+    for note in _unused(asked, spec, info, plan.guided):
+        log.warning("%s", note)
+    if asked.workers is None:
+        spec = _within_memory(spec, plan)
     regions = _regions(spec, info, plan.canvas)
     before = _map_job(spec, info, plan.canvas)
     plan = replace(plan, regions=regions)
     job = Job(spec, info, plan, fingerprint(_facts(spec, info, before)), before, regions)
     if check_fit:
-        _check_fits(job)
+        check_fits(job)
     return job
+
+
+def check_out(out: Path) -> None:
+    """Refuse an address: as a path it would name a folder here, and nothing would arrive there."""
+    scheme = out.parts[0] if out.parts else ""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", scheme):
+        raise SpecError(
+            f"out {scheme}//{Path(*out.parts[1:])} is an address, and pictures are written to folders: "
+            "mount that storage and give the path of its folder"
+        )
+
+
+def _within_memory(spec: JobSpec, plan: Plan) -> JobSpec:
+    """Of workers that nobody asked for, no more than memory holds; the picture is the same."""
+    most = most_workers(plan)
+    if spec.workers is None or spec.workers <= most:
+        return spec
+    log.warning("memory is free for %d of %d workers; --workers asks for more", most, spec.workers)
+    return spec.model_copy(update={"workers": most})
 
 
 def schedule_of(spec: JobSpec, info: ModelInfo) -> Schedule:
@@ -122,12 +145,12 @@ def plan_of(spec: JobSpec, info: ModelInfo) -> Plan:
     return Plan(
         canvas=canvas,
         grid=Grid(canvas, block),
-        cover=_cover(spec, info, canvas, len(schedule)),
+        cover=method_of(spec).cover(canvas, info.patch, len(schedule)),
         tiling=_blend(spec, info, canvas),
         layout=PyramidLayout(spec.width, spec.height, spec.tile, _superblock(spec)),
         channels=info.latent_channels,
         fields=tuple(1 + schedule.fields(k) for k in range(len(schedule) + 1)),
-        parameters_bytes=info.parameters_bytes,
+        parameters_bytes=info.loaded_bytes.get(spec.dtype or DTYPES["cpu"], info.parameters_bytes),
         batch_size=spec.batch_size or 1,
         guided=(spec.guidance_scale or 0) > 1 and not info.notes.get("distilled_guidance"),
     )
@@ -157,24 +180,11 @@ def canvas_of(spec: JobSpec, info: ModelInfo) -> Canvas:
     return Canvas(height, width, topology)
 
 
-def _cover(spec: JobSpec, info: ModelInfo, canvas: Canvas, evaluations: int) -> Cover:
-    from generation.covers import BlendedAtLast, overlapping_grid, shifted_tiling
-    from generation.random_covers import RandomCover, RandomGrid
-
-    match spec.method:
-        case "shifted":
-            owning: Cover = shifted_tiling(canvas, info.patch, spec.seed)
-        case "random-patch":
-            owning = RandomCover(canvas, info.patch, spec.seed)
-        case "random-grid":
-            owning = RandomGrid(canvas, info.patch, spec.seed)
-        case _:
-            return overlapping_grid(canvas, info.patch, spec.overlap)
-    if not spec.blend_last:
-        return owning
-    blending = overlapping_grid(canvas, info.patch, BLEND_OVERLAP)
-    steps = spec.num_inference_steps or 1  # of which a solver may take two evaluations
-    return BlendedAtLast(owning, blending, evaluations - math.ceil(evaluations * spec.blend_last / steps))
+def method_of(spec: JobSpec) -> methods.Method:
+    """How the patches of a resolved spec lie and count."""
+    return methods.Method(
+        spec.method, spec.seed, spec.num_inference_steps or 1, spec.overlap, spec.blend_last or 0
+    )
 
 
 def _blend(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Blend:
@@ -215,6 +225,30 @@ def check_words(spec: JobSpec, info: ModelInfo) -> None:
         )
     if spec.classes is not None:
         _check_classes(spec, canvas_of(spec, info), info)
+
+
+def _unused(asked: JobSpec, spec: JobSpec, info: ModelInfo, guided: bool) -> Iterator[str]:
+    """What was asked for, other than the default, that does not change this picture: no error, but worth a line."""
+    from generation.schedules import takes_eta
+
+    if spec.negative_prompt and (info.class_names or info.family == "map"):
+        yield f"negative_prompt changes nothing: model {spec.model!r} draws classes, which have no opposite"
+    elif spec.negative_prompt and not guided and spec.cond_scale != 0:
+        why = "has its guidance built in" if info.notes.get("distilled_guidance") else "is not guided"
+        yield (
+            f"negative_prompt changes nothing: model {spec.model!r} {why} at guidance_scale {spec.guidance_scale:g}"
+        )
+    reads_overlap = spec.method in methods.OVERLAPPING
+    usual = (JobSpec.model_fields["overlap"].default, info.notes.get("overlap"))
+    if not reads_overlap and asked.overlap not in usual:
+        yield (
+            f"overlap {asked.overlap:g} changes nothing: method {spec.method} has its own; "
+            f"{', '.join(methods.OVERLAPPING)} read it"
+        )
+    if reads_overlap and asked.blend_last:
+        yield f"blend_last {asked.blend_last} changes nothing: method {spec.method} blends in all steps"
+    if spec.eta is not None and not takes_eta(spec.scheduler or info.scheduler):
+        yield f"eta {spec.eta:g} changes nothing: scheduler {spec.scheduler} takes none; ddim and tcd do"
 
 
 def _regions(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> JobRegions | None:
@@ -293,50 +327,3 @@ def _facts(spec: JobSpec, info: ModelInfo, before: Job | None) -> dict[str, Any]
 @lru_cache(maxsize=64)
 def _hash(path: str) -> str:
     return file_hash(Path(path))
-
-
-def _check_fits(job: Job) -> None:
-    """Refuse what neither memory nor disk can hold, before anything is written."""
-    plan, spec = job.plan, job.spec
-    memory = available_memory()
-    workers = spec.workers or 1
-    if plan.task_peak_bytes * workers > memory * _MEMORY_SHARE:
-        raise SpecError(
-            f"{workers} workers need {gigabytes(plan.task_peak_bytes * workers)} of memory, "
-            f"{gigabytes(memory)} are free; use fewer --workers or a smaller --block than {plan.grid.block}"
-        )
-    folder = next(
-        parent
-        for parent in (Path(spec.out).absolute(), *Path(spec.out).absolute().parents)
-        if parent.exists()
-    )
-    free = shutil.disk_usage(folder).free
-    needed = disk_peak_bytes(plan, spec.outputs)
-    if needed > free:
-        raise SpecError(
-            f"{spec.width}x{spec.height} needs about {gigabytes(needed)} of disk, "
-            f"{gigabytes(free)} are free at {folder}; make the picture smaller or choose another --out"
-        )
-
-
-def available_memory() -> int:
-    """Bytes that new processes may take (Linux's MemAvailable)."""
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 8 * 2**30
-
-
-BYTES_PER_PIXEL = {"ome-zarr": 2.6, "deep-zoom": 0.9}
-"""Typical of photographic pictures: zstd of RGB, and JPEG at quality 90; with the smaller levels, a third more."""
-
-
-def bytes_by_output(plan: Plan, outputs: tuple[str, ...]) -> dict[str, int]:
-    """Estimated bytes of each output of the finished job."""
-    pixels = plan.layout.width * plan.layout.height * 4 / 3
-    return {name: int(pixels * BYTES_PER_PIXEL[name]) for name in outputs} | {"latents": plan.latents_bytes}
-
-
-def disk_peak_bytes(plan: Plan, outputs: tuple[str, ...]) -> int:
-    """The most that the job's folder holds at once: while denoising, or when all is written."""
-    return max(plan.work_bytes + plan.latents_bytes, sum(bytes_by_output(plan, outputs).values()))

@@ -16,7 +16,7 @@ import numpy as np
 
 from cluster import job_file
 from cluster.exporting import finished_picture
-from cluster.spec import OVERLAPPING, JobSpec, SpecError
+from cluster.spec import JobSpec, SpecError
 from storage.exports.picture import Picture
 from storage.fingerprint import FormatError
 from storage.geometry import TOPOLOGIES, Canvas
@@ -222,6 +222,7 @@ def _patches(spec: JobSpec, plan: Plan) -> Iterator[Kind]:
     """Those of the last steps one by one, and of all; where patches never move, one kind for all steps."""
     from generation.covers import BlendedAtLast
     from generation.lattices import PatchBorders
+    from generation.methods import OVERLAPPING
 
     steps, scale = plan.steps, plan.tiling.scale
     borders = tuple(PatchBorders(plan.cover, step, scale) for step in range(steps))

@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cluster.region_fields import MOST_FEATHER, BoxRegion, LabelRegion, box_regions, label_regions
+from generation import methods
 from storage.fingerprint import stamp, tree_hash
 
 if TYPE_CHECKING:
     from generation.models.contracts import ModelInfo
 
-Method = Literal["hann", "uniform", "gaussian", "shifted", "random-patch", "random-grid"]
-OVERLAPPING: Mapping[Method, str] = {"hann": "hann", "uniform": "uniform", "gaussian": "gaussian"}
-"""Methods that read `overlap`, and their windows; by the others a latent has one owner."""
 TopologyName = Literal["plane", "ring", "torus"]
 Decode = Literal["hann", "four-shift"]
 DType = Literal["float32", "float16", "bfloat16"]
@@ -37,8 +35,6 @@ ExecutorName = Literal["ray", "in-process"]
 LONGEST_SIDE = 10_000_000
 BLOCK = 128
 MOST_CLEANED = 64
-BLENDED_PART, BLEND_OVERLAP = 4, 0.25
-"""The last quarter of the steps, in which patches overlap by a quarter: with less, borders show (docs/seams.md)."""
 PREVIEWS = 4
 """Of a block while it is denoised, unless a spec says otherwise; one more when it is done."""
 BATCH_SIZES: Mapping[str, int] = {"cpu": 4, "cuda": 16}
@@ -84,7 +80,7 @@ class JobSpec(BaseModel):
     model: str = Field("embedded", min_length=1)
     loras: tuple[str, ...] = ()
     allow_pickle: bool = False
-    method: Method = "shifted"
+    method: methods.Name = "shifted"
     overlap: float = Field(0.5, ge=0, lt=1)
     blend_last: int | None = Field(None, ge=0, le=1000)
     decode: Decode = "hann"
@@ -108,7 +104,7 @@ class JobSpec(BaseModel):
     block: int | None = Field(None, ge=1, le=8192)
     threads: int = Field(1, ge=1, le=1024)
     outputs: tuple[Output, ...] = Field(("ome-zarr", "deep-zoom"), min_length=1)
-    tile: int = Field(512, ge=16, le=8192)
+    tile: int = Field(512, ge=16, le=4096)
     tile_format: TileFormat = "jpg"
     executor: ExecutorName = "ray"
     workers: int | None = Field(None, ge=1, le=100_000)
@@ -163,7 +159,7 @@ class SpecFields(TypedDict, total=False):
     model: str
     loras: tuple[str, ...]
     allow_pickle: bool
-    method: Method
+    method: methods.Name
     overlap: float
     blend_last: int | None
     decode: Decode
@@ -277,7 +273,7 @@ def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
             "batch_size": batch_size,
             "block": _block(spec, info, batch_size),
             "workers": _workers(spec, device, machine.cores, machine.gpus),
-            "blend_last": _blend_last(spec, steps),
+            "blend_last": methods.blended(spec.method, steps, spec.blend_last),
             "preview_every": -(-steps // PREVIEWS) if spec.preview_every is None else spec.preview_every,
             "regions": None if spec.regions is None else spec.regions.absolute(),
             "classes": None if spec.classes is None else spec.classes.absolute(),
@@ -288,19 +284,11 @@ def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
 
 def _joined_as_the_model_likes(spec: JobSpec, info: ModelInfo) -> JobSpec:
     """The model's own method, if it has one and none was given, and with that method its own overlap."""
-    own: Method = info.notes.get("method", spec.method)
+    own: methods.Name = info.notes.get("method", spec.method)
     if "method" in spec.model_fields_set and spec.method != own:
         return spec
     overlap = spec.overlap if "overlap" in spec.model_fields_set else info.notes.get("overlap", spec.overlap)
     return spec.model_copy(update={"method": own, "overlap": overlap})
-
-
-def _blend_last(spec: JobSpec, steps: int) -> int:
-    """Of methods whose patches never blend otherwise; the published rule of random patches is left as it is."""
-    if spec.method in OVERLAPPING:
-        return 0
-    usual = 0 if spec.method == "random-patch" else -(-steps // BLENDED_PART)
-    return min(steps, usual if spec.blend_last is None else spec.blend_last)
 
 
 def _guidance_scale(spec: JobSpec, info: ModelInfo) -> float:
@@ -331,7 +319,7 @@ def _block(spec: JobSpec, info: ModelInfo, batch_size: int) -> int:
         raise SpecError(
             f"block {spec.block} is smaller than the model's patch of {info.patch} latents; give at least {info.patch}"
         )
-    stride = info.patch * (1 - spec.overlap) if spec.method in OVERLAPPING else info.patch
+    stride = info.patch * (1 - spec.overlap) if spec.method in methods.OVERLAPPING else info.patch
     filling = math.ceil(math.ceil(math.sqrt(batch_size)) * stride)
     longest = max(info.patch, math.ceil(max(spec.height, spec.width) / info.scale))
     return min(spec.block or max(BLOCK, info.patch, filling), longest)
@@ -354,7 +342,7 @@ def picture_facts(spec: JobSpec) -> dict[str, Any]:
         "size": [spec.width, spec.height],
         "loras": [Path(lora).name for lora in spec.loras],  # their content is among the model's files
         "method": spec.method,
-        "overlap": spec.overlap if spec.method in OVERLAPPING else None,
+        "overlap": spec.overlap if spec.method in methods.OVERLAPPING else None,
         "blend_last": spec.blend_last,
         "scheduler": spec.scheduler,
         "num_inference_steps": spec.num_inference_steps,

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cluster.job import Job
+from cluster.job import Job, method_of
 from cluster.outputs import outputs_for
-from cluster.spec import OVERLAPPING
 from cluster.tasks import Worker
 from generation.denoise import Sampler
-from generation.fusion import WINDOWS
 from generation.models.contracts import ClassMap, Model, Request
 from generation.models.loading import load
 from generation.models.maps import Legend
@@ -51,7 +49,7 @@ def build_sampler(job: Job, model: Model, classes: ClassMap | None = None) -> Sa
     return Sampler(
         canvas=job.plan.canvas,
         cover=job.plan.cover,
-        window=WINDOWS[OVERLAPPING.get(spec.method, "hann" if spec.blend_last else "uniform")],
+        window=method_of(spec).window,
         schedule=job.schedule(),
         seed=spec.seed,
         channels=job.info.latent_channels,

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from generation.covers import Cover, shifted_tiling
+from generation.covers import Cover
 from generation.decode import Tiling, decode_box
 from generation.denoise import Sampler
-from generation.fusion import WINDOWS, from_fixed
+from generation.fusion import from_fixed
+from generation.methods import Method, blended
 from generation.models.contracts import ClassMap, Conditioner, Model
 from generation.scenes import CLASSES, SCENES, SceneMap
 from generation.schedules import Schedule
@@ -183,13 +184,16 @@ def conditioner_for(painter: Painter, canvas: Canvas, seed: int) -> Conditioner:
 
 
 def paint_canvas(painter: Painter, side: int, seed: int) -> Painted:
-    """A canvas of side x side latents as the engine draws it: a shifted tiling, in one block."""
+    """A canvas of side x side latents as a job of the model's own settings draws it, in one block."""
     info, canvas = painter.model.info, Canvas(side, side)
+    name, steps = info.notes.get("method", "shifted"), info.num_inference_steps
+    method = Method(name, seed, steps, info.notes.get("overlap", 0.5), blended(name, steps))
+    schedule = Schedule(info.scheduler, info.scheduler_config, steps)
     sampler = Sampler(
         canvas=canvas,
-        cover=shifted_tiling(canvas, info.patch, seed),
-        window=WINDOWS["uniform"],
-        schedule=Schedule(info.scheduler, info.scheduler_config, info.num_inference_steps),
+        cover=method.cover(canvas, info.patch, len(schedule)),
+        window=method.window,
+        schedule=schedule,
         seed=seed,
         channels=info.latent_channels,
         denoiser=painter.model.denoiser,
