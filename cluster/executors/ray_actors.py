@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +29,7 @@ PACKAGES = ("cluster", "generation", "storage")
 """Sent to the nodes of a cluster, so that they run the code of whoever submits the job."""
 LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
 """The worker is gone, not the task's fault; another may do it."""
+KNOCK_SECONDS = 10
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's least is 75 MB; nothing larger than a description goes through it."""
 
@@ -128,17 +131,25 @@ def connect(cpus: int) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" in os.environ:
+    address = os.environ.get("RAY_ADDRESS")
+    if address is not None:
         options["runtime_env"] = {"py_modules": [str(ROOT / package) for package in PACKAGES]}
     else:
         options |= {"address": "local", "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
         options["num_cpus"] = max(cpus, os.cpu_count() or 1)
     try:
+        if address is not None:
+            _knock(address)
         ray.init(**options)
-    except ConnectionError as error:
-        address = os.environ.get("RAY_ADDRESS", "a local address")
+    except OSError as error:
         raise ConnectionError(
-            f"no Ray cluster answers at {address}: correct RAY_ADDRESS, or unset it to start a local Ray; "
-            "a cluster that asks for a token needs RAY_AUTH_MODE=token"
+            f"no Ray cluster answers at {address or 'a local address'}: correct RAY_ADDRESS, or unset it to start a "
+            "local Ray; a cluster that asks for a token needs RAY_AUTH_MODE=token"
         ) from error
     return True
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nothing listens at host:port, for which Ray would ask again for minutes."""
+    if place := re.fullmatch(r"(?:ray://)?\[?([^/\]]+?)\]?:(\d+)", address):
+        socket.create_connection((place[1], int(place[2])), timeout=KNOCK_SECONDS).close()

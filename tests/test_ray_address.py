@@ -1,0 +1,57 @@
+"""A cluster that somebody else started, whose address is in RAY_ADDRESS: joined, measured, left as it was."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from engine import files_of
+
+pytestmark = pytest.mark.ray
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+SMALL = ["--size", "384x256", "--num-inference-steps", "2", "--device", "cpu", "--block", "32", "--yes"]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a cluster of one node with two processors; it ends when its standard input does."""
+    started = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+    )  # fmt: skip
+    assert started.stdout is not None
+    yield next(line.strip() for line in started.stdout if line.count(":") == 1 and line.strip()[-1].isdigit())
+    started.communicate("", timeout=60)
+
+
+def generate(out: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cluster.cli", "generate", "desert", *SMALL, "--out", str(out), *flags]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | environment, cwd=out.parent, check=False
+    )
+
+
+def test_all_processors_of_the_cluster_work(address: str, tmp_path: Path) -> None:
+    """The packages travel to its nodes; nobody said how many workers."""
+    there = generate(tmp_path / "there", RAY_ADDRESS=address)
+    assert there.returncode == 0, there.stderr
+    assert '"workers": 2' in (tmp_path / "there" / "events.jsonl").read_text()
+    here = generate(tmp_path / "here", "--executor", "in-process")
+    assert here.returncode == 0, here.stderr
+    assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+
+
+def test_an_address_where_nothing_answers(tmp_path: Path) -> None:
+    told = generate(tmp_path / "nowhere", RAY_ADDRESS="127.0.0.1:9")
+    assert told.returncode == 1 and told.stdout == ""
+    lines = [line for line in told.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "no Ray cluster answers at 127.0.0.1:9" in lines[0], told.stderr
