@@ -5,7 +5,8 @@
     python benchmarks/batch.py memory --requests 20000
 
 time: the plain loop evaluates the same number of full batches of the same shape with nothing else in it. Rounds
-alternate (loop, draws, loop, draws, ...) and medians are compared.
+alternate (loop, draws, loop, draws, ...) and medians are compared. Then the same pictures as a batch, from its plan to
+_SUCCESS: with decoding, PNG, Parquet and SHA-256.
 memory: peak resident memory of the process before and after; the stub's pictures are of one colour.
 """
 
@@ -26,7 +27,7 @@ from cluster.batch import run as running
 from cluster.batch.checking import planned
 from cluster.batch.drawing import BatchWorker
 from cluster.batch.extras import Extras
-from cluster.batch.plan import Sizes, enter
+from cluster.batch.plan import Batch, Sizes, enter
 from cluster.batch.requests import Numbered, Table
 from cluster.batch.small import Picture, SmallPictures, frame_of, loaded
 from cluster.events import unheard
@@ -60,13 +61,14 @@ def compare(images: int, side: int, steps: int) -> None:
     box = next(iter(first.cover.meeting(0, first.canvas.box))).box
     told = first.conditioner.conditional([box] * first.batch_size)
     full = spent.evaluations / first.batch_size
+    whole_batches = max(1, round(full))
 
     @torch.inference_mode()
     def loop() -> float:
         began = time.perf_counter()
-        for index in range(round(full)):
+        for index in range(whole_batches):
             first.denoiser.predict(latents, first.schedule.timesteps[index % steps], told)
-        return (time.perf_counter() - began) * full / round(full)
+        return (time.perf_counter() - began) * full / whole_batches
 
     def draws() -> float:
         began = time.perf_counter()
@@ -86,6 +88,30 @@ def compare(images: int, side: int, steps: int) -> None:
     began = time.perf_counter()
     whole.draw(jobs)
     print(f"with decoding {time.perf_counter() - began:.2f} s")
+    seconds = statistics.median(end_to_end(images, side, steps, whole) for _ in range(ROUNDS))
+    print(
+        f"a batch from its plan to _SUCCESS {seconds:.2f} s: throughput {loops / seconds:.3f} of the loop's, "
+        f"{images / seconds:.2f} pictures a second"
+    )
+
+
+def end_to_end(images: int, side: int, steps: int, loaded: SmallPictures) -> float:
+    """Seconds of running.run: draws, decoding, PNG, parts, the shard, its manifest, the card. The model is loaded."""
+    with tempfile.TemporaryDirectory() as scratch:
+        batch = planned_batch(spec_of(Path(scratch) / "set", side, 0, steps), images)
+        began = time.perf_counter()
+        running.run(batch, Extras(), unheard, lambda work: InProcess(BatchWorker(work, loaded)))
+        return time.perf_counter() - began
+
+
+def planned_batch(spec: JobSpec, requests: int) -> Batch:
+    """So many requests, checked, in a claimed folder."""
+    (spec.out / "work").mkdir(parents=True)
+    given = {"prompt", "seed", "width", "height"}
+    table = Table("requests", Numbered(requests))
+    batch = planned(spec, describe("embedded"), table, given, None, Sizes())
+    enter(batch, resume=False)
+    return batch
 
 
 class Stub(SmallPictures):
@@ -108,19 +134,10 @@ def track(requests: int, side: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "set"
         spec = spec_of(out, side, 0, 2)
-        info = describe("embedded")
+        describe("embedded")
         print(f"{requests:,} requests of {side} x {side}; after the imports {peak()} MiB")
         began = time.perf_counter()
-        (out / "work").mkdir(parents=True)
-        batch = planned(
-            spec,
-            info,
-            Table("requests", Numbered(requests)),
-            {"prompt", "seed", "width", "height"},
-            None,
-            Sizes(),
-        )
-        enter(batch, resume=False)
+        batch = planned_batch(spec, requests)
         print(
             f"checked and planned in {time.perf_counter() - began:.1f} s: {batch.shards} shards, peak {peak()} MiB"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from cluster import job_file
 from cluster.spec import SpecError
 from cluster.status import read_status
 from storage.exports.contract import OnProgress, Wishes
-from storage.exports.formats import EXPORTS, check, write
+from storage.exports.formats import EXPORTS, begins_like, check, strangers, write
 from storage.exports.picture import Picture
 from storage.exports.view import view_of
 
@@ -137,18 +138,33 @@ def finished_picture(folder: Path) -> Picture:
 
 def check_target(format: str, target: Path, folder: Path, overwrite: bool) -> None:
     """Raises SpecError where writing to `target` would destroy anything but an earlier export of that kind."""
-    if folder.resolve().is_relative_to(target.resolve()):
+    job = folder.resolve()
+    if job.is_relative_to(target.resolve()):
         raise SpecError(f"{target} holds the job itself; choose another --out")
-    if not target.exists():
+    if any(place.is_relative_to(job) for place in (target.resolve(), target.parent.resolve() / target.name)):
+        raise SpecError(f"{target} lies in the job's own folder; choose an --out beside {folder}")
+    if not os.path.lexists(target):
         return
+    _check_earlier(format, target)
+    if not overwrite:
+        raise SpecError(f"{target} exists; add --yes to replace it, or choose another --out")
+
+
+def _check_earlier(format: str, target: Path) -> None:
+    """Raises SpecError where a path that exists is no earlier export in the format, nor an empty folder."""
     marks = EXPORTS[format].marks if format in EXPORTS else ()
     if target.is_dir() != bool(marks):
         kind, needed = ("folder", "file") if target.is_dir() else ("file", "folder")
         raise SpecError(f"{target} is a {kind} and {format} makes a {needed}; choose another --out")
-    if target.is_dir() and any(target.iterdir()) and not all((target / mark).exists() for mark in marks):
-        raise SpecError(f"{target} holds other files; choose a new folder with --out")
-    if not overwrite:
-        raise SpecError(f"{target} exists; add --yes to replace it, or choose another --out")
+    if not marks:
+        if not begins_like(format, target):
+            raise SpecError(f"{target} exists and is no {format} file; choose another --out")
+        return
+    other = next(strangers(format, target), None)
+    if other is not None:
+        raise SpecError(f"{target} holds other files, such as {other}; choose a new folder with --out")
+    if any(target.iterdir()) and not all((target / mark).exists() for mark in marks):
+        raise SpecError(f"{target} holds only parts of a {format} export; choose a new folder with --out")
 
 
 def _ending(format: str) -> str:

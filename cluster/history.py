@@ -18,7 +18,7 @@ from cluster.progress import RECENT, group_of
 from storage import ledger
 from storage.fingerprint import FormatError
 
-DAMAGE = (ValueError, KeyError, TypeError, AttributeError)
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading a line raises that nobody here wrote."""
 
 
@@ -89,6 +89,8 @@ class DoneTasks:
             self._header = True
         for line in lines:
             stage, block = ledger.task_of(line)
+            if not (isinstance(stage, int) and isinstance(block, int) and min(stage, block) >= 0):
+                raise ValueError(f"stage {stage!r} and block {block!r} name no task")
             self.blocks.setdefault(stage, set()).add(block)
 
     def count(self, stage: int) -> int:

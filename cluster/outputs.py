@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster import job_file
 from cluster.legend import legend_of
 from cluster.spec import JobSpec
+from storage.exports import metadata
+from storage.formats.atomic import replace_file
 from storage.formats.class_layer import write_class_layer
 from storage.formats.contract import FORMATS, PyramidFormat
 from storage.formats.deep_zoom import INDEX
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
     from cluster.job import Job
 
 EXACT_IN_JAVASCRIPT = 2**53
+FLATTEST = 8
+"""Width of a ring for each of its height; flatter ones are little to look around in."""
+PROVENANCE = "provenance.xmp"
+"""Beside the finished picture: that a model made it, and how. No name by which a folder that was exported is known."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Outputs:
     """Built from a job wherever it is needed.
 
     labels: None where the model knows no classes and the picture has no regions. grain: pixels of a latent's side, on
-    which a class is constant.
+    which a class is constant. facts: of the spec and this program, as exports tell them.
     """
 
     folder: Path
@@ -44,6 +51,7 @@ class Outputs:
     grain: int
     page: Page
     keeps_master: bool
+    facts: Mapping[str, Any]
 
     def create(self) -> None:
         """What all writers share, and the page, which fills as tiles come."""
@@ -54,9 +62,10 @@ class Outputs:
         write_page(self.folder, self.page)
 
     def finish(self) -> None:
-        """Raises FileNotFoundError, naming what is missing, where the picture is not complete."""
+        """Raises MissingPixels, naming what is missing, where the picture is not complete."""
         if not self._is_closed():
             self._close()
+        replace_file(self.folder / PROVENANCE, metadata.xmp(self.facts))
         if not self.keeps_master:
             shutil.rmtree(image_root(self.folder))
 
@@ -101,12 +110,13 @@ def outputs_for(job: Job) -> Outputs:
         grain=job.info.scale,
         page=page,
         keeps_master="ome-zarr" in spec.outputs,
+        facts=spec.model_dump(mode="json") | {"version": job_file.versions()["hypermosaic"]},
     )
 
 
 def is_panorama(spec: JobSpec) -> bool:
-    """Whether a picture is a whole sphere to look around in: equirectangular, 360 by 180 degrees."""
-    return spec.topology == "ring" and spec.width == 2 * spec.height
+    """Whether a picture is one to look around in: equirectangular, 360 degrees wide and 180 to 45 high."""
+    return spec.topology == "ring" and 2 * spec.height <= spec.width <= FLATTEST * spec.height
 
 
 def about(spec: JobSpec, fingerprint: str) -> dict[str, str | int | float]:

@@ -30,6 +30,8 @@ FORMAT_VERSION = 1
 FOLDER = "work/preview"
 LAYOUT = "layout.json"
 ENTRY = re.compile(r"(\d+)_(\d+)_(\d+)\.png")
+LARGEST = 2048
+"""Of a side, in pixels: what generation.preview draws at most, which is not asked here, for it brings PyTorch."""
 EMPTY = 72
 """Grey of blocks that have shown nothing yet."""
 
@@ -91,13 +93,13 @@ class PreviewReader:
         """Into a copy: the picture handed out before stays as it was."""
         picture = self._picture.copy() if changed else self._picture
         for (y, x), step in changed.items():
-            pixels = _read_entry(self._folder / _name((y, x), step))
+            room = self._layout.height - y, self._layout.width - x
+            pixels = _read_entry(self._folder / _name((y, x), step), room)
             if pixels is None:
                 continue
             height, width = pixels.shape[:2]
-            if y + height <= self._layout.height and x + width <= self._layout.width:
-                picture[y : y + height, x : x + width] = pixels
-                self._steps[y, x] = step
+            picture[y : y + height, x : x + width] = pixels
+            self._steps[y, x] = step
         picture.setflags(write=False)
         self._picture = picture
 
@@ -147,17 +149,32 @@ def _read_layout(path: Path) -> Layout:
         layout = json.loads(path.read_bytes())
     except FileNotFoundError:
         return NO_LAYOUT
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path} is damaged: it is no JSON") from None
+    if not isinstance(layout, dict):
+        raise FormatError(f"{path} is damaged: it holds {str(layout)[:40]}")
     if layout.get("format_version") != FORMAT_VERSION:
         raise FormatError(
             f"{path} has format_version {layout.get('format_version')!r}; this program reads {FORMAT_VERSION}"
         )
-    return Layout(layout["height"], layout["width"], written)
+    height, width = layout.get("height", 0), layout.get("width", 0)
+    if not all(type(side) is int and 0 < side <= LARGEST for side in (height, width)):
+        raise FormatError(
+            f"{path} is damaged: {height!r:.40} x {width!r:.40} pixels; a preview has at most {LARGEST} a side"
+        )
+    return Layout(height, width, written)
 
 
-def _read_entry(path: Path) -> Picture | None:
-    """None where the file went while we looked, for a later one or with the job, or where a power cut tore it."""
+def _read_entry(path: Path, room: tuple[int, int]) -> Picture | None:
+    """Pixels, (h, w) of them within the room. None where a file went while we looked, for a later one or with the job,
+    where a power cut tore it, where it is larger than there is room, or a link to elsewhere.
+    """
+    if path.is_symlink():
+        return None
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.height > room[0] or image.width > room[1]:
+                return None
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError):  # Pillow raises the latter for broken chunks
+    except (OSError, SyntaxError, Image.DecompressionBombError):  # Pillow raises the second for broken chunks
         return None

@@ -189,6 +189,7 @@ def started(groups: Iterable[Group], workers: int) -> str:
 
 
 def ended(event: JobFinished | JobFailed | JobInterrupted) -> str:
+    """How a run ended, in a line: how long it took, or what stopped it."""
     match event:
         case JobFinished():
             return f"finished in {duration(event.seconds)}"

@@ -10,8 +10,9 @@
     )
 
 Requests have the columns of `hypermosaic batch`; what a row leaves out comes from the constructor. For each row there
-come back `image` and, where the model knows classes, `mask` (bytes of PNG), `fingerprint`, and `error`, which is null
-where the picture was drawn. Its bytes do not depend on the batch that a row is in, nor on the number of actors.
+come back `image` and, where there are classes or regions, `mask` (bytes of PNG), `fingerprint`, and `error`, which is
+null where the picture was drawn. Its bytes do not depend on the batch that a row is in, nor on the number of actors.
+Rows have no numbers here that seeds could follow from: each has a seed, or the constructor's is that of all.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from cluster.batch.columns import mask_image, png
 from cluster.batch.requests import ALIASES, COLUMNS
 from cluster.batch.small import Picture, SmallPictures
 from cluster.job import Job, prepare_described
-from cluster.legend import legend_of
 from cluster.spec import JobSpec, SpecError
 
 Columns = Mapping[str, NDArray[Any]]
@@ -47,11 +47,17 @@ class Draw:
             loras=self._fields.get("loras", ()),
             allow_pickle=self._fields.get("allow_pickle", False),
         )
+        has_regions = bool(self._fields.get("regions") or self._fields.get("region_box"))
+        self._masked = bool(self._info.class_names) or has_regions
         self._small: SmallPictures | None = None
 
     def __call__(self, columns: Columns) -> dict[str, NDArray[Any]]:
         """Columns of a batch -> the same and the pictures'. Rows that cannot be drawn say why in `error`."""
         names = list(columns)
+        if "seed" not in names and "seed" not in self._fields:
+            raise SpecError(
+                "requests have no column seed, so that all would get the same picture; add it, or give seed to Draw"
+            )
         rows = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         found: list[dict[str, Any]] = [{} for _ in rows]
         jobs: dict[tuple[int | None, bool], list[tuple[int, Job]]] = defaultdict(list)
@@ -66,7 +72,7 @@ class Draw:
             pictures, _ = self._small.draw([job for _, job in alike])
             for (place, job), picture in zip(alike, pictures, strict=True):
                 found[place] = self._told(job, picture)
-        added = ["image", *(["mask"] if self._info.class_names else []), "fingerprint", "error"]
+        added = ["image", *(["mask"] if self._masked else []), "fingerprint", "error"]
         return {**columns, **{name: _objects([row.get(name) for row in found]) for name in added}}
 
     def _job(self, row: dict[str, Any]) -> Job:
@@ -76,6 +82,10 @@ class Draw:
             for name, value in own.items()
             if name in COLUMNS and name != "id" and value is not None
         }
+        if "seed" not in own and "seed" not in self._fields:
+            raise SpecError(
+                "the seed is empty; give every request its own, or give seed to Draw for all of them"
+            )
         if isinstance(own.get("classes"), bytes):
             raise SpecError(
                 "classes must be a path that every node can read; bytes are for hypermosaic batch"
@@ -87,7 +97,7 @@ class Draw:
             return {"error": str(picture)}
         told = {"image": png(Image.fromarray(picture.pixels)), "fingerprint": job.fingerprint}
         if picture.classes is not None:
-            told["mask"] = png(mask_image(picture.classes, legend_of(self._info)))
+            told["mask"] = png(mask_image(picture.classes, picture.legend))
         return told
 
 

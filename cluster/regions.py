@@ -41,6 +41,7 @@ SEARCHED_PIXELS = 2**30
 
 
 def has_regions(spec: JobSpec) -> bool:
+    """Whether a spec names a map of regions, or boxes."""
     return spec.regions is not None or bool(spec.region_box)
 
 

@@ -9,21 +9,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cluster.job import Job, bytes_by_output, disk_peak_bytes
+from cluster.fitting import bytes_by_output, disk_peak_bytes, worker_bytes
+from cluster.job import Job
 from cluster.outputs import is_panorama
 from storage.formats.page import COPIES, PANORAMA_COPIES
 from storage.pyramid import PyramidLayout
-
-WORKER_BYTES = 700 * 2**20
-"""A worker beyond its arrays and weights: Python, PyTorch, diffusers, and what the embedded model's layers hold."""
 
 OPERATIONS_PER_SECOND = {"cpu": 5e10, "cuda": 3e13}
 SECONDS_PER_MEGAPIXEL = {"cpu": 1.0, "cuda": 0.2}
 WRITING_SECONDS_PER_MEGAPIXEL = 0.06
 """Levels, JPEG tiles and OME-Zarr on one core (docs/benchmarks.md)."""
 
-SMALL_FILES = 4
-"""job.yaml, ledger, events, index.html."""
+SMALL_FILES = 5
+"""job.yaml, ledger, events, index.html, provenance.xmp."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +88,11 @@ def report_on(job: Job, measured: Pace | None = None) -> PlanReport:
         tasks=sum(stage.tasks for stage in plan.stages),
         workers=workers,
         files=count_files(job),
-        bytes_by_output=bytes_by_output(plan, spec.outputs),
+        bytes_by_output=bytes_by_output(plan, spec),
         work_bytes=plan.work_bytes,
-        disk_peak_bytes=disk_peak_bytes(plan, spec.outputs),
+        disk_peak_bytes=disk_peak_bytes(plan, spec),
         task_peak_bytes=plan.task_peak_bytes,
-        job_peak_bytes=workers * (plan.task_peak_bytes + WORKER_BYTES),
+        job_peak_bytes=workers * worker_bytes(plan),
         seconds_per_evaluation=pace.evaluation,
         seconds=_seconds(job, pace),
         measured=pace.measured,
@@ -123,7 +121,7 @@ def count_files(job: Job) -> int:
     """Files of the finished folder: tiles, shards, chunks of latents, the small ones, and those of the map's job."""
     layout, outputs = job.plan.layout, job.spec.outputs
     classes = bool(job.info.class_names) or job.regions is not None
-    files = SMALL_FILES + len(COPIES) + job.plan.blocks + 1
+    files = SMALL_FILES + len(COPIES) + job.plan.blocks + 2  # of latents, an array in a group
     if "deep-zoom" in outputs:
         files += _cells(layout, layout.deep_levels, lambda level: layout.tile) + 1
     if "ome-zarr" in outputs:

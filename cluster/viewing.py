@@ -5,8 +5,9 @@ Of a running job the page hears (api/status.json):
     {"state": "running", "share": 0.35, "seconds": 130.2, "secondsLeft": 240.0, "groups": [{"name", "done", "total"}],
      "workers": 2, "retried": 0, "error": null, "patchesPerSecond": 61.5, "tilesVersion": 3, "previewVersion": 7,
      "blocks": {"rows", "columns", "block", "heightLatents", "widthLatents", "stages", "done": [of each block]},
-     "map": {"state", "share", "secondsLeft"}, while the class map is invented first, else null
-     "folder": "out/world", "next": "hypermosaic resume out/world"}
+     "map": null, "folder": "out/world", "next": "hypermosaic resume out/world"}
+
+map: {"state", "share", "secondsLeft"} of the job that invents the class map, before this one begins.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ def _has_finished(folder: Path) -> bool:
         with (folder / EVENTS).open("rb") as events:
             events.seek(-min(LAST_EVENT, events.seek(0, 2)), 2)
             last = json.loads(events.read().rstrip(b"\n").rpartition(b"\n")[2])
-    except (OSError, ValueError):  # no events, or a last one that is torn or long
+    except (OSError, ValueError, RecursionError):  # no events, or a last one that is torn or long
         return False
     return isinstance(last, dict) and last.get("event") == "JobFinished"
 
@@ -236,7 +237,7 @@ def _card_of_page(folder: Path) -> Card:
     """A picture that was put there without its job."""
     told = description_of(folder)
     width, height = told["width"], told["height"]
-    if not all(isinstance(side, int) and 0 < side < LARGEST_SIDE for side in (width, height)):
+    if not all(type(side) is int and 0 < side < LARGEST_SIDE for side in (width, height)):
         raise FormatError(f"index.html tells of a picture of {width!r:.40} x {height!r:.40} pixels")
     return Card(str(told["title"]), "finished", 1.0, (width, height), changed=_changed(folder))
 
@@ -289,7 +290,7 @@ class Passed:
     """How many stages each block has passed; a stage is counted again only when more of its blocks are done."""
 
     def __init__(self) -> None:
-        self._counted: dict[int, tuple[set[int], int, NDArray[np.uint8]]] = {}
+        self._counted: dict[int, tuple[set[int], int, NDArray[np.uint8] | np.uint8]] = {}
         self.total = np.zeros(0, np.int64)
 
     def count(self, stages: Mapping[int, set[int]], blocks: int) -> NDArray[np.int64]:
@@ -301,7 +302,7 @@ class Passed:
         return self.total
 
     def _count(self, stage: int, done: set[int]) -> None:
-        before, count, flags = self._counted.get(stage, (None, 0, np.zeros(len(self.total), np.uint8)))
+        before, count, flags = self._counted.get(stage, (None, 0, np.uint8(0)))
         if before is done and count == len(done):
             return
         if done and max(done) >= len(self.total):

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from generation.denoise import NumericalError
 from generation.models.contracts import Codec
 from storage.geometry import Box, Canvas
 
@@ -147,7 +148,7 @@ class Tiling:
 def decode_box(
     codec: Codec, tiling: Blend, box: Box, read: ReadLatents, device: torch.device
 ) -> NDArray[np.float32]:
-    """(H, W, 3) pixels in [0, 1] of a latent box."""
+    """(H, W, 3) pixels in [0, 1] of a latent box. Raises NumericalError where the decoder returns none."""
     height, width = box.scaled(tiling.scale).shape
     out = np.zeros((height, width, 3), np.float32)
     for tile in tiling.tiles_over(box):
@@ -155,6 +156,7 @@ def decode_box(
         if target is None:
             continue
         pixels = decode_tile(codec, read(tile.source), device)
+        _check(pixels, tile.source)
         part = pixels[_pixel_slices(target, tile.source, tiling.scale)]
         tiling.lay(out[_pixel_slices(target, box, tiling.scale)], part, tile, target)
     return np.clip(out, 0.0, 1.0, out=out)
@@ -165,6 +167,17 @@ def decode_tile(codec: Codec, latents: NDArray[np.float32], device: torch.device
     """(C, h, w) -> (h * scale, w * scale, 3) pixels in about [0, 1]."""
     decoded = codec.decode(torch.from_numpy(np.ascontiguousarray(latents))[None].to(device))
     return np.asarray((decoded[0].float() * 0.5 + 0.5).permute(1, 2, 0).cpu().numpy())
+
+
+def _check(pixels: Pixels, source: Box) -> None:
+    """NaN would be stored as any byte at all."""
+    if not np.isfinite(pixels).all():
+        broken = "NaN" if np.isnan(pixels).any() else "infinity"
+        raise NumericalError(
+            f"the decoder returned {broken} for the tile at latent (y {source.y0}, x {source.x0}) "
+            f"of {source.shape[1]} x {source.shape[0]}: its weights are damaged, or the latents are far out of "
+            "range; check the model, or begin again with a lower --guidance-scale"
+        )
 
 
 def _pixel_slices(box: Box, frame: Box, scale: int) -> tuple[slice, slice]:

@@ -77,6 +77,11 @@ def resolve(name: str) -> tuple[str, dict[str, Any]]:
     )
 
 
+def takes_eta(name: str) -> bool:
+    """Whether a scheduler, by either of its names, has noise that eta scales."""
+    return "eta" in inspect.signature(getattr(diffusers, resolve(name)[0]).step).parameters
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A scheduler after some steps of the dry run, and the groups of paths that hold each field worth keeping."""

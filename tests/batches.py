@@ -28,7 +28,7 @@ ROWS = [
         ]
     )
 ]
-ONCE_ONLY = ("timings.jsonl", "events.jsonl")
+ONCE_ONLY = ("timings.jsonl", "seconds.parquet", "events.jsonl")
 """What may differ from run to run."""
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from batches import ROWS, array_of, draws_in, errors_in, files_of_batch, made, table_in
+from PIL import Image
 from tiny_class_models import CLASSES, build_class_map
 
 import cluster
@@ -60,12 +64,27 @@ def test_the_schema_is_that_of_hugging_face_images(done: Path) -> None:
     assert features["guidance_scale"]["dtype"] == "float64"
 
 
+LOADS = """
+import sys, datasets
+loaded = datasets.load_dataset(sys.argv[1], split="train")
+assert loaded.column_names == sys.argv[2].split(), loaded.column_names
+assert loaded.features["seed"].dtype == "uint64" and isinstance(loaded.features["mask"], datasets.Image)
+assert [row["id"] for row in loaded] == [f"r{n}" for n in range(6)]
+assert loaded[1]["image"].size == (100, 64) and loaded[1]["image"].mode == "RGB"
+print(loaded[0]["mask"].mode, loaded[0]["mask"].getpixel((0, 0)))
+"""
+
+
 def test_the_library_datasets_loads_it(done: Path, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets", reason="the library datasets is not installed")
-    loaded = datasets.load_dataset(str(done), split="train", cache_dir=str(tmp_path))
-    assert len(loaded) == len(ROWS)
-    assert loaded[1]["image"].size == (100, 64)
-    assert loaded[0]["mask"].getpixel((0, 0)) == CLASSES.index("sea")
+    """In a process of its own, for it reads the environment as it is imported; without a network."""
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    names = "id image mask prompt negative_prompt seed width height num_inference_steps guidance_scale fingerprint"
+    told = subprocess.run(
+        [sys.executable, "-c", LOADS, str(done), names],
+        env={**os.environ, **offline}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.split() == ["P", str(CLASSES.index("sea"))]
 
 
 def test_the_card_counts_and_names_the_licence(done: Path) -> None:
@@ -282,6 +301,31 @@ def test_an_unknown_filter_is_refused_at_once(name: str, message: str, model: Pa
     assert not (tmp_path / "set").exists()
 
 
+def wide(image: Image.Image) -> bool:
+    return image.width > 64
+
+
+def test_a_filter_may_be_a_function(model: Path, tmp_path: Path) -> None:
+    result = made(model, tmp_path / "named", filter=wide)
+    assert [row["id"] for row in table_in(result.folder)] == ["r1", "r4"]
+    assert json.loads((result.folder / "batch.json").read_text())["filter"] == f"{__name__}:wide"
+    assert errors_in(result.folder)[0]["error"] == f"filter {__name__}:wide returned False"
+    seen: list[int] = []  # of this process: nothing is sent anywhere
+    scored = made(model, tmp_path / "scored", ROWS[:2], filter=lambda image: seen.append(image.width) or 0.5)
+    assert [row["score"] for row in table_in(scored.folder)] == [0.5, 0.5] and sorted(seen) == [64, 100]
+
+
+def test_a_filter_that_no_worker_could_get_is_refused(model: Path, tmp_path: Path) -> None:
+    lock = threading.Lock()
+    with pytest.raises(
+        cluster.SpecError, match='cannot be sent to Ray\'s workers .* give it as "module:function"'
+    ):
+        made(model, tmp_path / "set", filter=lambda image: lock.locked(), executor="ray")
+    with pytest.raises(cluster.SpecError, match="filter 3 is neither a function nor module:function"):
+        made(model, tmp_path / "set", filter=3)
+    assert not (tmp_path / "set").exists()
+
+
 # --- other loaders ---------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +348,18 @@ def test_tars_and_folders_hold_the_same_pictures(model: Path, tmp_path: Path) ->
     assert files_of_batch(
         made(model, tmp_path / "again", webdataset=True, folders=True).folder
     ) == files_of_batch(out)
+
+
+def test_tars_and_folders_may_come_later(model: Path, tmp_path: Path) -> None:
+    whole = made(model, tmp_path / "whole", webdataset=True, folders=True, shard_bytes=80_000).folder
+    out = made(model, tmp_path / "set", shard_bytes=80_000).folder
+    drawn = draws_in(out)
+    made(model, out, shard_bytes=80_000, resume=True, webdataset=True)
+    assert (out / "webdataset").is_dir() and not (out / "folders").exists()
+    made(model, out, shard_bytes=80_000, resume=True, webdataset=True, folders=True)
+    assert files_of_batch(out) == files_of_batch(whole)
+    assert draws_in(out) == drawn
+    assert not (out / "work").exists()
 
 
 def test_a_model_is_loaded_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,3 +138,28 @@ def test_words_are_encoded_once_and_give_the_same_pictures(folders: dict[str, Pa
             array_of(drawn["image"]), np.moveaxis(zarr.open_array(job / "image.zarr/0")[:], 0, -1)
         )
         assert "mask" not in drawn
+
+
+def test_regions_are_masks_as_generate_labels_them(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Small requests and a large one; the map is given by a path of the current folder."""
+    labels = np.zeros((10, 10), np.uint8)
+    labels[:, 6:] = 3
+    Image.fromarray(labels).save(tmp_path / "map.png")
+    fields: dict[str, Any] = {
+        "regions": tmp_path / "map.png", "region": {3: "a hill"}, "region_box": {"0,0,50%,25%": "a road"}, "block": 40,
+    }  # fmt: skip
+    rows = [
+        {"id": str(side), "prompt": "a lake", "seed": side, "width": side, "height": 48}
+        for side in (40, 64, 120)
+    ]
+    out = made(folders["sd1"], tmp_path / "set", rows, webdataset=True, folders=True, **fields).folder
+    drawn = table_in(out)
+    for row, found in zip(rows, drawn, strict=True):
+        assert_as_generated(folders["sd1"], tmp_path / row["id"], row, found, **fields)
+        assert set(np.unique(array_of(found["mask"]))) == {0, 1, 2}
+    legend = json.loads((out / "batch.json").read_text())["legend"]
+    assert [name for name, _ in legend] == ["elsewhere", "a hill", "a road"]
+    assert "0 elsewhere, 1 a hill, 2 a road" in (out / "README.md").read_text()
+    assert len(list((out / "folders" / "masks").iterdir())) == 3
+    kinds = [json.loads(line)["task"] for line in (out / "timings.jsonl").read_text().splitlines()]
+    assert "giants" in kinds and "draw" in kinds

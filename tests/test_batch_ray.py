@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tiny_class_models import build_class_map
 
 from cluster.batch import run as running
 from cluster.executors.ray_actors import RayActors, connect
+from cluster.spec import SpecError
 
 pytestmark = [
     pytest.mark.ray,
@@ -47,6 +49,32 @@ def test_other_workers_give_the_same_files(model: Path, reference: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_large_request_is_drawn_by_the_same_actors(
+    workers: int, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    start = RayActors.__init__
+
+    def counted(executor: RayActors, work: Any) -> None:
+        start(executor, work)
+        started.append(executor.workers)
+
+    rows = [ROWS[0], {**ROWS[1], "id": "large", "width": 200, "height": 180}, *ROWS[2:4]]
+    least = 100  # goes to the actors within the function
+    fields: dict[str, Any] = {"block": 26, "filter": lambda image: image.width >= least or 0.5}
+    here = made(model, tmp_path / "here", rows, **fields)
+    monkeypatch.setattr(RayActors, "__init__", counted)
+    there = made(model, tmp_path / "there", rows, **fields, executor="ray", workers=workers)
+    assert started == [workers]
+    assert files_of_batch(there.folder) == files_of_batch(here.folder)
+    lines = [json.loads(line) for line in (there.folder / "timings.jsonl").read_text().splitlines()]
+    assert {line["task"] for line in lines} == {"giants", "draw", "shards"}
+    if workers == 1:
+        assert len({line["worker"] for line in lines}) == 1  # one process drew all
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_changes_nothing(
     model: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,13 +100,14 @@ def test_a_killed_worker_changes_nothing(
 
 @pytest.mark.usefixtures("cluster")
 def test_ray_data_draws_rows(model: Path, reference: Path) -> None:
+    """Two actors, batches of two: what one process drew of all."""
     data = pytest.importorskip("ray.data", reason="ray.data lacks a dependency here")
     from cluster.ray_data import Draw
 
     data.DataContext.get_current().enable_progress_bars = False
     rows = [{"prompt" if name == "label" else name: value for name, value in row.items()} for row in ROWS]
     drawn = data.from_items(rows).map_batches(
-        Draw, fn_constructor_kwargs=settings(model), batch_size=4, compute=data.ActorPoolStrategy(size=1)
+        Draw, fn_constructor_kwargs=settings(model), batch_size=2, compute=data.ActorPoolStrategy(size=2)
     )
     found = {row["id"]: row for row in drawn.take_all()}
     for expected in table_in(reference):
@@ -87,6 +116,20 @@ def test_ray_data_draws_rows(model: Path, reference: Path) -> None:
         np.testing.assert_array_equal(array_of({"bytes": row["image"]}), array_of(expected["image"]))
         assert row["mask"] == expected["mask"]["bytes"]
         assert row["fingerprint"] == expected["fingerprint"]
+
+
+def test_rows_without_a_seed_are_refused(model: Path) -> None:
+    from cluster.ray_data import Draw
+
+    fields = {**settings(model), "width": 64, "height": 64}
+    words = {"prompt": np.array(["sea", "wood"], object)}
+    with pytest.raises(SpecError, match="no column seed"):
+        Draw(**fields)(words)
+    seeded = Draw(**fields)({**words, "seed": np.array([1.0, np.nan])})
+    assert seeded["error"][0] is None and "the seed is empty" in seeded["error"][1]
+    assert seeded["image"][1] is None
+    for_all = Draw(**fields, seed=1)(words)
+    assert list(for_all["error"]) == [None, None] and for_all["image"][0] == seeded["image"][0]
 
 
 def test_the_adapter_keeps_what_fails_and_other_columns(model: Path) -> None:

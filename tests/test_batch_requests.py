@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-import resource
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,8 @@ GOOD = "id,label,seed,width,height\n"
         (GOOD + "a,sea,1,64\n", "line 2: fewer values than columns"),
         (GOOD + "a,sea,1,64,64,5\n", "line 2: more values than columns"),
         (GOOD + "a,sea,1,30000,30000\n", "do not fit in a shard of 500 MB"),
+        (GOOD + "a,sea,1_0,64,64\n", "line 2: seed '1_0' cannot be used: write a whole number"),
+        ("id,label,seed,width,height,seed\na,sea,1,64,64,2\n", "has 2 columns 'seed'; leave all but one out"),
     ],
 )
 def test_a_bad_table_is_one_line_and_nothing_else(
@@ -168,12 +172,57 @@ def test_a_bad_table_is_one_line_and_nothing_else(
         ("{", "line 1 is not JSON"),
         ("[1]", "line 1 is no object"),
         ('{"id": "a", "size": 3}', "unknown column 'size'"),
+        ('{"id": "a", "seed": 1, "seed": 2}', "line 1 has 2 columns 'seed'"),
+        ('{"id": "a", "seed": true}', "line 1: seed True cannot be used: write a whole number"),
+        (
+            '{"id": "a", "guidance_scale": false}',
+            "line 1: guidance_scale False cannot be used: write a number",
+        ),
     ],
 )
 def test_bad_json_lines(line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text(line + "\n")
     with pytest.raises(SpecError, match=message):
         list(table_at(tmp_path / "r.jsonl").read(GIVEN))
+
+
+def test_a_column_that_a_table_has_twice_is_refused(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array([1]), pa.array([2])], ["id", "seed", "seed"])
+    pq.write_table(table, tmp_path / "r.parquet")
+    with pytest.raises(SpecError, match=r"r\.parquet has 2 columns 'seed'"):
+        list(table_at(tmp_path / "r.parquet").read(GIVEN))
+    for rows in (table, pandas.DataFrame([["a", 1, 2]], columns=["id", "seed", "seed"])):
+        with pytest.raises(SpecError, match="requests has 2 columns 'seed'"):
+            rows_at_hand(rows)
+
+
+def test_a_damaged_page_is_told_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    rows = {"id": [f"request {n}" for n in range(5000)], "seed": list(range(5000))}
+    pq.write_table(pa.table(rows), path, compression="zstd", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[200:400] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match=r"^r\.parquet is not Parquet, or damaged: "):
+        list(table_at(path).read(GIVEN))
+
+
+def test_a_lossy_mask_is_refused(model: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "ids.jpg")
+    with pytest.raises(SpecError, match=r"row 1: class map .*ids\.jpg is a JPEG, which blurs labels"):
+        made(model, tmp_path / "out", [{**ROWS[0], "classes": str(tmp_path / "ids.jpg")}])
+
+
+def test_meanings_of_labels_are_found_from_any_folder(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "labels.yaml").write_text("7: wood\n")
+    Image.fromarray(np.full((16, 16), 7, np.uint8)).save(tmp_path / "ids.png")
+    rows = [{**ROWS[0], "classes": str(tmp_path / "ids.png")}]
+    batch = plan(model, tmp_path / "out", rows_at_hand(rows), class_labels=Path("labels.yaml"))
+    assert batch.spec.class_labels == tmp_path / "labels.yaml"
 
 
 def test_other_files_are_no_tables(tmp_path: Path) -> None:
@@ -278,9 +327,14 @@ def test_the_function_is_not_hidden_by_the_package_of_its_name() -> None:
 
 def test_memory_does_not_grow_with_the_requests(model: Path, tmp_path: Path) -> None:
     """Fewer than a hundred thousand, that the suite stays short; benchmarks/batch.py has them all."""
-    from cluster.batch.requests import Numbered
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    batch = plan(model, tmp_path, Table("requests", Numbered(10_000)))
-    assert batch.requests == 10_000
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 150 * 2**20
+    script = Path(__file__).with_name("batch_memory.py")
+    command = [sys.executable, str(script), str(model), str(tmp_path), "500", "3000"]
+    told = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert int(told.stdout) < 3 * 2**20  # 1.6 MB, as measured: of each id a digest is kept

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from io import BytesIO
@@ -279,35 +277,3 @@ def test_an_unfinished_name_never_stays(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert [child.name for child in tmp_path.iterdir()] == ["file"] and path.read_text() == "before"
-
-
-@pytest.mark.parametrize("format", ["png", "tiff", "deep-zoom"])
-def test_memory_does_not_grow_with_the_picture(tmp_path: Path, format: str) -> None:
-    """33 megapixels are 100 MB; what an export adds to the memory of an idle process stays far below twice that."""
-    script = """
-import sys
-from pathlib import Path
-import numpy as np
-from storage.exports import formats
-from storage.exports.contract import Wishes
-from storage.exports.picture import Picture
-from storage.exports.view import view_of
-from storage.pyramid import PyramidLayout
-def peak():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
-flat = lambda level, box: np.full((*box.shape, 3), box.y0 % 200, np.uint8)
-view = view_of(Picture(Path("."), PyramidLayout(1024, 32768), {}, None, True, flat))
-small = view_of(view.picture, (0, 0, 1024, 1024))
-formats.write(sys.argv[1], small, Path(sys.argv[2] + "small"), Wishes(), lambda done, total: None)
-before = peak()
-formats.write(sys.argv[1], view, Path(sys.argv[2]), Wishes(), lambda done, total: None)
-print(peak() - before)
-"""
-    if not Path("/proc/self/status").exists():
-        pytest.skip("this system tells no peak memory in /proc")
-    out = tmp_path / f"tall{formats.EXPORTS[format].ending}"
-    told = subprocess.run(
-        [sys.executable, "-c", script, format, str(out)], capture_output=True, text=True, check=True
-    )
-    assert int(told.stdout) < 60

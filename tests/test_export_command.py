@@ -117,6 +117,65 @@ def test_nothing_but_an_earlier_export_is_ever_replaced(job: Path, tmp_path: Pat
     assert (other / "beach.jpg").read_text() == "sand" and (job / "job.yaml").exists()
 
 
+@pytest.mark.parametrize("format", exporting.FORMATS)
+def test_yes_replaces_no_file_of_another_kind(job: Path, format: str) -> None:
+    """A thesis, a picture of another format, a file of the job: each stays as it was."""
+    image = Image.new("RGB", (8, 8))
+    thesis = job.parent / "thesis.docx"
+    image.save(job.parent / "small.bmp")
+    thesis.write_bytes(b"\xd0\xcf\x11\xe0 chapter 1")
+    targets = [thesis, job.parent / "small.bmp", job / "job.yaml", job / "index.png"]
+    before = {path: path.read_bytes() for path in targets if path.exists()}
+    for target in targets:
+        told = refused(export(job, "--format", format, "--out", target, "--yes"))
+        assert str(target) in told and "choose an" in told
+    assert {path: path.read_bytes() for path in targets if path.exists()} == before
+
+
+def test_yes_replaces_no_class_map_by_something_else(job: Path) -> None:
+    (job.parent / "scan.tif").write_bytes(b"II*\0 a classic TIFF, which is never written")
+    told = refused(export(job, "--labels", "--out", job.parent / "scan.tif", "--yes"))
+    assert "is no tiff file" in told
+
+
+@pytest.mark.parametrize("format", ["deep-zoom", "iiif"])
+@pytest.mark.parametrize("note", ["notes.txt", "full/notes.txt", "image_files/0/notes.jpg", "drafts/"])
+def test_yes_replaces_no_folder_that_somebody_used(job: Path, format: str, note: str) -> None:
+    assert export(job, "--format", format).exit_code == 0
+    folder = job.with_name(f"islands{formats.EXPORTS[format].ending}")
+    path = folder / note
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir() if note.endswith("/") else path.write_text("mine")
+    told = refused(export(job, "--format", format, "--yes"))
+    assert f"holds other files, such as {note.rstrip('/')}; choose a new folder" in told
+    assert path.exists()
+
+
+def test_yes_replaces_no_folder_with_a_link_in_it(job: Path) -> None:
+    assert export(job, "--format", "deep-zoom").exit_code == 0
+    (job.parent / "islands-deep-zoom" / "mine").symlink_to(job)
+    assert "such as mine;" in refused(export(job, "--format", "deep-zoom", "--yes"))
+
+
+@pytest.mark.parametrize("format", formats.EXPORTS)
+def test_what_an_export_wrote_is_known_as_one(job: Path, format: str) -> None:
+    """Every format, of copied tiles and of new ones, so that --yes works again and again."""
+    for _ in range(2):
+        for part in ([], ["--scale", "0.7"]):
+            assert export(job, "--format", format, "--yes", *part).exit_code == 0
+    for other in sorted({*formats.EXPORTS} - {format}):
+        out = job.with_name(f"islands{formats.EXPORTS[format].ending}")
+        if {format, other} != {"tiff", "ome-tiff"}:
+            refused(export(job, "--format", other, "--out", out, "--yes"))
+
+
+def test_a_link_to_nothing_stays(job: Path) -> None:
+    link = job.parent / "later.png"
+    link.symlink_to(job.parent / "not yet")
+    assert "is no png file" in refused(export(job, "--format", "png", "--out", link, "--yes"))
+    assert link.is_symlink()
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -204,6 +263,6 @@ main()
 
 
 def test_a_wrong_target_is_refused_before_anything_is_read(job: Path) -> None:
-    (job.parent / "a.png").write_text("")
+    (job.parent / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(SpecError, match="exists; add --yes"):
         exporting.check_target("png", job.parent / "a.png", job, overwrite=False)

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from finished_jobs import LAYOUT, PROMPT, finished_job
 from PIL import Image, ImageCms
+from starlette.testclient import TestClient
 
 from storage.exports import formats, metadata
 from storage.exports.contract import ExportError, Wishes
 from storage.exports.picture import Picture
 from storage.exports.view import view_of
+from storage.viewer.server import build_app
 
 for module in ("pyvips", "tifffile", "piexif"):
     pytest.importorskip(module, reason=f"{module} is missing; pip install 'hypermosaic[export]'")
@@ -44,6 +46,12 @@ def written(format: str, job: Path, wishes: Wishes | None = None) -> Path:
     path = job.with_name(f"exported{formats.EXPORTS[format].ending}")
     formats.write(format, view_of(Picture.open(job)), path, wishes or Wishes(), lambda done, total: None)
     return path
+
+
+def served(job: Path) -> TestClient:
+    """What the page of a folder asks."""
+    (job / "index.html").touch()
+    return TestClient(build_app(job), base_url="http://127.0.0.1:8000")
 
 
 def info_of(path: Path) -> dict[str, Any]:
@@ -80,6 +88,29 @@ def test_every_file_says_that_a_model_made_it_and_that_it_is_srgb(job: Path, for
         packet = packet.encode() if isinstance(packet, str) else packet
     assert metadata.SOURCE_TYPE.encode() in packet and "Zürich 山".encode() in packet
     assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile)))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_what_the_page_saves_says_the_same(job: Path, kind: str) -> None:
+    client = served(job)
+    answers = [client.get(f"/region.{kind}?x=10&y=20&w=40&h=30") for _ in range(2)]
+    assert answers[0].status_code == 200 and answers[0].content == answers[1].content
+    path = job.with_name(f"saved.{kind}")
+    path.write_bytes(answers[0].content)
+    info = info_of(path)
+    packet = info["xmp"] if kind == "jpg" else info["XML:com.adobe.xmp"].encode()
+    assert packet.strip() == metadata.xmp(Picture.open(job).facts).strip()
+    assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(info["icc_profile"])))
+    assert info.get("parameters") == (EXPECTED if kind == "png" else None)
+
+
+def test_what_the_page_saves_tells_nothing_that_lies_elsewhere(job: Path) -> None:
+    """A job.yaml that is a link out of the folder."""
+    (job / "job.yaml").rename(job.parent / "elsewhere.yaml")
+    (job / "job.yaml").symlink_to(job.parent / "elsewhere.yaml")
+    answer = served(job).get("/region.png?x=1&y=2&w=4&h=3")
+    assert answer.status_code == 200 and metadata.SOURCE_TYPE.encode() in answer.content
+    assert b"Seed" not in answer.content
 
 
 @pytest.mark.parametrize("format", ["deep-zoom", "iiif"])

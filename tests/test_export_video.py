@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cluster.cli import app
+from storage.exports import frames as frames_module
 from storage.exports import video
 from storage.exports.contract import ExportError
 from storage.exports.frames import GROUND, Frames, canvas_of
@@ -106,6 +107,31 @@ def test_beyond_a_plane_lies_the_ground_and_beyond_a_ring_its_other_side() -> No
     assert (plane[:, :60] == GROUND).all() and (plane[:, 70:] == ring[:, 70:]).all()
     rolled = Frames(picture_of(np.roll(pixels, 320, axis=1)), 128, 72).frame(Shot(320, 180, 256))
     assert (ring == rolled).all()
+
+
+def test_bands_of_a_frame_join_without_a_seam(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in (100.7, 290.0, 480.3):  # enlarged, of one level, of two that are mixed
+        shot = Shot(301.7, 177.3, width)
+        whole = Frames(picture, 192, 108).frame(shot).astype(int)
+        with monkeypatch.context() as patch:
+            patch.setattr(frames_module, "BAND", 7)
+            error = np.abs(Frames(picture, 192, 108).frame(shot) - whole)
+        assert error.max() <= 2 and error.mean() < 0.1  # Pillow rounds where it cannot be seen
+
+
+@pytest.mark.parametrize(("edge", "most"), [(512, 156), (1024, 42), (4096, 2)])
+def test_tiles_are_kept_as_far_as_they_fit(picture: Picture, edge: int, most: int) -> None:
+    """Of frames of 1920 x 1080; 42 tiles of 1024 and 2 of 4096 take 126 and 96 MB."""
+    layout = PyramidLayout(90_000, 90_000, edge, 2 * edge)
+    frames = Frames(Picture(Path("large"), layout, {}, None, True, picture.read), 1920, 1080)
+    assert frames.kept_tiles == most
+
+
+@pytest.mark.parametrize("format", video.ENCODERS)
+def test_an_encoder_looks_less_far_ahead_in_larger_frames(format: str) -> None:
+    encoder = video.ENCODERS[format]
+    ahead = [int(encoder.options(75, size)[encoder.ahead]) for size in (64 * 36, 1280 * 720, 1920 * 1080)]
+    assert ahead == [encoder.most_ahead, 21, 9]
 
 
 def test_few_tiles_are_read_and_few_are_kept() -> None:
@@ -249,6 +275,9 @@ def test_a_gif_that_would_be_too_large_is_refused_before_it_is_begun(
         ({"width": 1281}, "a video's width of 1281 must be even for mp4; try 1282"),
         ({"height": 8}, "a video's height of 8 must be 16 to 4096 pixels"),
         ({"width": 5000}, "a video's width of 5000 must be 16 to 4096 pixels"),
+        ({"width": 4096, "height": 4096}, "16,777,216 pixels, .* at most 2,100,000 of them: try 1448x1448"),
+        ({"width": 1922, "height": 1094}, "2,102,668 pixels, .* try 1920x1092"),
+        ({"width": 4096, "height": 2160, "format": "gif"}, "8,847,360 pixels, .* try 1994x1052"),
         ({"fps": 0.5}, "0.5 frames a second: mp4 takes 1 to 120"),
         ({"fps": 60, "format": "gif"}, "60 frames a second: gif takes 1 to 50"),
         ({"fps": float("nan")}, "nan frames a second"),

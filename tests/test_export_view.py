@@ -12,6 +12,7 @@ from finished_jobs import LAYOUT, colours, finished_job, write_picture
 from storage.exports.contract import ExportError
 from storage.exports.picture import Picture
 from storage.exports.view import view_of
+from storage.fingerprint import FormatError
 from storage.geometry import Box
 from storage.pyramid import linear_to_srgb_u8, reduce_half_srgb
 
@@ -50,6 +51,15 @@ def test_a_picture_refuses_what_is_not_there(tmp_path: Path) -> None:
         Picture.open(tmp_path).read(0, Box(0, 84, 0, 10))
     (tmp_path / "image.zarr" / "0" / "c" / "0" / "1" / "0").unlink()
     with pytest.raises(FileNotFoundError, match="never written; resume"):
+        Picture.open(tmp_path)
+
+
+def test_tiles_larger_than_any_that_are_written_are_refused(tmp_path: Path) -> None:
+    write_picture(tmp_path, LAYOUT, "deep-zoom")
+    shutil.rmtree(tmp_path / "image.zarr")
+    index = tmp_path / "image.dzi"
+    index.write_text(index.read_text().replace('TileSize="16"', 'TileSize="5000"'))
+    with pytest.raises(FormatError, match="tells tiles of 5000 pixels; this program reads 1 to 4096"):
         Picture.open(tmp_path)
 
 

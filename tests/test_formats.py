@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from ome_zarr_models.v05 import Image as OmeImage
 from PIL import Image
 
+from storage.fingerprint import FormatError
 from storage.formats.contract import FORMATS, PyramidFormat, open_formats
 from storage.formats.deep_zoom import DeepZoom, deep_zoom_level
-from storage.formats.ome_zarr import OmeZarr, open_image, open_level
+from storage.formats.ome_zarr import OmeZarr, image_root, open_image, open_level
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout, write_superblock
 
@@ -148,6 +149,36 @@ def test_an_image_is_opened_with_the_layout_it_was_written_with(tmp_path: Path) 
     index = master.root / "zarr.json"
     index.write_text(index.read_text().replace('"format_version": 1', '"format_version": 7'))
     with pytest.raises(ValueError, match="format version 7; this program reads 1"):
+        open_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ('"tile": 8192, "superblock": 16384', "tells tiles of 8192 pixels; this program reads 1 to 4096"),
+        ('"tile": 0, "superblock": 64', "tells tiles of 0 pixels"),
+        ('"tile": true, "superblock": 64', "tells tiles of True pixels"),
+        ('"superblock": 64', "tells tiles of None pixels"),
+        ('"tile": 16, "superblock": "64"', "tells a superblock of '64'"),
+    ],
+)
+def test_a_layout_that_nothing_writes_is_refused(tmp_path: Path, told: str, words: str) -> None:
+    index = written(tmp_path).root / "zarr.json"
+    attributes = json.loads(index.read_text())
+    attributes["attributes"]["hypermosaic"] = {"format_version": 1, **json.loads("{" + told + "}")}
+    index.write_text(json.dumps(attributes))
+    with pytest.raises(FormatError, match=words):
+        open_image(tmp_path)
+
+
+def test_chunks_larger_than_any_tile_are_refused(tmp_path: Path) -> None:
+    """Whatever the folder says of its tiles: each chunk is decoded whole."""
+    layout = PyramidLayout(8192, 16, tile=8192, superblock=16384)
+    OmeZarr(tmp_path, layout).create()
+    index = image_root(tmp_path) / "zarr.json"
+    told = index.read_text().replace('"tile": 8192', '"tile": 512').replace("16384", "2048")
+    index.write_text(told)
+    with pytest.raises(FormatError, match="chunks of 3 x 8192 x 8192; this program reads 4096 at most"):
         open_image(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from engine import INFO, tiny_job
 from labelled import CLASS_INFO, description_in, drawn, labelled_job, spec_of
 from PIL import Image
 
-from cluster import generate, resume
+from cluster import exporting, generate, resume
 from cluster.job import prepare
 from cluster.legend import legend_of
 from cluster.outputs import about, model_in_public
 from cluster.report import count_files
-from cluster.spec import JobSpec
+from cluster.spec import JobSpec, SpecError
 from generation.models.errors import ModelError
+from storage.exports import metadata
+from storage.exports.picture import Picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 GUIDE = Path(__file__).parents[1] / "docs" / "outputs.md"
@@ -50,17 +53,54 @@ def test_the_page_tells_what_made_the_picture_and_no_path(model: Path, tmp_path:
     }
     assert described["panorama"] is False
     for path in (tmp_path / "out").rglob("*"):
-        if path.suffix in (".html", ".js", ".json", ".dzi"):
+        if path.suffix in (".html", ".js", ".json", ".dzi", ".xmp"):
             assert "secret-place" not in path.read_text(encoding="utf-8"), path
 
 
-def test_a_ring_twice_as_wide_as_high_is_a_panorama(tmp_path: Path, monkeypatch) -> None:
-    wanted = {"round": (128, 64, "ring"), "flat": (128, 64, "plane"), "low": (128, 62, "ring")}
+@pytest.mark.parametrize("outputs", [("ome-zarr", "deep-zoom"), ("deep-zoom",), ("ome-zarr",)])
+def test_a_finished_picture_says_that_a_model_made_it_and_how(
+    outputs: tuple[str, ...], model: Path, tmp_path: Path
+) -> None:
+    """In the words of its exports, which read job.yaml; as well after a run that closed all and ended before this."""
+    spec = spec_of(model, tmp_path / "out", outputs=outputs, seed=7, negative_prompt="fog & <rain>", width=64)
+    generate(spec)
+    sidecar = spec.out / "provenance.xmp"
+    told = sidecar.read_bytes()
+    assert told == metadata.xmp(Picture.open(spec.out).facts)
+    said = "".join(ElementTree.fromstring(told).itertext())
+    assert metadata.SOURCE_TYPE in said
+    assert (
+        "sea\nNegative prompt: fog & <rain>\nSteps: 1, " in said
+        and "Seed: 7, Size: 64x214, Model: model" in said
+    )
+    sidecar.unlink()
+    events = (spec.out / "events.jsonl").read_text().splitlines(keepends=True)
+    (spec.out / "events.jsonl").write_text("".join(events[:-1]))
+    if "ome-zarr" not in outputs:
+        (spec.out / "image.zarr").mkdir()
+    resume(spec.out)
+    assert sidecar.read_bytes() == told
+
+
+def test_a_job_folder_is_no_earlier_export(model: Path, tmp_path: Path) -> None:
+    """So that none is ever replaced by one, not even that of another job."""
+    for name in ("one", "other"):
+        generate(spec_of(model, tmp_path / name, width=64, height=64))
+    for format in ("deep-zoom", "iiif"):
+        with pytest.raises(SpecError, match="holds other files"):
+            exporting.export(tmp_path / "one", format, tmp_path / "other", overwrite=True)
+
+
+def test_rings_from_twice_to_eight_times_as_wide_as_high_are_panoramas(tmp_path: Path, monkeypatch) -> None:
+    wanted = {
+        "round": (128, 64, "ring"), "round low": (128, 62, "ring"), "round flattest": (128, 16, "ring"),
+        "flat": (128, 64, "plane"), "high": (128, 66, "ring"), "too low": (128, 14, "ring"),
+    }  # fmt: skip
     for name, (width, height, topology) in wanted.items():
         job = labelled_job(tmp_path / name, monkeypatch, width=width, height=height, topology=topology)
         drawn(job)
-        assert description_in(tmp_path / name)["panorama"] is (name == "round")
-        assert (tmp_path / name / "viewer" / "panorama.js").exists() is (name == "round")
+        assert description_in(tmp_path / name)["panorama"] is ("round" in name)
+        assert (tmp_path / name / "viewer" / "panorama.js").exists() is ("round" in name)
 
 
 def test_seeds_that_javascript_cannot_count_are_words(tmp_path: Path) -> None:

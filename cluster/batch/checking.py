@@ -36,13 +36,16 @@ from cluster.batch.requests import Placed, Table
 from cluster.job import canvas_of, check_words, prepare_described, schedule_of
 from cluster.regions import regions_of
 from cluster.spec import JobSpec, SpecError, resolve
-from storage.fingerprint import fingerprint, tree_hash
+from storage.fingerprint import fingerprint, stamp, tree_hash
 
 if TYPE_CHECKING:
     from generation.models.contracts import ModelInfo
 
 FOR_ALL = {"prompt": "--label", "width": "--image-size", "height": "--image-size"}
 """Flags that give what a row leaves out."""
+Known = set[tuple[str, Path | None, Path | None]]
+"""Prompts, class maps and meanings of labels that go together."""
+MOST_KNOWN = 10_000
 
 
 def planned(
@@ -55,14 +58,15 @@ def planned(
     definite = resolve(settings, info)
     settings = settings.model_copy(
         update={
-            name: getattr(definite, name) for name in ("dtype", "device", "batch_size", "workers", "regions")
+            name: getattr(definite, name)
+            for name in ("dtype", "device", "batch_size", "workers", "regions", "class_labels")
         }
     )
     batch = Batch(settings, info, filter=filter, filter_folder=str(Path.cwd()), sizes=sizes)
     batch.work.mkdir(parents=True, exist_ok=True)
     digest, extent, total, shards, patches = hashlib.sha256(), Extent(), 0, 0, 0
     with pq.ParquetWriter(batch.work / UNCLAIMED, SCHEMA) as writer:
-        for rows in _shards(_checked(batch, table, given), sizes.shard_bytes, bool(info.class_names)):
+        for rows in _shards(_checked(batch, table, given), sizes.shard_bytes, batch.masked):
             for row in rows:
                 digest.update(json.dumps(_identity(row), sort_keys=True).encode())
             writer.write_table(
@@ -80,13 +84,15 @@ def planned(
 
 def _identity(row: Asked) -> dict[str, Any]:
     facts = dict(vars(row))
-    facts["classes"] = None if row.classes is None else _hash(row.classes)
+    facts["classes"] = None if row.classes is None else _hash(Path(row.classes), stamp(Path(row.classes)))
     return facts
 
 
 @lru_cache(maxsize=4096)
-def _hash(path: str) -> str:
-    return tree_hash(Path(path))
+def _hash(path: Path, key: str) -> str:
+    """Of a class map, by content. key: its stamp, so that a changed one is read again."""
+    del key
+    return tree_hash(path)
 
 
 def _shards(rows: Iterator[Asked], limit: int, masked: bool) -> Iterator[list[Asked]]:
@@ -109,6 +115,7 @@ def _shards(rows: Iterator[Asked], limit: int, masked: bool) -> Iterator[list[As
 def _checked(batch: Batch, table: Table, given: set[str]) -> Iterator[Asked]:
     seen: dict[bytes, str] = {}
     schedules: set[int | None] = set()
+    known: Known = set()
     for index, placed in enumerate(table.read(given)):
         key = hashlib.blake2b(placed.values["id"].encode(), digest_size=12).digest()
         where = placed.place.rpartition(", ")[2]
@@ -119,7 +126,7 @@ def _checked(batch: Batch, table: Table, given: set[str]) -> Iterator[Asked]:
         seen[key] = where
         try:
             _check_present(placed, given)
-            asked = _asked(batch, index, placed, table.folder)
+            asked = _asked(batch, index, placed, table.folder, known)
             if asked.num_inference_steps not in schedules:
                 schedule_of(asked.spec(batch.spec), batch.info)
                 schedules.add(asked.num_inference_steps)
@@ -135,7 +142,7 @@ def _check_present(placed: Placed, given: set[str]) -> None:
             raise SpecError(f"the {name} is empty; give one, or {flag} for all")
 
 
-def _asked(batch: Batch, index: int, placed: Placed, folder: Path) -> Asked:
+def _asked(batch: Batch, index: int, placed: Placed, folder: Path, known: Known) -> Asked:
     """Raises SpecError or ValueError for a request that cannot be drawn."""
     values = dict(placed.values)
     name = values.pop("id")
@@ -148,12 +155,12 @@ def _asked(batch: Batch, index: int, placed: Placed, folder: Path) -> Asked:
     )
     if spec.classes is None:
         spec = spec.model_copy(update={"class_labels": None})
-    _check_prompt(batch, spec)
+    _check_prompt(batch, spec, known)
     canvas = canvas_of(spec, batch.info)
     regions_of(spec, batch.info, canvas)
     if spec.classes is not None:
-        _check_mask(spec.classes, spec.width, spec.height)
-    if worst_bytes(spec.width, spec.height, bool(batch.info.class_names)) > batch.sizes.shard_bytes:
+        _check_mask(spec.classes, stamp(spec.classes), spec.width, spec.height)
+    if worst_bytes(spec.width, spec.height, batch.masked) > batch.sizes.shard_bytes:
         raise SpecError(
             f"{spec.width}x{spec.height} pixels do not fit in a shard of {batch.sizes.shard_bytes // 10**6} MB; "
             "make that picture with hypermosaic generate"
@@ -178,17 +185,14 @@ def _along(length: int, patch: int, spec: JobSpec) -> int:
     return max(1, -(-(length - patch) // stride) + 1)
 
 
-def _check_prompt(batch: Batch, spec: JobSpec) -> None:
-    """Words are checked once, however many requests say them."""
-    key = (spec.model, spec.prompt, spec.classes, spec.class_labels)
-    if key not in _known_words:
-        if len(_known_words) > 10_000:
-            _known_words.clear()
+def _check_prompt(batch: Batch, spec: JobSpec, known: Known) -> None:
+    """Words and maps are checked once a batch, however many requests have them."""
+    key = (spec.prompt, spec.classes, spec.class_labels)
+    if key not in known:
+        if len(known) > MOST_KNOWN:
+            known.clear()
         check_words(spec, batch.info)
-        _known_words.add(key)
-
-
-_known_words: set[tuple[str, str, Path | None, Path | None]] = set()
+        known.add(key)
 
 
 def _class_map(given: Any, folder: Path, masks: Path) -> Path:
@@ -207,10 +211,11 @@ def _class_map(given: Any, folder: Path, masks: Path) -> Path:
 
 
 @lru_cache(maxsize=4096)
-def _check_mask(path: Path, width: int, height: int) -> None:
-    """A class map is of its picture's proportions, to a pixel of the map."""
+def _check_mask(path: Path, key: str, width: int, height: int) -> None:
+    """A class map is of its picture's proportions, to a pixel of the map. key: its stamp."""
     from cluster.class_maps import opened
 
+    del key
     labels = opened(path)
     rows, columns = labels.height, labels.width
     if abs(columns * height - rows * width) > max(width, height):

@@ -1,7 +1,8 @@
 """The columns of a batch's tables, in the Hugging Face image schema, and the PNGs in them. Knows no disk.
 
 image   struct<bytes, path>   PNG, RGB
-mask    struct<bytes, path>   PNG, indexed: the class of every pixel by its id, 255 for none; class-map models only
+mask    struct<bytes, path>   PNG, indexed: the class, or the region, of every pixel by its number, 255 for none; with
+                              class-map models, or regions
 score   the filter's number; where there is a filter
 """
 
@@ -19,7 +20,6 @@ from PIL import Image
 
 from cluster.batch.plan import Asked, Batch
 from cluster.batch.small import NO_CLASS, Picture
-from cluster.legend import legend_of
 from storage.formats.labels import Legend
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -41,7 +41,7 @@ ERRORS = pa.schema(
 def table_schema(batch: Batch) -> pa.Schema:
     """Of the shards."""
     fields = [("id", pa.string()), ("image", IMAGE)]
-    fields += [("mask", IMAGE)] if batch.info.class_names else []
+    fields += [("mask", IMAGE)] if batch.masked else []
     fields += list(SCALARS.items())
     fields += [("score", pa.float64())] if batch.filter else []
     schema = pa.schema(fields)
@@ -65,16 +65,14 @@ def features(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def drawn_row(
-    batch: Batch, row: Asked, picture: Picture, fingerprint: str, score: float | None
-) -> dict[str, Any]:
+def drawn_row(row: Asked, picture: Picture, fingerprint: str, score: float | None) -> dict[str, Any]:
     """A request's row of a part."""
     values: dict[str, Any] = {"index": row.index, "id": row.id, "fingerprint": fingerprint, "score": score}
     values |= {name: getattr(row, name) for name in SCALARS if name != "fingerprint"}
     values["image"] = {"bytes": png(Image.fromarray(picture.pixels)), "path": f"{row.index:08d}.png"}
     size = len(values["image"]["bytes"])
     if picture.classes is not None:
-        mask = png(mask_image(picture.classes, legend_of(batch.info)))
+        mask = png(mask_image(picture.classes, picture.legend))
         values["mask"] = {"bytes": mask, "path": f"{row.index:08d}-mask.png"}
         size += len(mask)
     return values | {"size": size}

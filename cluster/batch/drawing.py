@@ -1,44 +1,57 @@
-"""What a worker does for a batch: draw one group of requests, or put one shard together. Reads the plan, writes a file.
-
-A task is (shard, group), and (shard, ASSEMBLE) once all groups of a shard have their parts.
-"""
+"""What a worker does for a batch: the tasks of cluster.batch.tasks. Reads the plan, writes files, keeps its model."""
 
 from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
 from cluster.batch.columns import drawn_row, missing_row
+from cluster.batch.faults import is_of_rows, told
 from cluster.batch.filters import FilterError, Judge, Verdict, judged, load_filter
+from cluster.batch.giants import giant_job, giant_worker
 from cluster.batch.names import FAILED, FILTERED
 from cluster.batch.packing import Group, groups_of
 from cluster.batch.plan import Asked, Batch
-from cluster.batch.shards import assemble, write_part
+from cluster.batch.shards import assemble, write_part, write_row
 from cluster.batch.small import Picture, SmallPictures
+from cluster.batch.tasks import ASSEMBLE, GiantTask, RowTask
+from cluster.executors.contract import Runs
 from cluster.job import Job, prepare_described
 from cluster.machine import give_back_memory
 from cluster.plan import Task
 from cluster.tasks import Outcome
 
-ASSEMBLE = -1
-
 
 class BatchWorker:
-    """A batch in one process; its model is loaded with the first group. Satisfies Runs."""
+    """A batch in one process; its model is loaded with the first task, for small requests and large. Satisfies Runs.
+
+    Threads may run two tasks of a large request at once, as of any job; all other tasks go one by one.
+    """
 
     def __init__(self, batch: Batch, small: SmallPictures | None = None) -> None:
         self.batch = batch
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._small = small
         self._shard: tuple[int, list[Group]] = (-1, [])
+        self._giant: tuple[tuple[Task, bool], Runs] | None = None
+        self._alone = threading.Lock()
 
     def run(self, task: Task) -> Outcome:
         """Do one task; its file is durable when this returns. Raises what is not the fault of a single request."""
+        if isinstance(task, GiantTask):
+            return self._giant_worker(task).run(task)
+        with self._alone:
+            self._giant = None
+            return self._run(task)
+
+    def _run(self, task: Task) -> Outcome:
         began = time.perf_counter()
         shard, number = task
         groups = self._groups(shard)
@@ -46,8 +59,14 @@ class BatchWorker:
         if number == ASSEMBLE:
             assemble(self.batch, shard, len(groups))
             give_back_memory()
+        elif isinstance(task, RowTask):
+            row = groups[number].rows[task.place]
+            rows, evaluations = self._draw([row])
+            write_row(self.batch, task, task.place, rows[row.index])
         else:
-            evaluations = self._draw(shard, number, groups[number])
+            group = groups[number]
+            rows, evaluations = self._draw(group.rows)
+            write_part(self.batch, shard, number, [rows[row.index] for row in group.rows])
         return Outcome(task, time.perf_counter() - began, evaluations, self.name)
 
     def _groups(self, shard: int) -> list[Group]:
@@ -56,37 +75,63 @@ class BatchWorker:
             self._shard = (shard, groups_of(self.batch.shard(shard), self.batch.budget))
         return self._shard[1]
 
-    def _draw(self, shard: int, number: int, group: Group) -> int:
+    def _giant_worker(self, task: GiantTask) -> Runs:
+        """Of the large request at work."""
+        with self._alone:
+            key = (task.giant, task.of_map)
+            if self._giant is None or self._giant[0] != key:
+                self._giant = None
+                shard, number = task.giant
+                (row,) = self._groups(shard)[number].rows
+                job = giant_job(self.batch, row)
+                job = job.map if task.of_map and job.map is not None else job
+                self._small = self._small or SmallPictures(job)
+                self._giant = (key, giant_worker(job, self._small.model_of(job)))
+            return self._giant[1]
+
+    # --- small requests
+
+    def _draw(self, rows: Sequence[Asked]) -> tuple[dict[int, dict[str, Any]], int]:
+        """What became of each request, by its index, and the evaluations that it took."""
         jobs: list[Job] = []
         asked: list[Asked] = []
-        rows: dict[int, dict[str, Any]] = {}
-        for row in group.rows:
+        found: dict[int, dict[str, Any]] = {}
+        for row in rows:
             try:
                 jobs.append(prepare_described(row.spec(self.batch.spec), self.batch.info, check_fit=False))
                 asked.append(row)
             except ValueError as error:
-                rows[row.index] = missing_row(row, FAILED, str(error))
-        evaluations = 0
-        if jobs:
-            self._small = self._small or SmallPictures(jobs[0])
+                found[row.index] = missing_row(row, FAILED, str(error))
+        pictures, evaluations = self._pictures(jobs) if jobs else ([], 0)
+        for row, job, picture in zip(asked, jobs, pictures, strict=True):
+            found[row.index] = self.row_of(row, picture, job.fingerprint)
+        return found, evaluations
+
+    def _pictures(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], int]:
+        """Drawn together; where that fails as a whole, one by one, so that only those fail that fail alone."""
+        self._small = self._small or SmallPictures(jobs[0])
+        try:
             pictures, spent = self._small.draw(jobs)
-            evaluations = spent.evaluations
-            for row, job, picture in zip(asked, jobs, pictures, strict=True):
-                rows[row.index] = self.row_of(row, picture, job.fingerprint)
-        write_part(self.batch, shard, number, [rows[row.index] for row in group.rows])
-        return evaluations
+            return pictures, spent.evaluations
+        except Exception as error:
+            if not is_of_rows(error):
+                raise
+            if len(jobs) == 1:
+                return [error], 0
+        alone = [self._pictures([job]) for job in jobs]
+        return [pictures[0] for pictures, _ in alone], sum(evaluations for _, evaluations in alone)
 
     def row_of(self, row: Asked, picture: Picture | Exception, fingerprint: str) -> dict[str, Any]:
         """What becomes of a drawn request: a row of the table, or one that says why there is none."""
         if isinstance(picture, Exception):
-            return missing_row(row, FAILED, str(picture))
+            return missing_row(row, FAILED, told(picture))
         try:
             verdict = self._judge(Image.fromarray(picture.pixels))
         except FilterError as error:
             return missing_row(row, FAILED, str(error))
         if not verdict.keep:
             return missing_row(row, FILTERED, f"filter {self.batch.filter} returned False")
-        return drawn_row(self.batch, row, picture, fingerprint, verdict.score if self.batch.filter else None)
+        return drawn_row(row, picture, fingerprint, verdict.score if self.batch.filter else None)
 
     def _judge(self, image: Image.Image) -> Verdict:
         if self.batch.filter is None:
@@ -96,4 +141,4 @@ class BatchWorker:
     @cached_property
     def _filter(self) -> Judge:
         assert self.batch.filter is not None
-        return load_filter(self.batch.filter, self.batch.filter_folder)
+        return self.batch.judge or load_filter(self.batch.filter, self.batch.filter_folder)

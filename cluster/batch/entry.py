@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from cluster.batch.checking import planned
 from cluster.batch.disk import DiskNeed, disk_need, warn_if_tight
 from cluster.batch.extras import Extras
 from cluster.batch.files import locked
-from cluster.batch.filters import load_filter
+from cluster.batch.filters import Judge, check_sendable, load_filter, name_of
 from cluster.batch.names import NAME, SUCCESS, WORK
 from cluster.batch.plan import UNCLAIMED, Batch, Sizes, check_folder, enter
 from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
@@ -40,7 +40,7 @@ def make_batch(
     table: Table,
     fields: dict[str, Any],
     *,
-    filter: str | None = None,
+    filter: str | Judge | None = None,
     extras: Extras | None = None,
     resume: bool = False,
     sizes: Sizes | None = None,
@@ -67,7 +67,7 @@ def plan_batch(
     table: Table,
     fields: dict[str, Any],
     *,
-    filter: str | None = None,
+    filter: str | Judge | None = None,
     extras: Extras | None = None,
     sizes: Sizes | None = None,
 ) -> tuple[Batch, DiskNeed]:
@@ -79,23 +79,36 @@ def plan_batch(
 
 @contextmanager
 def _planned(
-    table: Table, fields: dict[str, Any], filter: str | None, sizes: Sizes | None
+    table: Table, fields: dict[str, Any], filter: str | Judge | None, sizes: Sizes | None
 ) -> Iterator[Batch]:
     """The checked batch, in a folder that nobody else writes to meanwhile."""
     from generation.models.loading import describe
 
     settings = JobSpec(**{**UNSAID, **fields})
     given = {name for name in ("prompt", "width", "height") if name in fields} | {"seed"}
-    if filter is not None:
-        load_filter(filter, str(Path.cwd()))
+    name, judge = _filter_of(filter, settings)
     check_folder(settings.out)
     info = describe(settings.model, loras=settings.loras, allow_pickle=settings.allow_pickle)
     work = settings.out / WORK
     try:
         with locked(work), _unwarned():
-            yield planned(settings, info, table, given, filter, sizes or Sizes())
+            yield replace(planned(settings, info, table, given, name, sizes or Sizes()), judge=judge)
     finally:
         _forget(settings.out)
+
+
+def _filter_of(filter: str | Judge | None, settings: JobSpec) -> tuple[str | None, Judge | None]:
+    """Its name, and the function itself where that was given. Raises SpecError for what workers could not call."""
+    if filter is None:
+        return None, None
+    if isinstance(filter, str):
+        load_filter(filter, str(Path.cwd()))
+        return filter, None
+    if not callable(filter):
+        raise SpecError(f"filter {repr(filter)[:40]} is neither a function nor module:function")
+    if settings.executor == "ray":
+        check_sendable(filter)
+    return name_of(filter), filter
 
 
 @contextmanager

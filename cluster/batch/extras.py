@@ -80,7 +80,7 @@ def _write_folders(batch: Batch) -> None:
     unfinished = batch.work / FOLDERS
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "images").mkdir(parents=True)
-    if batch.info.class_names:
+    if batch.masked:
         (unfinished / "masks").mkdir()
     with (unfinished / METADATA).open("w", encoding="utf-8") as metadata:
         for shard in range(batch.shards):

@@ -1,4 +1,4 @@
-"""The user's judge of pictures, `module:function`: False leaves a picture out, a number becomes its score."""
+"""The user's judge of pictures, a function or its name: False leaves a picture out, a number becomes its score."""
 
 from __future__ import annotations
 
@@ -16,6 +16,26 @@ from PIL import Image
 from cluster.spec import SpecError
 
 Judge = Callable[[Image.Image], Any]
+
+
+def name_of(judge: Judge) -> str:
+    """module:function, as a filter that is named would be; of an object that is called, its class."""
+    named = judge if hasattr(judge, "__qualname__") else type(judge)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def check_sendable(judge: Judge) -> None:
+    """Raises SpecError for a function that cannot go to other processes."""
+    from ray import cloudpickle
+
+    try:
+        cloudpickle.dumps(judge)  # type: ignore[no-untyped-call]  # Ray's is not annotated
+    except Exception as error:  # what pickle, or the function's own objects, raise
+        reason = str(error).partition("\n")[0]
+        raise SpecError(
+            f"filter {name_of(judge)} cannot be sent to Ray's workers ({type(error).__name__}: {reason}); give it as "
+            '"module:function", or use the in-process executor'
+        ) from None
 
 
 @dataclass(frozen=True)

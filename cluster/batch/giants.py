@@ -1,56 +1,146 @@
-"""Requests of more than one block: each a job of its own, by the block engine, in a folder of the batch's work.
+"""Requests of more than one block: each a job, by the block engine, in a folder of the batch's work.
 
-The job writes its OME-Zarr master; the picture and its classes are read back from there into a part of its shard.
+Its tasks go to the workers that draw the small requests, too. The job writes its OME-Zarr master; the picture and its
+classes are read back from there into a part of its shard.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from cluster import api
 from cluster.batch.columns import missing_row
-from cluster.batch.drawing import BatchWorker
+from cluster.batch.faults import is_of_rows, told
 from cluster.batch.names import FAILED, GIANTS
 from cluster.batch.packing import Group
 from cluster.batch.plan import Asked, Batch
 from cluster.batch.shards import write_part
-from cluster.batch.small import Picture
+from cluster.batch.small import Picture, legend_of_job
+from cluster.batch.tasks import GiantTask
+from cluster.driver import TaskFailed
 from cluster.events import unheard
+from cluster.executors.contract import Executor, Runs, Work
 from cluster.job import Job, prepare_described
 from cluster.outputs import outputs_for
 from cluster.plan import Task
-from cluster.tasks import Outcome
+from cluster.tasks import Outcome, Worker
+from generation.models.contracts import Model
+
+RowOf = Callable[[Asked, Picture | Exception, str], dict[str, Any]]
+"""What becomes of a drawn request, from its picture and its fingerprint."""
 
 
-def draw_giant(batch: Batch, task: Task, group: Group) -> Outcome:
+def draw_giant(batch: Batch, task: Task, group: Group, executor: Executor, row_of: RowOf) -> Outcome:
     """Make the picture of a group's one request and write its part; goes on where an earlier run stopped.
 
-    An error of the picture itself (numbers that are none) becomes the request's; others are raised.
+    An error of the picture itself (numbers that are none, a class map that went away) becomes the request's. Others are
+    raised: TaskFailed where its workers died each time. Nothing else may be under way.
     """
-    from cluster import api
-
     began = time.perf_counter()
     (row,) = group.rows
-    spec = row.spec(batch.spec)
-    folder = batch.work / GIANTS / f"{row.index:08d}"
-    asked = prepare_described(spec, batch.info, check_fit=False)
-    alone = spec.model_copy(update={"out": folder, "outputs": ("ome-zarr",), "preview_every": 0})
-    job = prepare_described(alone, batch.info, check_fit=True)
-    worker = BatchWorker(batch)
+    tasks = GiantTasks(executor, task)
+    evaluations = 0
     try:
-        api.run(job, resume=True, on_event=unheard)
-        values = worker.row_of(row, _picture(job), asked.fingerprint)
-    except ArithmeticError as error:
+        asked = prepare_described(row.spec(batch.spec), batch.info, check_fit=False)
+    except ValueError as error:
         values = _failed(row, error)
+    else:
+        job = giant_job(batch, row, check_fit=True)
+        evaluations = job.plan.evaluations
+        try:
+            api.run(job, resume=True, on_event=unheard, make=tasks.of)
+            values = row_of(row, _picture(job), asked.fingerprint)
+        except Exception as error:
+            if not is_of_rows(error):
+                raise
+            tasks.drain()
+            if isinstance(error, TaskFailed):
+                raise
+            values = _failed(row, error)
+    _write(batch, task, row, values)
+    return Outcome(task, time.perf_counter() - began, evaluations, tasks.worker)
+
+
+def give_up(batch: Batch, task: Task, group: Group, error: Exception) -> Outcome:
+    """The request fails for good."""
+    (row,) = group.rows
+    _write(batch, task, row, _failed(row, error))
+    return Outcome(task)
+
+
+def _write(batch: Batch, task: Task, row: Asked, values: dict[str, Any]) -> None:
     write_part(batch, *task, [values])
-    shutil.rmtree(folder)
-    return Outcome(task, time.perf_counter() - began, job.plan.evaluations, worker.name)
+    shutil.rmtree(_folder(batch, row), ignore_errors=True)
 
 
-def _failed(row: Asked, error: Exception) -> dict[str, object]:
-    return missing_row(row, FAILED, str(error))
+def giant_job(batch: Batch, row: Asked, check_fit: bool = False) -> Job:
+    """The job of a request, in a folder of its own. Raises SpecError where it cannot be, or does not fit."""
+    update = {"out": _folder(batch, row), "outputs": ("ome-zarr",), "preview_every": 0}
+    return prepare_described(row.spec(batch.spec).model_copy(update=update), batch.info, check_fit)
+
+
+def giant_worker(job: Job, model: Model) -> Runs:
+    """Runs the tasks of a request's job, or of its map's, with a model that is loaded already."""
+    from cluster.worker import build_sampler, labels_of
+
+    classes = labels_of(job)
+    return Worker(job, build_sampler(job, model, classes), model.codec, outputs_for(job), classes)
+
+
+@dataclass
+class GiantTasks:
+    """The tasks of one request's jobs on the executor of the batch, as an executor. giant: (shard, group)."""
+
+    executor: Executor
+    giant: Task
+    of_map: bool = False
+    under_way: int = 0
+    worker: str = ""
+
+    def of(self, work: Work) -> GiantTasks:
+        """The executor of the request's job, or of its map's, which has no map."""
+        self.of_map = isinstance(work, Job) and work.spec.out.parent.name != GIANTS
+        return self
+
+    @property
+    def workers(self) -> int:
+        return self.executor.workers
+
+    def capacity(self, ready: int) -> int:
+        return self.executor.capacity(ready)
+
+    def submit(self, task: Task) -> None:
+        self.executor.submit(GiantTask.of(task, self.giant, self.of_map))
+        self.under_way += 1
+
+    def next(self) -> Outcome:
+        outcome = self.executor.next()
+        self.under_way -= 1
+        self.worker = outcome.worker or self.worker
+        return outcome
+
+    def drain(self) -> None:
+        """Wait for what is under way, whatever becomes of it."""
+        while self.under_way:
+            self.next()
+
+    def close(self) -> None:
+        """The workers go on with what the batch has for them."""
+
+
+def _folder(batch: Batch, row: Asked) -> Path:
+    return batch.work / GIANTS / f"{row.index:08d}"
+
+
+def _failed(row: Asked, error: Exception) -> dict[str, Any]:
+    return missing_row(row, FAILED, told(error))
 
 
 def _picture(job: Job) -> Picture:
@@ -59,4 +149,4 @@ def _picture(job: Job) -> Picture:
     whole = job.plan.layout.whole(0).box
     labels = outputs.labels
     classes = None if labels is None else (labels.read_level(0, whole).astype(np.int16) - 1).astype(np.uint8)
-    return Picture(outputs.master.read_level(0, whole), classes)
+    return Picture(outputs.master.read_level(0, whole), classes, legend_of_job(job))

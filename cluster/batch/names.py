@@ -6,11 +6,12 @@ from pathlib import Path
 
 NAME = "batch.json"
 """Settings and fingerprint: what makes a folder one of a batch."""
-DATA, MANIFESTS, ERROR_TABLE, TIMINGS, SUCCESS = (
+DATA, MANIFESTS, ERROR_TABLE, TIMINGS, SECONDS, SUCCESS = (
     "data",
     "manifests",
     "errors.parquet",
     "timings.jsonl",
+    "seconds.parquet",
     "_SUCCESS",
 )
 WORK, PARTS, GIANTS, REQUESTS, MASKS = "work", "parts", "giants", "requests.parquet", "masks"

@@ -10,20 +10,25 @@ Which shard a request is in depends on the order of the requests and their sizes
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from cluster.batch.files import write_bytes_durably
 from cluster.batch.names import NAME, REQUESTS, WORK
-from cluster.job import PICTURE_VERSION
+from cluster.job import PICTURE_VERSION, check_out
 from cluster.legend import legend_of
 from cluster.outputs import model_in_public
+from cluster.regions import JobRegions, has_regions
 from cluster.spec import JobSpec, SpecError, picture_facts
 from storage.fingerprint import FormatError, file_hash
+from storage.formats.labels import Legend
+from storage.geometry import Canvas
 
 if TYPE_CHECKING:
     from cluster.batch.drawing import BatchWorker
@@ -124,7 +129,7 @@ class Batch:
 
     spec: the settings of the flags, its device and batch size made definite, its prompt and size perhaps not those
     of any request. budget: patches of a step that a group is packed to. filter: "module:function" or None;
-    filter_folder: where modules are looked for too.
+    filter_folder: where modules are looked for too. judge: the filter itself, where it was given as a function.
     """
 
     spec: JobSpec
@@ -135,6 +140,7 @@ class Batch:
     fingerprint: str = ""
     filter: str | None = None
     filter_folder: str = ""
+    judge: Callable[[Image.Image], Any] | None = None
     sizes: Sizes = field(default_factory=Sizes)
     extent: Extent = field(default_factory=Extent)
 
@@ -155,8 +161,14 @@ class Batch:
         return f"train-{number:05d}-of-{self.shards:05d}"
 
     @property
+    def masked(self) -> bool:
+        """Whether pictures have a mask: of classes, or of regions."""
+        return bool(self.info.class_names) or has_regions(self.spec)
+
+    @property
     def at_once(self) -> int:
-        return 1
+        """Two tasks of a large request; of others a worker does one after another."""
+        return 2
 
     def worker(self) -> BatchWorker:
         from cluster.batch.drawing import BatchWorker
@@ -166,6 +178,7 @@ class Batch:
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that holds anything but a batch, before a file is written there."""
+    check_out(folder)
     if folder.exists() and not folder.is_dir():
         raise SpecError(f"{folder} is a file; name a folder with --out")
     if folder.is_dir() and not (folder / NAME).is_file():
@@ -201,8 +214,16 @@ def _claim(batch: Batch, resume: bool) -> None:
         "shards": batch.shards,
         "model": model_in_public(batch.spec.model),
     }
-    document |= {"legend": legend_of(batch.info)}
+    document |= {"legend": _legend(batch)}
     write_bytes_durably(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _legend(batch: Batch) -> Legend:
+    """Of the masks. Region 0 is where there is none, which every request calls by its own prompt."""
+    if not has_regions(batch.spec):
+        return legend_of(batch.info)
+    (_, colour), *regions = JobRegions(batch.spec, Canvas(1, 1), batch.info.scale, guided=False).legend()
+    return (("elsewhere", colour), *regions)
 
 
 def facts_of(batch: Batch) -> dict[str, Any]:

@@ -12,8 +12,10 @@ import csv
 import difflib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ OPTIONAL = ("negative_prompt", "guidance_scale", "num_inference_steps", "classes
 COLUMNS = (*NEEDED, *OPTIONAL)
 ALIASES = {"label": "prompt"}
 WHOLE = ("seed", "width", "height", "num_inference_steps")
+NUMBERS = (*WHOLE, "guidance_scale")
 LONGEST_ID = 200
 FORMATS = (".csv", ".jsonl", ".ndjson", ".parquet")
 
@@ -91,6 +94,11 @@ class Table:
             ours = ALIASES.get(name, name)
             if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
                 continue
+            if ours in NUMBERS and not _is_number(value):
+                kind = "whole number" if ours in WHOLE else "number"
+                raise SpecError(
+                    f"{self.name}, {place}: {ours} {value!r} cannot be used: write a {kind} such as 12"
+                )
             values[ours] = _whole(value) if ours in WHOLE else value
         if "id" not in values:
             raise SpecError(f"{self.name}, {place}: the id is empty; give every request its own")
@@ -117,8 +125,10 @@ def table_at(path: Path) -> Table:
 def rows_at_hand(rows: Iterable[Row]) -> Table:
     """The table of rows in memory; a pyarrow Table or a pandas DataFrame will do."""
     if hasattr(rows, "to_pylist"):
+        _check_once(getattr(rows, "column_names", ()), "requests")
         rows = rows.to_pylist()
     elif hasattr(rows, "to_dict"):
+        _check_once(getattr(rows, "columns", ()), "requests")
         rows = rows.to_dict("records")
     return Table("requests", list(rows))
 
@@ -140,10 +150,18 @@ def numbered(count: int) -> Table:
     return Table("requests", Numbered(count))
 
 
+def _check_once(names: Iterable[Any], place: str) -> None:
+    """A name that occurs twice would leave one of its values out."""
+    (twice, count), *_ = [*Counter(names).most_common(1), (None, 0)]
+    if count > 1:
+        raise SpecError(f"{place} has {count} columns {twice!r}; leave all but one out")
+
+
 def _csv_rows(path: Path) -> Iterator[tuple[str, Row]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
+            _check_once(reader.fieldnames or (), path.name)
             for row in reader:
                 if None in row or None in row.values():
                     more = "more" if None in row else "fewer"
@@ -159,12 +177,19 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=partial(_once, f"{path.name}, line {number}"))
+            except SpecError:
+                raise
             except ValueError as error:
                 raise SpecError(f"{path.name}, line {number} is not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise SpecError(f'{path.name}, line {number} is no object; write it like {{"id": "a"}}')
             yield f"line {number}", row
+
+
+def _once(place: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_once((name for name, _ in pairs), place)
+    return dict(pairs)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
@@ -173,13 +198,21 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
 
     try:
         with pq.ParquetFile(path) as file:
+            _check_once(file.schema_arrow.names, path.name)
             number = 0
             for batch in file.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
-    except pa.ArrowInvalid as error:
-        raise SpecError(f"{path.name} is not Parquet: {str(error).splitlines()[0]}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise SpecError(
+            f"{path.name} is not Parquet, or damaged: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from None
+
+
+def _is_number(value: Any) -> bool:
+    """Neither a truth value, which Python counts as a number, nor digits in groups, which Python alone reads."""
+    return not isinstance(value, bool) and not (isinstance(value, str) and "_" in value)
 
 
 def _whole(value: Any) -> Any:

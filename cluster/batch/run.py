@@ -1,6 +1,6 @@
 """The loop over a batch: giants first, then groups of small requests on the workers, each shard as it fills.
 
-Goes on from manifests and parts; ends with errors.parquet, the card and _SUCCESS, in this order.
+Goes on from manifests and parts; ends with errors.parquet, the card, seconds.parquet and _SUCCESS, in this order.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,15 +19,18 @@ import pyarrow.parquet as pq
 from cluster import executors
 from cluster.batch.card import write_card
 from cluster.batch.columns import ERRORS
-from cluster.batch.counting import Counts, Part, read_part
-from cluster.batch.drawing import ASSEMBLE
+from cluster.batch.counting import DRAWN, Counts, Part, read_part
+from cluster.batch.drawing import BatchWorker
 from cluster.batch.extras import Extras
 from cluster.batch.files import write_bytes_durably, write_durably
-from cluster.batch.giants import draw_giant
+from cluster.batch.giants import draw_giant, give_up
 from cluster.batch.names import DRAW, ERROR_TABLE, FAILED, FILTERED, GIANT, SUCCESS, TIMINGS, WRITE
 from cluster.batch.packing import Group, groups_of
 from cluster.batch.plan import Batch
+from cluster.batch.seconds import write_seconds
 from cluster.batch.shards import Manifest, is_finished, manifest_path, part_path, read_manifest
+from cluster.batch.singly import draw_singly
+from cluster.batch.tasks import ASSEMBLE
 from cluster.driver import ATTEMPTS, Interrupted, TaskFailed
 from cluster.events import (
     Event,
@@ -45,6 +48,8 @@ from cluster.plan import Task
 from cluster.tasks import Outcome
 
 MakeExecutor = Callable[[Batch], Executor]
+Done = Callable[[Outcome, str], None]
+"""Told of each task that is done, and of its kind."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +154,8 @@ def _draw_all(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> None:
     left = left_of(batch)
     if not left.waiting:
         return
-    workers = min(batch.spec.workers or 1, max(1, len(left.draws), len(left.waiting)))
-    if batch.spec.workers is not None:
-        batch = replace(batch, spec=batch.spec.model_copy(update={"workers": workers}))
-    on_event(_started(left, workers))
+    wanted = _with_workers_for(batch, left)
+    on_event(_started(left, wanted.spec.workers or 1))
     on_event(left.counts.event())
     with (batch.out / TIMINGS).open("a", encoding="utf-8") as timings:
 
@@ -164,17 +167,42 @@ def _draw_all(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> None:
             on_event(TaskDone(0, name, group, outcome.seconds, outcome.evaluations, outcome.worker))
             on_event(left.counts.event())
 
-        for task, group in left.giants:
-            done(draw_giant(batch, task, group), GIANT)
-            left.waiting[task[0]] -= 1
-        with closing(make(batch)) as executor:
-            _loop(left, executor, done, on_event)
+        with closing(make(wanted)) as executor:
+            here = BatchWorker(batch)
+            deadly: list[tuple[Task, Group, TaskFailed]] = []
+            for task, group in left.giants:
+                try:
+                    done(draw_giant(batch, task, group, executor, here.row_of), GIANT)
+                    left.waiting[task[0]] -= 1
+                except TaskFailed as error:
+                    deadly.append((task, group, error))
+            for task in _loop(left, left.draws, executor, done, on_event):
+                done(draw_singly(batch, executor, task, left.counts.kinds[DRAWN] > 0), DRAW)
+                left.waiting[task[0]] -= 1
+            for task, group, lost in deadly:
+                if not left.counts.kinds[DRAWN]:  # where nothing can be drawn, it is no request's fault
+                    raise lost
+                done(give_up(batch, task, group, lost), GIANT)
+                left.waiting[task[0]] -= 1
+            _loop(left, (), executor, done, on_event)
 
 
-def _loop(left: Left, executor: Executor, done: Callable[[Outcome, str], None], on_event: OnEvent) -> None:
-    """Groups shard by shard; a shard is put together as soon as its last group is drawn."""
-    queue = deque([*left.ready, *left.draws])
+def _with_workers_for(batch: Batch, left: Left) -> Batch:
+    """The batch with no more workers than have something to do; large requests keep them all busy."""
+    if batch.spec.workers is None or left.giants:
+        return batch
+    workers = min(batch.spec.workers, max(1, len(left.draws), len(left.waiting)))
+    return replace(batch, spec=batch.spec.model_copy(update={"workers": workers}))
+
+
+def _loop(left: Left, draws: Iterable[Task], executor: Executor, done: Done, on_event: OnEvent) -> list[Task]:
+    """Groups shard by shard; a shard is put together as soon as its last group is drawn.
+
+    Returns the groups whose worker died each time.
+    """
+    queue = deque([*left.ready, *draws])
     attempts: Counter[Task] = Counter()
+    deadly: list[Task] = []
     under_way = 0
     while under_way or queue:
         while queue and under_way < executor.capacity(len(queue)):
@@ -186,26 +214,27 @@ def _loop(left: Left, executor: Executor, done: Callable[[Outcome, str], None], 
         name = WRITE if number == ASSEMBLE else DRAW
         if outcome.error is not None:
             on_event(_again(outcome, name, attempts))
-            queue.append(outcome.task)
+            (queue if attempts[outcome.task] < ATTEMPTS else deadly).append(outcome.task)
             continue
         done(outcome, name)
-        if number != ASSEMBLE:
-            left.waiting[shard] -= 1
-            if left.waiting[shard] == 0:
-                queue.appendleft((shard, ASSEMBLE))
+        if number == ASSEMBLE:
+            del left.waiting[shard]
+            continue
+        left.waiting[shard] -= 1
+        if left.waiting[shard] == 0:
+            queue.appendleft((shard, ASSEMBLE))
+    return deadly
 
 
 def _again(outcome: Outcome, name: str, attempts: Counter[Task]) -> TaskRetried:
-    """A task whose worker was lost is given out again; any other error, and a loss that repeats itself, is raised."""
+    """A task whose worker was lost is given out again; any other error is raised, and a shard that never ends."""
     assert outcome.error is not None
     if not outcome.lost:
         raise outcome.error
     attempts[outcome.task] += 1
     shard, number = outcome.task
-    if attempts[outcome.task] >= ATTEMPTS:
-        raise TaskFailed(
-            f"{name}, shard {shard}, group {number}: the worker died {ATTEMPTS} times; is there enough memory?"
-        )
+    if number == ASSEMBLE and attempts[outcome.task] >= ATTEMPTS:
+        raise TaskFailed(f"{name}, shard {shard}: the worker died {ATTEMPTS} times; is there enough memory?")
     return TaskRetried(0, name, number, str(outcome.error).splitlines()[0])
 
 
@@ -252,6 +281,7 @@ def _finish(batch: Batch, extras: Extras) -> Summary:
     write_durably(batch.out / ERROR_TABLE, lambda path: pq.write_table(table, path))
     summary = _summary(batch, manifests)
     write_card(batch, manifests)
+    write_seconds(batch)
     extras.write(batch)
     write_bytes_durably(batch.out / SUCCESS, (json.dumps(asdict(summary)) + "\n").encode())
     return summary

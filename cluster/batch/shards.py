@@ -1,6 +1,7 @@
 """Parts and the shards that are put together from them, with a manifest each. Knows rows; knows no model.
 
     work/parts/SHARD/GROUP.parquet       what one task drew, and what it could not
+    work/parts/SHARD/GROUP-ROW.parquet   the same of one request, where those of a group are drawn one by one
     data/train-00000-of-00007.parquet    the drawn requests of a shard, in the order of the requests
     manifests/train-00000-of-00007.json  its SHA-256, its rows, and every request that it lacks
 
@@ -24,6 +25,7 @@ from cluster.batch.columns import as_table, part_schema, table_schema
 from cluster.batch.files import write_bytes_durably, write_durably
 from cluster.batch.names import DATA, MANIFESTS, PARTS
 from cluster.batch.plan import ROW_BYTES, Batch
+from cluster.plan import Task
 from storage.fingerprint import FormatError, file_hash
 
 RAW = ("image.bytes", "mask.bytes")
@@ -47,13 +49,35 @@ def part_path(batch: Batch, shard: int, group: int) -> Path:
 
 
 def write_part(batch: Batch, shard: int, group: int, rows: list[dict[str, Any]]) -> None:
+    _write(part_path(batch, shard, group), batch, rows)
+
+
+def _write(path: Path, batch: Batch, rows: list[dict[str, Any]]) -> None:
     table = as_table(list(rows), part_schema(batch))
     write_durably(
-        part_path(batch, shard, group),
+        path,
         lambda path: pq.write_table(
             table, path, compression="none", use_dictionary=False, write_statistics=False
         ),
     )
+
+
+def write_row(batch: Batch, group: Task, place: int, row: dict[str, Any]) -> None:
+    """What became of one request of a group, to be joined with the others."""
+    _write(_row_path(batch, group, place), batch, [row])
+
+
+def join_rows(batch: Batch, group: Task, count: int) -> None:
+    """The part of a group whose requests were written one by one; removes those."""
+    paths = [_row_path(batch, group, place) for place in range(count)]
+    write_part(batch, *group, [row for path in paths for row in pq.read_table(path).to_pylist()])
+    for path in paths:
+        path.unlink()
+
+
+def _row_path(batch: Batch, group: Task, place: int) -> Path:
+    part = part_path(batch, *group)
+    return part.with_name(f"{part.stem}-{place:05d}.parquet")
 
 
 def shard_path(batch: Batch, shard: int) -> Path:
@@ -82,7 +106,13 @@ def is_finished(batch: Batch, shard: int) -> bool:
 
 
 def assemble(batch: Batch, shard: int, groups: int) -> None:
-    """Put the shard together from its parts, write its manifest, remove the parts. Memory: a row group and a part."""
+    """Put the shard together from its parts, write its manifest, remove the parts. Memory: a row group and a part.
+
+    May be repeated, as when a worker was lost just before it could tell that it had done so.
+    """
+    if is_finished(batch, shard):
+        shutil.rmtree(part_path(batch, shard, 0).parent, ignore_errors=True)
+        return
     parts = [part_path(batch, shard, group) for group in range(groups)]
     entries = _entries(parts)
     asked = [row.index for row in batch.shard(shard)]

@@ -15,12 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from cluster.job import Job
+from cluster.legend import legend_of
 from cluster.worker import build_sampler, class_map
 from generation.decode import decode_box
 from generation.denoise import NumericalError
 from generation.models.contracts import ClassMap, Codec, Conditioner, Model, Request
 from generation.models.loading import load
 from generation.packing import Spent, draw_together, wrapped
+from storage.formats.labels import Legend
 from storage.geometry import Box, Canvas
 from storage.pyramid import Pixels8, to_u8
 
@@ -30,10 +32,12 @@ REMEMBERED_PROMPTS = 32
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels: (height, width, 3) sRGB. classes: (height, width) ids, 255 for none; None where the model knows none."""
+    """pixels: (height, width, 3) sRGB. classes: (height, width) ids of classes or regions, 255 for none; None where the
+    model knows no classes and the picture has no regions. legend: their names and colours."""
 
     pixels: Pixels8
     classes: NDArray[np.uint8] | None
+    legend: Legend = ()
 
 
 class SmallPictures:
@@ -44,13 +48,26 @@ class SmallPictures:
         self._map_model: Model | None = None
 
     @cached_property
-    def _model(self) -> Model:
+    def _loaded(self) -> Model:
         return loaded(self._first)
+
+    @cached_property
+    def _model(self) -> Model:
+        """One that is told words only encodes each prompt once."""
+        info = self._first.info
+        return self._loaded if info.class_names or info.family == "map" else remembering(self._loaded)
+
+    def model_of(self, job: Job) -> Model:
+        """The model of a job that is drawn otherwise: the same one, or that of maps; each is loaded once."""
+        if job.info.family != "map" or self._first.info.family == "map":
+            return self._loaded
+        self._map_model = self._map_model or loaded(job)
+        return self._map_model
 
     def draw(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], Spent]:
         """Each job's picture, or what is wrong with it; all jobs have the same steps, and guidance or none."""
         torch.set_num_threads(self._first.spec.threads)
-        maps = self._maps(jobs)
+        model, maps = self._model, self._maps(jobs)
         found: list[Picture | Exception] = [ValueError("not drawn")] * len(jobs)
         ready: list[tuple[int, Job, Any, ClassMap | None]] = []
         for place, (job, planes) in enumerate(zip(jobs, maps, strict=True)):
@@ -58,8 +75,8 @@ class SmallPictures:
                 found[place] = planes
                 continue
             try:
-                classes = class_map(job, planes) if job.info.class_names else None
-                ready.append((place, job, build_sampler(job, self._model, classes), classes))
+                classes = _labelled(job, planes)
+                ready.append((place, job, build_sampler(job, model, classes), classes))
             except ValueError as error:  # a request that cannot be met
                 found[place] = error
         if not ready:
@@ -70,9 +87,14 @@ class SmallPictures:
         for (place, job, sampler, classes), latents in zip(ready, drawn.pictures, strict=True):
             if isinstance(latents, NumericalError):
                 found[place] = latents
-            else:
-                pixels = pixels_of(job, self._model.codec, latents, sampler.device)
-                found[place] = Picture(pixels, classes_of(job, classes) if classes else None)
+                continue
+            try:
+                pixels = pixels_of(job, model.codec, latents, sampler.device)
+            except NumericalError as error:  # of the decoder, and of this picture alone
+                found[place] = error
+                continue
+            ids = classes_of(job, classes) if classes else None
+            found[place] = Picture(pixels, ids, legend_of_job(job))
         return found, drawn.spent
 
     def _maps(self, jobs: Sequence[Job]) -> list[Held | Exception | None]:
@@ -80,8 +102,8 @@ class SmallPictures:
         maps: list[Held | Exception | None] = [None] * len(jobs)
         wanted = [(place, job.map) for place, job in enumerate(jobs) if job.map is not None]
         if wanted:
-            self._map_model = self._map_model or loaded(wanted[0][1])
-            samplers = [build_sampler(job, self._map_model) for _, job in wanted]
+            model = self.model_of(wanted[0][1])
+            samplers = [build_sampler(job, model) for _, job in wanted]
             drawn = draw_together(samplers, [frame_of(job) for _, job in wanted])
             for (place, _), planes in zip(wanted, drawn.pictures, strict=True):
                 maps[place] = planes if isinstance(planes, Exception) else Held(planes)
@@ -100,13 +122,17 @@ class Held:
 
 
 def loaded(job: Job) -> Model:
-    """The job's model; one that is told words only encodes each prompt once."""
+    """The job's model."""
     spec = job.spec
-    model = load(
+    return load(
         spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,
         allow_pickle=spec.allow_pickle,
     )  # fmt: skip
-    return model if job.info.class_names or job.info.family == "map" else remembering(model)
+
+
+def legend_of_job(job: Job) -> Legend:
+    """Of its classes or its regions; empty where it has neither."""
+    return legend_of(job.info) if job.regions is None else job.regions.legend()
 
 
 def remembering(model: Model) -> Model:
@@ -123,6 +149,13 @@ def remembering(model: Model) -> Model:
         return encoded(request.prompt, request.negative_prompt, request.guidance_scale)
 
     return replace(model, conditioner_for=conditioner_for)
+
+
+def _labelled(job: Job, planes: Held | None) -> ClassMap | None:
+    """Classes or regions, as `generate` labels them; the map comes from memory."""
+    if job.regions is not None:
+        return job.regions.classes()
+    return class_map(job, planes) if job.info.class_names else None
 
 
 def frame_of(job: Job) -> Box:

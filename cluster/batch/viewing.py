@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cluster.batch.names import DATA, MANIFESTS, NAME, PARTS, TIMINGS, WORK
+from cluster.batch.seconds import Seconds
 from cluster.batch.status import BatchFollower
-from cluster.history import Tail
 from cluster.progress import EVENTS
 from storage.viewer.told import Card, Sheet
 
 SHARD = re.compile(r"train-(\d{5})-of-\d{5,}\.parquet")
 NUMBERED = re.compile(r"(\d{5,})(\.parquet)?")
-MOST_ROWS = 10**7
-"""Indices of requests whose seconds are remembered: four bytes each."""
-UNKNOWN = -1.0
 
 
 class BatchTeller:
@@ -108,37 +104,6 @@ class BatchTeller:
         if folder not in self._followers:
             self._followers[folder] = BatchFollower(folder)
         return self._followers[folder]
-
-
-class Seconds:
-    """How long each picture took, as timings.jsonl tells: a group's seconds are shared by its pictures."""
-
-    def __init__(self, path: Path) -> None:
-        self._tail = Tail(path)
-        self._held = array("f")
-
-    def of(self, indices: Sequence[int]) -> list[float | None]:
-        """Seconds of requests, None where nobody told; a look costs what was written since the last one."""
-        anew, lines = self._tail.lines()
-        if anew:
-            self._held = array("f")
-        for line in lines:
-            self._hear(line)
-        known = (self._held[index] if 0 <= index < len(self._held) else UNKNOWN for index in indices)
-        return [None if seconds < 0 else round(seconds, 4) for seconds in known]
-
-    def _hear(self, line: bytes) -> None:
-        """Lines that are not ours, and those of older versions, which name no rows, are passed over."""
-        try:
-            told = json.loads(line)
-            rows, seconds = [int(row) for row in told["rows"] or ()], float(told["seconds"])
-        except (ValueError, KeyError, TypeError):
-            return
-        for row in rows:
-            if 0 <= row < MOST_ROWS:
-                if row >= len(self._held):
-                    self._held.extend([UNKNOWN] * (row + 1 - len(self._held)))
-                self._held[row] = seconds / len(rows)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

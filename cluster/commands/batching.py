@@ -73,12 +73,34 @@ def batch(
     overlap: Annotated[
         Text, _flag("Share of a patch that the next one covers.", PICTURE, metavar="SHARE")
     ] = None,
+    blend_last: Annotated[
+        Text, _flag("Last steps in which patches blend, as in generate.", PICTURE, metavar="N")
+    ] = None,
+    decode: Annotated[Text, _flag("hann (default) or four-shift, as in generate.", PICTURE)] = None,
     scheduler: Annotated[Text, _flag("As in generate (default: the model's).", PICTURE)] = None,
     eta: Annotated[Text, _flag("Noise of DDIM-like schedulers, 0 to 1.", PICTURE, metavar="X")] = None,
     topology: Annotated[Text, _flag("plane (default), ring or torus.", PICTURE)] = None,
     class_labels: Annotated[
         Path | None,
         _flag("What the labels of rows' class maps mean, as in generate.", PICTURE, metavar="FILE"),
+    ] = None,
+    clean_map: Annotated[
+        Text, _flag("Remove specks of fewer cells from class maps, as in generate.", PICTURE, metavar="N")
+    ] = None,
+    regions: Annotated[
+        Path | None,
+        _flag("Map of labels, or GeoJSON shapes, stretched over every picture.", PICTURE, metavar="MAP"),
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        _flag("What a label of the map shows; repeat for more.", PICTURE, metavar="LABEL=PROMPT"),
+    ] = None,
+    region_box: Annotated[
+        list[str] | None,
+        _flag("What a box of every picture shows; repeat for more.", PICTURE, metavar="X,Y,W,H=PROMPT"),
+    ] = None,
+    region_feather: Annotated[
+        Text, _flag("Pixels over which neighbours blend (default: 0).", PICTURE, metavar="PIXELS")
     ] = None,
     model: Annotated[
         Text, _flag("As in generate (default: embedded).", PLACE, metavar="ID|PATH|embedded")
@@ -132,7 +154,9 @@ def batch(
         "num_inference_steps": num_inference_steps, "method": method, "overlap": overlap, "scheduler": scheduler,
         "eta": eta, "topology": topology, "model": model, "loras": loras or None, "dtype": dtype, "device": device,
         "allow_pickle": allow_pickle or None, "batch_size": batch_size, "executor": executor, "workers": workers,
-        "threads": threads, "class_labels": class_labels,
+        "threads": threads, "class_labels": class_labels, "blend_last": blend_last, "decode": decode,
+        "clean_map": clean_map, "regions": regions, "region": region or None, "region_box": region_box or None,
+        "region_feather": region_feather,
     }  # fmt: skip
     fields = {} if config is None else read_fields(config)
     fields |= {name: value for name, value in given.items() if value is not None} | _sides(image_size)

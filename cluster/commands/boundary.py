@@ -49,6 +49,7 @@ class Session:
         self.running = True
 
     def resume_command(self) -> str:
+        """What to type to go on."""
         return self.command or f"hypermosaic resume {self.folder}"
 
 
@@ -64,6 +65,13 @@ def session_of(context: Any) -> Session:
 class Boundary(TyperGroup):
     """A group whose commands may raise anything: what comes out is a line on standard error and an exit code."""
 
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Wrong flags of the program itself, as those of its commands."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except TyperException as error:
+            raise _told_in_a_line(error) from error
+
     def invoke(self, ctx: Any) -> Any:
         hush()
         session = session_of(ctx)
@@ -71,12 +79,29 @@ class Boundary(TyperGroup):
             with warnings.catch_warnings():
                 quieten(session)
                 return super().invoke(ctx)
-        except (TyperException, typer.Exit, typer.Abort):  # wrong flags, --help, an exit asked for
+        except TyperException as error:  # wrong flags
+            raise _told_in_a_line(error) from error
+        except (typer.Exit, typer.Abort):  # --help, an exit asked for
             raise
         except (KeyboardInterrupt, Exception) as error:
             code, message = judged(error, session)
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(message)
+        say(message)
         raise typer.Exit(code)
+
+
+def say(message: str) -> None:
+    """A message on standard error, as it is."""
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(message)
+
+
+def _told_in_a_line(error: TyperException) -> Exception:
+    """The exit that ends a call with wrong flags; calls without any, which show the help, are as typer has them."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return error
+    message = " ".join(error.format_message().split()).rstrip(".")
+    command = getattr(getattr(error, "ctx", None), "command_path", "hypermosaic")
+    say(f"error: {message[:1].lower()}{message[1:]} (see {command} --help)")
+    return typer.Exit(USE)
 
 
 def quieten(session: Session) -> None:
@@ -122,6 +147,7 @@ def told(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
+    """The first line of an error's message; its class where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -6,11 +6,14 @@ import importlib
 import json
 import platform
 import shutil
+import socket
 import sys
+import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -19,9 +22,12 @@ from rich.table import Table
 
 from cluster.commands.making import Json
 from cluster.machine import cores, environment, gigabytes, nearest_existing
+from generation.models.errors import first_line
 
 LEAST_PYTHON = (3, 11)
 LEAST_DISK, LEAST_MEMORY = 2 * 10**9, 2 * 10**9
+PATIENCE = 3.0
+"""Seconds for which others are given time to answer."""
 LIBRARIES = (
     "torch",
     "diffusers",
@@ -63,6 +69,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 def table_of(findings: Iterable[Finding]) -> Table:
+    """A row for each finding, its verdict in colour."""
     colours = {"ok": "green", "missing": "red", "note": "yellow"}
     table = Table(show_header=False, box=None, pad_edge=False)
     for finding in findings:
@@ -85,6 +92,7 @@ def examine(checks: Iterable[Check]) -> Iterable[Finding]:
 
 
 def python() -> Iterable[Finding]:
+    """Whether this Python is new enough."""
     good = sys.version_info >= LEAST_PYTHON
     least = ".".join(map(str, LEAST_PYTHON))
     yield Finding(
@@ -93,6 +101,7 @@ def python() -> Iterable[Finding]:
 
 
 def libraries() -> Iterable[Finding]:
+    """Whether what every job needs can be imported, and its versions."""
     for name in LIBRARIES:
         try:
             module = importlib.import_module(name)
@@ -103,6 +112,7 @@ def libraries() -> Iterable[Finding]:
 
 
 def extras() -> Iterable[Finding]:
+    """Whether what some exports need can be imported."""
     for name, extra in OPTIONAL.items():
         try:
             module = importlib.import_module(name)
@@ -119,6 +129,7 @@ def extras() -> Iterable[Finding]:
 
 
 def device() -> Iterable[Finding]:
+    """GPUs that PyTorch sees; nothing is computed on them."""
     import torch
 
     if torch.cuda.is_available():
@@ -129,6 +140,7 @@ def device() -> Iterable[Finding]:
 
 
 def embedded_model() -> Iterable[Finding]:
+    """Whether the shipped model's files are whole; its weights are not loaded."""
     from generation.models.loading import describe
 
     info = describe("embedded")
@@ -138,7 +150,8 @@ def embedded_model() -> Iterable[Finding]:
 
 
 def memory() -> Iterable[Finding]:
-    from cluster.job import available_memory
+    """Whether the free memory holds a worker."""
+    from cluster.fitting import available_memory
 
     free = available_memory()
     good = free >= LEAST_MEMORY
@@ -147,6 +160,7 @@ def memory() -> Iterable[Finding]:
 
 
 def disk() -> Iterable[Finding]:
+    """Whether the disk of `out` in this folder has room for a picture; nothing is written."""
     folder = nearest_existing(Path("out"))
     free = shutil.disk_usage(folder).free
     good = free >= LEAST_DISK
@@ -155,25 +169,61 @@ def disk() -> Iterable[Finding]:
 
 
 def ray_cluster() -> Iterable[Finding]:
+    """Whether something listens at RAY_ADDRESS; joining would take a worker's start, and is left to jobs."""
     address = environment().get("RAY_ADDRESS")
-    text = (
-        f"RAY_ADDRESS is {address}"
-        if address
-        else "RAY_ADDRESS is not set; a local Ray is started for each job"
+    if not address:
+        yield Finding(
+            "cluster", "ok", "RAY_ADDRESS is not set; a local Ray is started for each job (not tried)"
+        )
+        return
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    try:
+        place = (parts.hostname or "", parts.port or 0)
+        if not all(place):
+            yield Finding(
+                "cluster", "note", f"RAY_ADDRESS is {address}: no host and port to ask, so not asked"
+            )
+            return
+        socket.create_connection(place, PATIENCE).close()
+    except (OSError, ValueError) as error:
+        yield Finding(
+            "cluster", "missing", f"nothing answers at RAY_ADDRESS {address} ({error}); correct or unset it"
+        )
+        return
+    yield Finding(
+        "cluster",
+        "note",
+        f"something answers at RAY_ADDRESS {address}; the cluster was not joined, jobs do that",
     )
-    yield Finding("cluster", "note" if address else "ok", text)
 
 
 def hub() -> Iterable[Finding]:
+    """Whether the hub answers; without it, models that are here already work."""
     found = environment()
     offline = [
         name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if found.get(name, "0") not in ("", "0")
     ]
     where = f"models are kept in {found.get('HF_HOME', '~/.cache/huggingface')}"
     if offline:
-        yield Finding("hub", "note", f"offline by {', '.join(offline)}; {where}")
+        yield Finding("hub", "note", f"offline by {', '.join(offline)}, so it was not asked; {where}")
+        return
+    try:
+        ask_hub()
+    except Exception as error:  # of its HTTP library, whichever it is
+        told = first_line(error)
+        yield Finding(
+            "hub", "note", f"it does not answer ({told}); only models that are here can be used; {where}"
+        )
     else:
-        yield Finding("hub", "ok", f"models are downloaded when first used; {where}")
+        yield Finding("hub", "ok", f"it answers; models are downloaded when first used; {where}")
+
+
+def ask_hub() -> None:
+    """Ask for the hub's first page, and raise whatever comes in its way."""
+    from huggingface_hub import constants
+
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    urllib.request.urlopen(request, timeout=PATIENCE).close()
 
 
 CHECKS: tuple[Check, ...] = (

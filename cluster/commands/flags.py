@@ -146,7 +146,7 @@ class SpecFlags:
         None
     )
     workers: Annotated[
-        str | None, _flag("Workers (default: every core, or every GPU).", RUN, metavar="N")
+        str | None, _flag("Workers (default: every core or GPU, as memory allows).", RUN, metavar="N")
     ] = None
     threads: Annotated[str | None, _flag("CPU threads of a worker (default: 1).", RUN, metavar="N")] = None
     batch_size: Annotated[

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cluster.commands.boundary import session_of
 from cluster.commands.flags import RUN, SpecFlags, with_spec_flags
-from cluster.events import OnEvent
+from cluster.events import Event, JobFailed, JobInterrupted, OnEvent
 from cluster.machine import gigabytes
 from cluster.progress import Bars, Lines, duration
 from cluster.spec import ExecutorName, SpecError
@@ -123,9 +123,19 @@ def shown() -> Iterator[OnEvent]:
     console = Console(stderr=True)
     if console.is_terminal:
         with Bars(console) as bars:
-            yield bars
+            yield unless_it_fails(bars)
     else:
-        yield Lines(sys.stderr)
+        yield unless_it_fails(Lines(sys.stderr))
+
+
+def unless_it_fails(listener: OnEvent) -> OnEvent:
+    """A listener that hears of no bad end: the last line of a call says it, once."""
+
+    def tell(event: Event) -> None:
+        if not isinstance(event, JobFailed | JobInterrupted):
+            listener(event)
+
+    return tell
 
 
 # --- before it starts ------------------------------------------------------------------------------------------------

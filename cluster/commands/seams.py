@@ -74,6 +74,7 @@ def figure(seam: Seam) -> str:
 
 
 def style_of(row: Row) -> str:
+    """The colour in which rich writes a row: red for a seam, yellow where it is unclear."""
     if row.is_seam:
         return "bold red"
     return "yellow" if row.verdict == "unclear" else "green"

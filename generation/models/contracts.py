@@ -31,7 +31,8 @@ class ModelInfo:
     `_class_name`. class_names: of a class-map model; empty for text models. files: the weights and
     configuration that determine what the model computes (fingerprinted); of a hub model the configuration
     alone, its weights being fixed by notes["commit"]. parameters_bytes: the weight files of network and
-    codec, without text encoders.
+    codec, without text encoders. loaded_bytes: by dtype, what all weights take in memory: network and text encoders in
+    that dtype, the codec in float32; of files that are not here yet, what they take on disk.
 
     notes, present only where they apply:
         commit              hub model: the commit that was resolved; part of the fingerprint
@@ -58,6 +59,7 @@ class ModelInfo:
     class_names: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     parameters_bytes: int = 0
+    loaded_bytes: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -20,27 +20,40 @@ def read_header(path: Path) -> dict[str, Any]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > path.stat().st_size:
                 raise ValueError("its header is cut off")
-            header: dict[str, Any] = json.loads(file.read(length))
-        end = max(
-            (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
-        )
+            header = _object(json.loads(file.read(length)))
+        ends = [_end(entry) for name, entry in header.items() if name != "__metadata__"]
+        end = max(ends, default=0)
         if 8 + length + end != path.stat().st_size:
             raise ValueError(
                 f"it has {path.stat().st_size} bytes where its header announces {8 + length + end}"
             )
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
         raise ModelError(
             f"{path} is not a whole safetensors file: {first_line(error)}; fetch it again"
         ) from error
     return header
 
 
+def _end(tensor: Any) -> int:
+    """Where the bytes of a header's tensor end."""
+    entry = _object(tensor)
+    if not isinstance(entry["shape"], list) or not isinstance(entry["dtype"], str):
+        raise ValueError("its header describes no tensors")
+    return int(entry["data_offsets"][1])
+
+
+def _object(content: Any) -> dict[str, Any]:
+    """JSON that must be an object."""
+    if not isinstance(content, dict):
+        raise ValueError(f"a JSON object is needed, and there is a {type(content).__name__}")
+    return content
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; a missing or damaged file is a ModelError."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return _object(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing: the folder is not a model in diffusers' layout") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
-    return content

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 EMBEDDED = Path(__file__).parent / "weights" / "earth"
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 CONFIGURATION = (".json", ".txt", ".model")
 
 FAMILIES = {
@@ -43,6 +44,11 @@ FAMILIES = {
 }
 """Pipeline class of model_index.json -> module; a folder with a classes.json is a class-map model anyway, one
 with a map.json a map model."""
+
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError)
+"""What reading configuration of another shape than expected raises."""
+COUNTS = ("latent_channels", "scale", "patch", "multiple", "tile", "num_inference_steps")
+"""Facts of a ModelInfo that are whole numbers from one on."""
 
 LDM = "model.diffusion_model."
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -83,8 +89,8 @@ def load(
 ) -> Model:
     """A model ready to evaluate: the network in `dtype`, the codec in float32; raises ModelError."""
     name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise ModelError(f"dtype {name!r} is not supported; use one of {', '.join(DTYPES)}")
+    if name not in DTYPE_BYTES:
+        raise ModelError(f"dtype {name!r} is not supported; use one of {', '.join(DTYPE_BYTES)}")
     source = _resolve(model, revision, config, loras, allow_pickle)
     info = _describe(source)
     if source.single is None and source.commit:
@@ -101,23 +107,54 @@ def _load(source: Source, info: ModelInfo, dtype: str, device: str | torch.devic
         return _family(source).load(source, info, getattr(torch, dtype), torch.device(device))
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except (OSError, RuntimeError, ImportError, SafetensorError, *MALFORMED) as error:
         raise ModelError(f"model {source.name!r} could not be loaded: {first_line(error)}") from error
 
 
 def _describe(source: Source) -> ModelInfo:
     """Facts of the family, and what all families share: files, sizes, notes on origin."""
-    _check_weights(source)
     try:
+        _check_weights(source)
         info = _family(source).describe(source)
+    except ModelError:
+        raise
     except KeyError as error:
         raise ModelError(f"the configuration of model {source.name!r} lacks {error}") from error
+    except MALFORMED as error:
+        raise ModelError(
+            f"the configuration of model {source.name!r} cannot be used: {first_line(error)}"
+        ) from error
+    _check_facts(source, info)
     notes: dict[str, Any] = dict(info.notes)
     if source.commit:
         notes["commit"] = source.commit
     if source.loras:
         notes["loras"] = tuple((str(lora.path), lora.weight) for lora in source.loras)
-    return replace(info, files=_files(source), parameters_bytes=_parameters_bytes(source), notes=notes)
+    return replace(
+        info,
+        files=_files(source),
+        parameters_bytes=_parameters_bytes(source),
+        loaded_bytes={dtype: _loaded_bytes(source, size) for dtype, size in DTYPE_BYTES.items()},
+        notes=notes,
+    )
+
+
+def _check_facts(source: Source, info: ModelInfo) -> None:
+    """Refuse facts of the wrong kind here: a plan computes with them, and would fail far from their cause."""
+    counts = {name: getattr(info, name) for name in COUNTS}
+    words = {"_class_name": info.scheduler}
+    words |= {f"class {index}": name for index, name in enumerate(info.class_names)}
+    words |= {f"colour {index}": name for index, name in enumerate(info.notes.get("colours", ()))}
+    wrong = [(name, value, "a positive number") for name, value in counts.items() if not _is_count(value)]
+    wrong += [(name, value, "a word") for name, value in words.items() if not isinstance(value, str)]
+    for name, value, needed in wrong:
+        raise ModelError(
+            f"the configuration of model {source.name!r} has {value!r} as its {name}, where {needed} is needed"
+        )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _family(source: Source) -> FamilyModule:
@@ -155,6 +192,28 @@ def _parameters_bytes(source: Source) -> int:
         return source.single.stat().st_size
     parts = [part for part in source.parts if part in ("unet", "transformer", "vae")]
     return sum(source.listing[path] for part in parts for path in source.weights(part))
+
+
+def _loaded_bytes(source: Source, size: int) -> int:
+    """Of all weights in memory, with `size` bytes a number; the codec's are float32."""
+    if source.single is not None:
+        return _in_memory(source.single, source.single.stat().st_size, size)
+    return sum(
+        _in_memory(
+            source.place(path), source.listing[path], DTYPE_BYTES["float32"] if part == "vae" else size
+        )
+        for part in source.parts
+        for path in source.weights(part)
+    )
+
+
+def _in_memory(file: Path, on_disk: int, size: int) -> int:
+    """Bytes of a file's numbers at `size` each; as many as on disk where its header cannot be asked for them."""
+    if file.suffix != ".safetensors" or not file.exists():
+        return on_disk
+    tensors = (entry for name, entry in read_header(file).items() if name != "__metadata__")
+    numbers: int = sum(math.prod(entry["shape"]) for entry in tensors)
+    return size * numbers
 
 
 def _check_weights(source: Source) -> None:
@@ -240,7 +299,10 @@ def _single_file(name: str, path: Path, config: str | None) -> Source:
     if config is None and (beside / "model_index.json").exists():
         config = str(beside)
     if config is None and path.suffix != ".safetensors":
-        raise ModelError(f"a pickled file does not say what it is: give {name!r} a config (folder or hub id)")
+        raise ModelError(
+            f"a pickled file does not say what it is: put the configuration of {name!r}, a folder in diffusers' "
+            f"layout with a model_index.json, at {beside}, or convert the file to .safetensors"
+        )
     return replace(find(config or _original_repository(path), None, None), name=name, single=path)
 
 

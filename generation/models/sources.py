@@ -67,7 +67,9 @@ class Source:
     def parts(self) -> tuple[str, ...]:
         """The folders of model_index.json that are used."""
         index = self.read("model_index.json")
-        present = (name for name, value in index.items() if isinstance(value, list) and value[0] is not None)
+        present = (
+            name for name, value in index.items() if isinstance(value, list) and value[:1] not in ([], [None])
+        )
         return tuple(sorted(name for name in present if name not in DROPPED))
 
     @property

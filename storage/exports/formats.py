@@ -1,8 +1,10 @@
-"""The table of exports: what each format is called on disk and what it needs. Imports each when it is asked for."""
+"""The table of exports: what each is called on disk, how it is known there, what it needs. Imports each when asked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -12,6 +14,24 @@ from storage.exports.contract import ExportError, OnProgress, Wishes, appearing
 from storage.exports.view import View
 
 Write = Callable[[View, Path, str, Wishes, OnProgress], None]
+
+BEGINNINGS: Mapping[str, bytes] = {
+    "szi": rb"PK\x03\x04",
+    "tiff": rb"II\+\x00|MM\x00\+",
+    "ome-tiff": rb"II\+\x00|MM\x00\+",
+    "png": rb"\x89PNG\r\n\x1a\n",
+    "jpeg": rb"\xff\xd8\xff",
+    "webp": rb"RIFF....WEBP",
+    "mp4": rb"....ftyp",
+    "webm": rb"\x1a\x45\xdf\xa3",
+    "gif": rb"GIF8",
+}
+"""How files of each format begin; regular expressions."""
+CONTENTS: Mapping[str, str] = {
+    "deep-zoom": r"image\.(dzi|xmp)|image_files/\d+/\d+_\d+\.(jpg|png|webp)",
+    "iiif": r"info\.json|image\.xmp|(full|\d+,\d+,\d+,\d+)/(max|\d+,\d+)/0/default\.jpg",
+}
+"""What folders of each format hold; regular expressions of paths in them."""
 
 
 def _flat(format: str, view: View, path: Path, name: str, wishes: Wishes, on_progress: OnProgress) -> None:
@@ -112,3 +132,26 @@ def write(format: str, view: View, path: Path, wishes: Wishes, on_progress: OnPr
     name = path.name.removesuffix(EXPORTS[format].ending) if not EXPORTS[format].is_folder else path.name
     with appearing(path) as unfinished:
         EXPORTS[format].write(view, unfinished, name, wishes, on_progress)
+
+
+# --- what is there already -------------------------------------------------------------------------------------------
+
+
+def begins_like(format: str, path: Path) -> bool:
+    """Whether a path is a file that begins as the format's files do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return re.match(BEGINNINGS[format], file.read(16), re.DOTALL) is not None
+
+
+def strangers(format: str, folder: Path) -> Iterator[str]:
+    """Paths in a folder that no export in the format writes: files, links and empty folders."""
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        linked = [name for name in folders if (here / name).is_symlink()]
+        empty = [] if folders or files or here == folder else [here]
+        for path in (*empty, *(here / name for name in (*files, *linked))):
+            inside = path.relative_to(folder).as_posix()
+            if not re.fullmatch(CONTENTS[format], inside):
+                yield inside

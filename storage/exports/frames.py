@@ -26,6 +26,10 @@ LEAST_DETAIL = 1.5
 """A level's pixels for each of the frame's, at least, in each direction; twice as many at most."""
 FADE_FROM = 0.75
 """The share of an octave after which the next level is faded in."""
+BAND = 128
+"""Rows of a frame that are resampled at once."""
+KEPT_BYTES = 128 * 2**20
+"""Of tiles at most: those of a frame of 1920 x 1080. Larger frames, or tiles, are read again."""
 REACH = 3
 """How many pixels beside a place Lanczos' kernel weighs, at the coarser of both resolutions."""
 
@@ -49,34 +53,37 @@ class Frames:
 
     @property
     def kept_tiles(self) -> int:
-        """A frame's tiles at their smallest, those of the level after it, and some that come into sight."""
+        """As far as they fit: a frame's tiles at their smallest, those of the level after it, some that come next."""
         edge = self.picture.layout.tile
         rows, columns = (
             ceil(2 * (LEAST_DETAIL * size + 2 * REACH) / edge) + 1 for size in (self.height, self.width)
         )
-        return 3 * rows * columns // 2
+        return max(1, min(3 * rows * columns // 2, KEPT_BYTES // (3 * edge**2)))
 
     def frame(self, shot: Shot) -> Pixels8:
-        """(height, width, 3) sRGB pixels."""
+        """(height, width, 3) sRGB pixels, a band at a time: what they are made of is up to nine times as much."""
         octave = log2(shot.width / self.width / LEAST_DETAIL)
         last = self.picture.layout.deep_levels - 1
         level = min(max(floor(octave), 0), last)
         coarser = smoothstep(min(max((octave - level - FADE_FROM) / (1 - FADE_FROM), 0.0), 1.0))
-        fine = self._resampled(shot, level)
-        if coarser == 0 or level == last:
-            return fine
-        return mixed(fine, self._resampled(shot, level + 1), coarser)
+        out = np.empty((self.height, self.width, 3), np.uint8)
+        for row in range(0, self.height, BAND):
+            band = slice(row, min(row + BAND, self.height))
+            out[band] = self._band(shot, level, band)
+            if coarser and level < last:
+                out[band] = mixed(out[band], self._band(shot, level + 1, band), coarser)
+        return out
 
-    def _resampled(self, shot: Shot, level: int) -> Pixels8:
-        """The shot from one level's pixels."""
+    def _band(self, shot: Shot, level: int, rows: slice) -> Pixels8:
+        """Some of the frame's rows, from one level's pixels."""
         scale = shot.width / self.width  # full-size pixels for each of the frame's
-        x0 = (shot.x - shot.width / 2) / 2**level
-        y0 = (shot.y - scale * self.height / 2) / 2**level
-        x1, y1 = x0 + shot.width / 2**level, y0 + scale * self.height / 2**level
+        top = shot.y - scale * self.height / 2
+        x0, x1 = ((shot.x + side * shot.width / 2) / 2**level for side in (-1, 1))
+        y0, y1 = ((top + scale * row) / 2**level for row in (rows.start, rows.stop))
         margin = ceil(REACH * max(1.0, scale / 2**level)) + 1
         seen = Box(floor(y0), ceil(y1), floor(x0), ceil(x1)).expanded(margin)
         inside = (x0 - seen.x0, y0 - seen.y0, x1 - seen.x0, y1 - seen.y0)
-        size = self.width, self.height
+        size = self.width, rows.stop - rows.start
         return np.asarray(
             Image.fromarray(self._pixels(level, seen)).resize(size, Image.Resampling.LANCZOS, box=inside)
         )

@@ -1,4 +1,4 @@
-"""What a file says of its picture: how it was made, and that a model made it. Knows texts; writes no file.
+"""What a file says of its picture: how it was made, that a model made it, its colours. Knows texts; writes no file.
 
 parameters   the lines that Stable Diffusion WebUI writes and image browsers and model sites read
 XMP          IPTC's DigitalSourceType "trainedAlgorithmicMedia", the prompt, the program
@@ -7,10 +7,15 @@ XMP          IPTC's DigitalSourceType "trainedAlgorithmicMedia", the prompt, the
 from __future__ import annotations
 
 import json
+import struct
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from PIL import ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 NAMESPACES = {
@@ -82,6 +87,21 @@ def xmp(facts: Mapping[str, Any]) -> bytes:
         + body
         + b'\n<?xpacket end="w"?>\n'
     )
+
+
+def png_info(facts: Mapping[str, Any]) -> PngInfo:
+    """Both as a PNG's texts: iTXt in UTF-8, or tEXt where Latin-1 has every letter of it."""
+    info = PngInfo()
+    info.add_text("parameters", parameters(facts))
+    info.add_itxt("XML:com.adobe.xmp", xmp(facts).decode())
+    return info
+
+
+@cache
+def srgb_profile() -> bytes:
+    """Pillow's sRGB ICC profile, always of the same date, so that the same picture gives the same file."""
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return made[:24] + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + made[36:]
 
 
 def exif(facts: Mapping[str, Any]) -> bytes:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from storage.arrays import as_os_error
 from storage.fingerprint import FormatError
+from storage.formats.contract import checked_tile
 from storage.formats.deep_zoom import SCHEMA, DeepZoom, tile_box
 from storage.formats.ome_zarr import image_root, open_image, open_level, read_pixels
 from storage.geometry import Box
@@ -53,14 +54,14 @@ class Picture:
             image = open_image(folder)
             image.finish()
             return cls(
-                folder, image.layout, _facts(folder), tiles, True, reader_of_master(folder, image.layout)
+                folder, image.layout, facts_of(folder), tiles, True, reader_of_master(folder, image.layout)
             )
         if tiles is None:
             raise FileNotFoundError(
                 f"{folder} holds no finished picture (image.zarr or image.dzi); give the folder of a finished job"
             )
         return cls(
-            folder, tiles.layout, _facts(folder), tiles, tiles.encoding == "png", _reader_of_tiles(tiles)
+            folder, tiles.layout, facts_of(folder), tiles, tiles.encoding == "png", _reader_of_tiles(tiles)
         )
 
     @property
@@ -104,7 +105,7 @@ def _finished_tiles(folder: Path) -> DeepZoom | None:
         size = root.find(f"{{{SCHEMA}}}Size")
         if size is None or int(root.attrib["Overlap"]):
             raise FormatError(f"{path} is not one of hypermosaic's: it has no size, or tiles that overlap")
-        tile = int(root.attrib["TileSize"])
+        tile = checked_tile(int(root.attrib["TileSize"]), path)
         layout = PyramidLayout(int(size.attrib["Width"]), int(size.attrib["Height"]), tile, 4 * tile)
         return DeepZoom(folder, layout, root.attrib["Format"])
     except (ElementTree.ParseError, KeyError) as error:
@@ -158,17 +159,21 @@ def _reader_of_tiles(tiles: DeepZoom) -> ReadLevel:
 
 
 def _decoded(path: Path, place: Box) -> Pixels8:
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    if pixels.shape != (*place.shape, 3):
+    """Raises FormatError, before anything is decoded, for a tile of another size."""
+    try:
+        with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as image:
+            if image.size != (place.width, place.height):
+                size = f"{image.width} x {image.height}"
+                raise FormatError(f"{path} is {size} pixels, not {place.width} x {place.height}")
+            return np.asarray(image.convert("RGB"))
+    except Image.DecompressionBombError:
         raise FormatError(
-            f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, not {place.width} x {place.height}"
-        )
-    return pixels
+            f"{path} is far more pixels than the {place.width} x {place.height} of its place"
+        ) from None
 
 
-def _facts(folder: Path) -> Mapping[str, Any]:
-    """job.yaml's settings, with the job's fingerprint and the version of hypermosaic that made it."""
+def facts_of(folder: Path) -> Mapping[str, Any]:
+    """job.yaml's settings, with the job's fingerprint and the version of hypermosaic that made it; {} without one."""
     path = folder / "job.yaml"
     if not path.is_file():
         return {}

@@ -23,6 +23,12 @@ from storage.exports.path import CameraPath
 from storage.exports.picture import Picture, Pixels8
 
 SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
+LARGEST_FRAME = 2_100_000
+"""Pixels: 1920 x 1080. Encoders hold many frames, and larger ones would take more than the 500 MB of an export."""
+AHEAD_PIXELS = 20_000_000
+"""Of the frames that an encoder looks ahead, together: ten of 1920 x 1080. It plans its bits with them."""
+THREADS = "4"
+"""Of an encoder, on whatever machine: each takes memory."""
 FASTEST, FASTEST_GIF = 120.0, 50.0
 LARGEST_GIF = 200_000_000
 """Pixels of all frames together: each takes a byte of memory while the file is written."""
@@ -36,24 +42,39 @@ BT709, SRGB, LIMITED = (
 
 @dataclass(frozen=True)
 class Encoder:
-    """One codec in one container. coarsest, finest: its constant rate factors at quality 1 and 100."""
+    """One codec in one container. coarsest, finest: its constant rate factors at quality 1 and 100.
+
+    ahead: its name for the number of frames it looks ahead; most_ahead: as many as it usually does.
+    """
 
     codec: str
     container: str
     coarsest: int
     finest: int
+    ahead: str
+    most_ahead: int
     codec_options: tuple[tuple[str, str], ...] = ()
     container_options: tuple[tuple[str, str], ...] = ()
 
-    def options(self, quality: int) -> dict[str, str]:
+    def options(self, quality: int, frame_pixels: int) -> dict[str, str]:
         factor = self.coarsest + (self.finest - self.coarsest) * (quality - 1) / 99
-        return {"crf": str(round(factor)), **dict(self.codec_options)}
+        ahead = min(self.most_ahead, AHEAD_PIXELS // frame_pixels)
+        chosen = {"crf": str(round(factor)), self.ahead: str(ahead), "threads": THREADS}
+        return chosen | dict(self.codec_options)
 
 
 ENCODERS = {
-    "mp4": Encoder("libx264", "mp4", 40, 10, (("preset", "medium"),), (("movflags", "+faststart"),)),
+    "mp4": Encoder(
+        "libx264", "mp4", 40, 10, "rc-lookahead", 40, (("preset", "medium"),), (("movflags", "+faststart"),)
+    ),
     "webm": Encoder(
-        "libvpx-vp9", "webm", 60, 15, (("b", "0"), ("deadline", "good"), ("cpu-used", "4"), ("row-mt", "1"))
+        "libvpx-vp9",
+        "webm",
+        60,
+        15,
+        "lag-in-frames",
+        25,
+        (("b", "0"), ("deadline", "good"), ("cpu-used", "4"), ("row-mt", "1")),
     ),
 }
 FORMATS = (*ENCODERS, "gif")
@@ -80,7 +101,7 @@ def write_video(
     """Write what a camera sees on its way; a file of that name appears when it is whole, and is then replaced.
 
     quality: 1 to 100; a GIF has none. on_progress is told (frames done, frames in all) after each. Takes memory for a
-    frame, its tiles and what the encoder looks ahead, about 300 bytes a pixel of the frame. Raises ExportError for
+    frame, its tiles and what the encoder looks ahead: less than 500 MB for the largest frame. Raises ExportError for
     settings that the format does not have and where PyAV is missing; OSError where the file cannot be written.
     """
     check_settings(format, width, height, fps, quality)
@@ -105,6 +126,13 @@ def check_settings(format: str, width: int, height: int, fps: float, quality: in
             raise ExportError(f"a video's {name} of {size} must be {SMALLEST_SIDE} to {LARGEST_SIDE} pixels")
         if format != "gif" and size % 2:
             raise ExportError(f"a video's {name} of {size} must be even for {format}; try {size + 1}")
+    if width * height > LARGEST_FRAME:
+        shrink = (LARGEST_FRAME / (width * height)) ** 0.5
+        fitting = "x".join(str(max(SMALLEST_SIDE, int(size * shrink) // 2 * 2)) for size in (width, height))
+        raise ExportError(
+            f"frames of {width} x {height} have {width * height:,} pixels, which take too much memory; "
+            f"at most {LARGEST_FRAME:,} of them: try {fitting}"
+        )
     fastest = FASTEST_GIF if format == "gif" else FASTEST
     if not 1 <= fps <= fastest:
         raise ExportError(f"{fps:g} frames a second: {format} takes 1 to {fastest:g}")
@@ -188,7 +216,8 @@ def _pyav() -> Any:
 def _stream(container: Any, frames: MovingFrames, encoder: Encoder, quality: int) -> Any:
     """A video stream that says which colours it holds, with a frame to start from every two seconds."""
     rate = Fraction(frames.fps).limit_denominator(1001)
-    stream = container.add_stream(encoder.codec, rate=rate, options=encoder.options(quality))
+    options = encoder.options(quality, frames.width * frames.height)
+    stream = container.add_stream(encoder.codec, rate=rate, options=options)
     stream.width, stream.height, stream.pix_fmt = frames.width, frames.height, "yuv420p"
     context = stream.codec_context
     context.gop_size = max(1, round(2 * frames.fps))

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.fingerprint import FormatError
 from storage.geometry import Box
 
 if TYPE_CHECKING:
     from storage.pyramid import PyramidLayout
+
+LARGEST_TILE = 4096
+"""Side in pixels; a tile is decoded whole, and whoever reads a folder may not have made it."""
 
 
 class MissingPixels(FileNotFoundError):
@@ -48,6 +52,13 @@ def check_box(layout: PyramidLayout, level: int, box: Box, pixels: NDArray[np.ui
         raise ValueError(
             f"{box} takes uint8 pixels of shape {(*box.shape, 3)}, not {pixels.dtype} {pixels.shape}"
         )
+
+
+def checked_tile(tile: object, told_by: Path) -> int:
+    """The side of tiles that a file tells. Raises FormatError where it is no size of ours."""
+    if type(tile) is not int or not 1 <= tile <= LARGEST_TILE:
+        raise FormatError(f"{told_by} tells tiles of {tile!r} pixels; this program reads 1 to {LARGEST_TILE}")
+    return tile
 
 
 class OpenFormat(Protocol):

@@ -93,6 +93,7 @@ class Labels:
 
 
 def labels_root(folder: Path) -> Path:
+    """The group of all labels in a job's folder."""
     return image_root(folder) / "labels"
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from storage.formats.contract import check_box
+from storage.fingerprint import FormatError
+from storage.formats.contract import LARGEST_TILE, check_box, checked_tile
 from storage.formats.multiscale import OME_VERSION, Multiscale, open_array, read_box
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout
@@ -80,21 +81,34 @@ def image_root(folder: Path) -> Path:
 
 
 def open_image(folder: Path) -> OmeZarr:
-    """The image that a job folder holds, with the layout it was written with."""
-    attributes = json.loads((image_root(folder) / "zarr.json").read_text())["attributes"]
-    written_with = attributes.get("hypermosaic", {})
+    """The image that a job folder holds, with the layout it was written with. Raises FormatError for any other."""
+    index = image_root(folder) / "zarr.json"
+    written_with = json.loads(index.read_text())["attributes"].get("hypermosaic", {})
     if written_with.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
+        raise FormatError(
             f"{image_root(folder)} has format version {written_with.get('format_version')}; "
             f"this program reads {FORMAT_VERSION}"
         )
+    tile, superblock = checked_tile(written_with.get("tile"), index), written_with.get("superblock")
+    if type(superblock) is not int:
+        raise FormatError(f"{index} tells a superblock of {superblock!r}; resume the job to write it again")
     _, height, width = open_level(folder, 0).shape
-    return OmeZarr(folder, PyramidLayout(width, height, written_with["tile"], written_with["superblock"]))
+    return OmeZarr(folder, PyramidLayout(width, height, tile, superblock))
 
 
 def open_level(folder: Path, level: int, context: ts.Context | None = None) -> ts.TensorStore:
-    """A level of a job folder's image as a TensorStore array c, y, x; context: with what it shares a cache."""
-    return open_array(image_root(folder), level, context=context)
+    """A level of a job folder's image as a TensorStore array c, y, x; context: with what it shares a cache.
+
+    Raises FormatError where what is decoded at once is larger than any tile.
+    """
+    store = open_array(image_root(folder), level, context=context)
+    chunk = [side or 0 for side in store.chunk_layout.read_chunk.shape or ()]
+    if max(chunk, default=0) > LARGEST_TILE:
+        raise FormatError(
+            f"level {level} of {image_root(folder)} has chunks of {' x '.join(map(str, chunk))}; "
+            f"this program reads {LARGEST_TILE} at most"
+        )
+    return store
 
 
 def read_pixels(store: ts.TensorStore, box: Box) -> NDArray[np.uint8]:

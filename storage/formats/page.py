@@ -42,7 +42,7 @@ class Page:
 
     With Deep Zoom the tiles are files (`encoding` "jpg", "png" or "webp"); without it, `storage.viewer.server` cuts
     them out of the OME-Zarr image, and the page opened from disk says so. about: facts of what made the picture, shown
-    in this order; `command`, where it is among them, can be copied. classes: (name, "#rrggbb") of each class id, where
+    in this order. classes: (name, "#rrggbb") of each class id, where
     there is a class map. panorama: whether `write_panorama` will make this picture one to look around in.
     """
 

@@ -164,6 +164,7 @@ class HeldLabels:
 
 
 def check_inside(box: Box, height: int, width: int) -> None:
+    """Refuse boxes that leave a picture of so many pixels. Raises ValueError."""
     if not Box(0, height, 0, width).contains(box):
         raise ValueError(f"{box} leaves a picture of labels of {width} x {height}")
 

@@ -14,6 +14,7 @@ from storage.label_files.contract import NONE, LabelFileError, as_labels
 
 MOST_PIXELS = 64 * 2**20
 ONE_BAND, BANDS = ("L", "P", "1", "I;16"), ("LA", "RGB", "RGBA")
+LOSSY = ("JPEG", "MPO")
 READ = "PNG, TIFF, Zarr"
 
 
@@ -25,6 +26,10 @@ def open_image(path: Path) -> HeldLabels:
                 raise LabelFileError(
                     f"{path} is a {image.format} of {image.width} x {image.height} pixels, too large to be read whole; "
                     "save it as a tiled TIFF"
+                )
+            if image.format in LOSSY:
+                raise LabelFileError(
+                    f"{path} is a {image.format}, which blurs labels into others; save them without loss, as a PNG"
                 )
             if image.mode not in ONE_BAND + BANDS:
                 raise LabelFileError(

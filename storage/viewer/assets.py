@@ -50,7 +50,8 @@ def digest_of(name: str) -> str:
 
 def revalidated(request: Request, html: str) -> Response:
     """A page, or 304 for those who have it."""
-    etag = f'"{hashlib.sha256(html.encode()).hexdigest()[:32]}"'
+    content = html.encode(errors="replace")  # names of folders and titles may hold what UTF-8 cannot say
+    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     if is_current(request, etag):
         return Response(status_code=304, headers={"ETag": etag})
-    return HTMLResponse(html, headers={"ETag": etag})
+    return HTMLResponse(content, headers={"ETag": etag})

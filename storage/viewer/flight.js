@@ -12,6 +12,7 @@
   const FRAME = 1920;
   const PAUSE = 4; // seconds from one keyframe to the next, until someone changes them
   const RHO = Math.SQRT2;
+  const rows = new WeakMap(); // keyframe -> its row, {item, time, show, remove}
   let keyframes = [];
   let flying = 0; // the animation frame that is asked for, or 0
 
@@ -97,44 +98,68 @@
     list();
   }
 
+  // A row that stays keeps the focus, so that whoever types goes on typing.
   function list() {
     stop();
-    byId("keyframes").replaceChildren(...keyframes.map(row));
+    const focused = document.activeElement;
+    const items = keyframes.map(row);
+    const there = [...byId("keyframes").children];
+    if (items.length !== there.length || items.some((item, index) => item !== there[index])) {
+      byId("keyframes").replaceChildren(...items);
+      if (byId("keyframes").contains(focused)) focused.focus({ preventScroll: true });
+    }
     byId("flight-empty").hidden = keyframes.length > 0;
     byId("flight-play").disabled = byId("flight-save").disabled = keyframes.length < 2;
     byId("flight-how").hidden = keyframes.length < 2;
+    nameCommand();
+  }
+
+  function nameCommand() {
     byId("flight-command").textContent = `hypermosaic export ${page.folder()} --format mp4 --path keyframes.json`;
   }
 
-  function button(text, label, action) {
+  function button(name, text, action) {
     const made = document.createElement("button");
     made.type = "button";
+    made.className = name;
     made.textContent = text;
-    made.setAttribute("aria-label", label);
     made.addEventListener("click", action);
     return made;
   }
 
   function row(keyframe, index) {
+    if (!rows.has(keyframe)) rows.set(keyframe, built(keyframe));
+    const { item, time, show, remove } = rows.get(keyframe);
+    if (Number(time.value) !== keyframe.seconds) time.value = keyframe.seconds;
+    time.setAttribute("aria-label", `Seconds of keyframe ${index + 1}`);
+    show.setAttribute("aria-label", `Show keyframe ${index + 1}, ${show.textContent}`);
+    remove.setAttribute("aria-label", `Remove keyframe ${index + 1}`);
+    return item;
+  }
+
+  function built(keyframe) {
     const item = document.createElement("li");
     const time = document.createElement("input");
     Object.assign(time, { type: "number", min: 0, max: 3600, step: 0.5, value: keyframe.seconds });
-    time.setAttribute("aria-label", `Seconds of keyframe ${index + 1}`);
     time.addEventListener("change", () => setSeconds(keyframe, Number(time.value)));
     const unit = document.createElement("span");
     unit.textContent = "s";
     const place = `${Math.round(keyframe.x).toLocaleString("en")}, ${Math.round(keyframe.y).toLocaleString("en")}`;
-    const show = button(place, `Show keyframe ${index + 1}, ${place}`, () => {
+    const show = button("place", place, () => {
       page.go({ ...keyframe, zoom: keyframe.zoom * viewer.container.clientWidth / FRAME });
     });
-    show.className = "place";
-    const remove = button("\u00d7", `Remove keyframe ${index + 1}`, () => {
-      keyframes = keyframes.filter((other) => other !== keyframe);
-      list();
-    });
-    remove.className = "close";
+    const remove = button("close", "\u00d7", () => drop(keyframe));
     item.append(time, unit, show, remove);
-    return item;
+    return { item, time, show, remove };
+  }
+
+  // The focus goes to the keyframe that takes its place.
+  function drop(keyframe) {
+    const index = keyframes.indexOf(keyframe);
+    keyframes = keyframes.filter((other) => other !== keyframe);
+    list();
+    const next = keyframes[Math.min(index, keyframes.length - 1)];
+    (next ? rows.get(next).remove : byId("flight-add")).focus();
   }
 
   // --- flying ----------------------------------------------------------------------------------------------------
@@ -183,4 +208,5 @@
   };
   page.keys.v = () => panel.toggle();
   list();
+  document.addEventListener("hypermosaic-served", nameCommand); // which knows the folder
 })();

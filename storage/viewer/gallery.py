@@ -22,6 +22,7 @@ from storage.formats.page import size_in_words
 from storage.viewer.assets import filled, revalidated
 from storage.viewer.gate import Gate
 from storage.viewer.smalls import drawn
+from storage.viewer.tiles import reading
 from storage.viewer.told import Card, Teller
 
 LOOK_AGAIN = 1.0
@@ -112,7 +113,8 @@ class Jobs:
             self._opened.pop(identity, None)
             raise HTTPException(404)
         if identity not in self._opened:
-            self._opened[identity] = self.open_job(folder)
+            opened = reading(lambda: self.open_job(folder), "this folder")
+            self._opened[identity] = await self.asking.run(opened)
         await self._opened[identity](scope, receive, send)
 
 

@@ -26,6 +26,7 @@
   let shown = { tilesVersion: page.served.tilesVersion, previewVersion: null, state: null, quarter: null };
   let failures = 0;
   let blocks = null;
+  let chosen = { row: 0, column: 0 }; // the block that Enter goes to, while the map has the focus
 
   // --- words ------------------------------------------------------------------------------------------------------------
 
@@ -66,7 +67,7 @@
   const head = part("button", { type: "button", id: "job-head", "aria-controls": "job-body", title: "Show or hide details" },
     part("i", { id: "job-dot", "aria-hidden": "true" }), title, left);
   const whole = part("progress", { id: "job-whole", max: "1", value: "0", "aria-label": "Whole job" });
-  const map = part("canvas", { id: "job-map", role: "img" });
+  const map = part("canvas", { id: "job-map", role: "application", tabindex: "0" });
   const stages = part("dl", { id: "job-stages" });
   const facts = part("p", { id: "job-facts" });
   const error = part("p", { id: "job-error", hidden: "" });
@@ -129,20 +130,55 @@
         context.fillRect(x, y, Math.max(1, right - x - gap), Math.max(1, bottom - y - gap));
       }
     }
+    if (document.activeElement === map) outline(context, scale, sharp, style);
     const finished = done.filter((count) => count === most).length;
     const words = `${finished.toLocaleString("en")} of ${done.length.toLocaleString("en")} blocks have passed all ${most} stages`;
-    map.setAttribute("aria-label", `Map of the picture: ${words}`);
+    map.setAttribute("aria-label", `Map of the picture: ${words}. Arrow keys choose a block, Enter goes there.`);
     map.title = `${words}. Click to go there.`;
+  }
+
+  // The chosen block, seen on any colour.
+  function outline(context, scale, sharp, style) {
+    const [side, x, y] = [blocks.block, chosen.column * blocks.block, chosen.row * blocks.block];
+    const [right, bottom] = [Math.min(blocks.widthLatents, x + side), Math.min(blocks.heightLatents, y + side)];
+    context.globalAlpha = 1;
+    for (const [colour, width] of [[style.backgroundColor, 5], [getComputedStyle(panel).color, 2]]) {
+      Object.assign(context, { strokeStyle: colour, lineWidth: width * sharp });
+      context.strokeRect(x * scale, y * scale, (right - x) * scale, (bottom - y) * scale);
+    }
+  }
+
+  // Shares of the picture's sides.
+  function goTo(across, down) {
+    page.go({ x: across * page.picture.width, y: down * page.picture.height, zoom: page.where().zoom });
   }
 
   map.addEventListener("click", (event) => {
     const room = map.getBoundingClientRect();
-    page.go({
-      x: ((event.clientX - room.left) / room.width) * page.picture.width,
-      y: ((event.clientY - room.top) / room.height) * page.picture.height,
-      zoom: page.where().zoom,
-    });
+    goTo((event.clientX - room.left) / room.width, (event.clientY - room.top) / room.height);
   });
+
+  const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+
+  map.addEventListener("keydown", (event) => {
+    if (!blocks || event.ctrlKey || event.metaKey || event.altKey) return;
+    const [step, goes] = [STEPS[event.key], ["Enter", " "].includes(event.key)];
+    if (!step && !goes) return;
+    event.preventDefault();
+    event.stopPropagation(); // the arrows are not the picture's here
+    const within = (value, count) => Math.min(Math.max(value, 0), count - 1);
+    if (step) {
+      const [row, column] = [chosen.row + step[0], chosen.column + step[1]];
+      chosen = { row: within(row, blocks.rows), column: within(column, blocks.columns) };
+      draw();
+      const passed = blocks.done[chosen.row * blocks.columns + chosen.column];
+      page.say(`Row ${chosen.row + 1}, column ${chosen.column + 1}: ${passed} of ${blocks.stages} stages`);
+    } else {
+      const { row, column } = chosen;
+      goTo((column + 0.5) * blocks.block / blocks.widthLatents, (row + 0.5) * blocks.block / blocks.heightLatents);
+    }
+  });
+  for (const change of ["focus", "blur"]) map.addEventListener(change, draw);
   new ResizeObserver(draw).observe(panel);
   new MutationObserver(draw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 
@@ -154,7 +190,7 @@
     if (!rows.has(name)) {
       const bar = part("progress", { "aria-label": GROUPS[name] ?? name });
       const numbers = part("dd", {}, "");
-      stages.append(part("div", {}, part("dt", {}, GROUPS[name] ?? name), bar, numbers));
+      stages.append(part("div", {}, part("dt", {}, GROUPS[name] ?? name), part("dd", {}, bar), numbers));
       rows.set(name, { bar, numbers });
     }
     const row = rows.get(name);

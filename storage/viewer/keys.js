@@ -26,9 +26,15 @@
     else document.documentElement.requestFullscreen?.().catch(() => page.say("Full screen is not allowed here."));
   }
 
+  // A small screen shows the map to those who ask for it.
+  const small = matchMedia("(max-width: 900px), (max-height: 480px)");
+
   function toggleMap() {
     const map = viewer.navigator.element;
-    map.hidden = !map.hidden;
+    map.hidden = !small.matches && !map.hidden;
+    if (small.matches) document.body.classList.toggle("mapped");
+    viewer.navigator.updateSize(); // what was not shown has no size
+    viewer.navigator.update(view);
   }
 
   function toggleHelp() {

@@ -27,11 +27,12 @@ from storage.formats.deep_zoom import ENCODINGS
 from storage.formats.page import COPIES, PANORAMA_COPIES, SOURCE, Page
 from storage.pyramid import PyramidLayout
 from storage.viewer.files import is_within
+from storage.viewer.gate import Gate
 from storage.viewer.pages import description_of
-from storage.viewer.tiles import is_current
+from storage.viewer.tiles import Cache, is_current, reading, stamp
 
-LARGEST_SCRIPT = 64 * 2**20
-"""Bytes of a picture inside a script; our own have at most 4096 pixels a side."""
+LARGEST_SCRIPT = 32 * 2**20
+"""Bytes of a picture inside a script; our own have at most 4096 x 4096 pixels of a byte each, in base64."""
 MOST_FACTS, LONGEST_FACT = 64, 20_000
 LARGEST_SIDE = 2**31
 DATA = re.compile(r"data:image/(?:png|jpeg);base64,[A-Za-z0-9+/]*={0,2}")
@@ -41,18 +42,13 @@ SCRIPTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "panorama.js": ("window.hypermosaicPanorama = ", "jpeg", ("width", "height", "degrees")),
 }
 """How a script of a folder begins, which of its values is a picture, and which are numbers."""
-
-
-NOT_BEGUN = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="color-scheme" content="dark light">
-<meta http-equiv="refresh" content="2">
-<title>Not begun</title>
-<style>body { display: grid; place-items: center; min-height: 90vh; font: 16px/1.5 system-ui, sans-serif; }</style>
-<p role="status">This job has not begun to write its picture. The page appears here when it does.</p>
-</html>
-"""
+WAITING = "waiting.html"
+SERVED: Mapping[str, str] = {
+    **COPIES,
+    **PANORAMA_COPIES,
+    **{name: name for name in ("waiting.css", "waiting.js")},
+}
+"""Files of the package by their names below viewer/."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,9 @@ class OwnPage:
     """Answers for the page of one folder."""
 
     folder: Path
+    cache: Cache
+    gate: Gate
+    """Through which a script of the folder, which may be large, is read."""
 
     async def index(self, request: Request) -> Response:
         """index.html; before the job has written one, a page that waits for it."""
@@ -73,9 +72,8 @@ class OwnPage:
         """viewer/NAME: a file of the package, or a picture of the folder inside a script."""
         name = request.path_params["name"]
         if name in SCRIPTS:
-            content = await anyio.to_thread.run_sync(self._script, name)
-            return _revalidated(request, content, "text/javascript")
-        source = {**COPIES, **PANORAMA_COPIES}.get(name)
+            return await self._script(request, name)
+        source = SERVED.get(name)
         if source is None:
             raise HTTPException(404)
         headers = {"ETag": _etag_of(source)}
@@ -86,34 +84,55 @@ class OwnPage:
     async def _page(self, request: Request, made: Callable[[Page], str]) -> Response:
         page = await anyio.to_thread.run_sync(page_of, self.folder)
         if page is None and self.folder.is_dir() and made is Page.html:
-            return _revalidated(request, NOT_BEGUN.encode(), "text/html; charset=utf-8")
+            return _revalidated(request, (SOURCE / WAITING).read_bytes(), "text/html; charset=utf-8")
         if page is None or (made is Page.panorama_html and not page.panorama):
             raise HTTPException(404)
-        return _revalidated(request, made(page).encode(), "text/html; charset=utf-8")
+        return _revalidated(request, made(page).encode(errors="replace"), "text/html; charset=utf-8")
 
-    def _script(self, name: str) -> bytes:
+    async def _script(self, request: Request, name: str) -> Response:
+        """Read once for as long as it stays as it is."""
         path = self.folder / "viewer" / name
-        if (
-            not path.is_file()
-            or not is_within(path, self.folder.resolve())
-            or path.stat().st_size > LARGEST_SCRIPT
-        ):
+        written = await anyio.to_thread.run_sync(self._stamp, path)
+        if written is None or written[1] > LARGEST_SCRIPT:
             raise HTTPException(404)
-        return rewritten(path.read_text(encoding="utf-8", errors="replace"), name)
+        headers = {"ETag": f'"{written[0]:x}-{written[1]:x}"'}
+        if is_current(request, headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        key = str(path), written
+        content = self.cache.get(key)
+        if content is None:
+            content = await self.gate.run(reading(lambda: self.cache.get(key) or self._read(path), name))
+            self.cache.put(key, content)
+        return Response(content, media_type="text/javascript", headers=headers)
+
+    def _stamp(self, path: Path) -> tuple[int, int] | None:
+        inside = path.is_file() and is_within(path, self.folder.resolve())
+        return stamp(path) if inside else None
+
+    def _read(self, path: Path) -> bytes:
+        with path.open("rb") as file:  # which may have grown since it was looked at
+            script = file.read(LARGEST_SCRIPT + 1)
+        if len(script) > LARGEST_SCRIPT:
+            raise HTTPException(404)
+        return rewritten(script.decode(errors="replace"), path.name)
 
 
 def rewritten(script: str, name: str) -> bytes:
     """The script of a folder with its picture and its numbers, and nothing else. Raises HTTPException 404."""
     begins, picture, numbers = SCRIPTS[name]
+    refusal = HTTPException(404, f"{name} is not one of hypermosaic's")
     try:
-        told = json.loads(script.removeprefix(begins).rstrip().removesuffix(";"))
-        values: dict[str, Any] = {key: float(told[key]) for key in numbers}
-        values[picture] = str(told[picture])
-    except (ValueError, KeyError, TypeError, OverflowError):
-        raise HTTPException(404, f"{name} is not one of hypermosaic's") from None
-    if not DATA.fullmatch(values[picture]) or not all(0 < values[key] < LARGEST_SIDE for key in numbers):
-        raise HTTPException(404, f"{name} is not one of hypermosaic's")
-    return f"{begins}{json.dumps(values)};\n".encode()
+        told, end = json.JSONDecoder().raw_decode(script, len(begins))
+        sides = {key: float(told[key]) for key in numbers}
+        address = str(told[picture])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise refusal from None
+    if not script.startswith(begins) or script[end : end + 9].strip() != ";" or len(script) > end + 9:
+        raise refusal
+    if not DATA.fullmatch(address) or not all(0 < side < LARGEST_SIDE for side in sides.values()):
+        raise refusal
+    facts = json.dumps(sides).removesuffix("}")
+    return b"".join((f'{begins}{facts}, "{picture}": "'.encode(), address.encode(), b'"};\n'))
 
 
 def page_of(folder: Path) -> Page | None:

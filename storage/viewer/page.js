@@ -173,18 +173,20 @@ window.hypermosaic = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   }
 
-  // The folder of this page as a shell would take it; from the web nobody knows where it lies.
+  // The folder of this page as a shell would take it: our server says where it lies, a plain web host does not.
   function folder() {
-    if (!fromDisk) return "DIR";
-    const path = decodeURIComponent(location.pathname.replace(/\/[^/]*$/, "")).replace(/^\/([A-Za-z]:)/, "$1");
-    return /^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`;
+    if (!fromDisk) return shared.served?.folder ? quoted(shared.served.folder) : "DIR";
+    return quoted(decodeURIComponent(location.pathname.replace(/\/[^/]*$/, "")).replace(/^\/([A-Za-z]:)/, "$1"));
   }
 
-  return {
+  const quoted = (path) => (/^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`);
+
+  const shared = {
     viewer, picture, fromDisk, calm, byId, explain,
     where, go, zoomNow, inPicture, nearest, toPicture, toScreen, showsAll, say, copy, save, folder,
     keys: {}, // key -> what it does; the other scripts add theirs
     closers: [], // what Escape stops or closes, asked in turn until one says that it did
     served: null, // what api/status.json said, where there is a server
   };
+  return shared;
 })();

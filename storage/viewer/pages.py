@@ -18,6 +18,6 @@ def description_of(folder: Path) -> Mapping[str, Any]:
         with (folder / "index.html").open(encoding="utf-8", errors="replace") as page:
             found = DESCRIPTION.search(page.read(LONGEST_PAGE))
         described = json.loads(found[1]) if found else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last for what is nested too deeply
         return {}
     return described if isinstance(described, dict) else {}

@@ -24,7 +24,7 @@
   function facts() {
     const size = `${picture.width} \u00d7 ${picture.height} pixels`;
     const version = about.version && `hypermosaic ${about.version}`;
-    const { prompt, command, ...others } = about;
+    const { prompt, ...others } = about;
     return Object.entries({ prompt: prompt ?? picture.title, size, ...others, ...(version && { version }) })
       .filter(([, value]) => value !== "" && value !== null)
       .map(([key, value]) => [nameOf(key), String(value)]);
@@ -37,9 +37,6 @@
       row.append(term, text);
       byId("facts").append(row);
     }
-    const known = typeof about.command === "string";
-    byId("command-box").hidden = byId("copy-command").hidden = !known;
-    if (known) byId("command").textContent = about.command;
   }
 
   async function show(x, y) {
@@ -93,7 +90,6 @@
     const place = `Place: ${byId("place-position").textContent} ${byId("place-class").textContent}`.trim();
     page.copy([place, ...facts().map(([name, value]) => `${name}: ${value}`)].join("\n"), "Facts");
   });
-  byId("copy-command").addEventListener("click", () => page.copy(about.command, "Command"));
   page.keys.i = () => panel.toggle();
   fillFacts();
 })();

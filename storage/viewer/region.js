@@ -13,23 +13,37 @@
   const LARGEST_SIDE = 16_384; // of a canvas that browsers hold
   const LARGEST_AREA = 128e6;
   const FROM_DISK = "Browsers do not let a page opened from disk read pictures back; this command saves the region.";
-  let region = null; // {x, y, w, h} in whole pixels, within the picture
+  const SEAM = "This region goes over the seam, which exports do not cross: choose one on either side of it, "
+    + "or save it from the page that \"hypermosaic view\" shows.";
+  let region = null; // {x, y, w, h} in whole pixels; x within the picture, x + w beyond its edge over a ring's seam
   let start = null; // where a drag began
 
   // --- which region ----------------------------------------------------------------------------------------------
 
-  // The part of the picture between two places, in whole pixels; of a ring, in the turn where its middle lies.
+  const clip = (value, limit) => Math.min(Math.max(value, 0), limit);
+
+  // [first, length] in whole pixels between two places along one side of the picture.
+  function span(a, b, length) {
+    const [low, high] = [Math.min(a, b), Math.max(a, b)];
+    const first = clip(Math.floor(low), length - 1);
+    return [first, Math.max(1, clip(Math.ceil(high), length) - first)];
+  }
+
+  // The same around a ring, at most one turn of it.
+  function spanOfRing(a, b, length) {
+    const [low, high] = [Math.floor(Math.min(a, b)), Math.ceil(Math.max(a, b))];
+    const across = high - low;
+    return across < length ? [page.inPicture(low), Math.max(1, across)] : [0, length];
+  }
+
+  // The part of the picture between two places.
   function between(a, b) {
-    const turn = picture.wrapsX ? Math.floor((a.x + b.x) / 2 / picture.width) * picture.width : 0;
-    const clip = (value, limit) => Math.min(Math.max(value, 0), limit);
-    const [x0, x1] = [a.x, b.x].sort((p, q) => p - q).map((x) => x - turn);
-    const [y0, y1] = [a.y, b.y].sort((p, q) => p - q);
-    const x = clip(Math.floor(x0), picture.width - 1);
-    const y = clip(Math.floor(y0), picture.height - 1);
-    const w = Math.max(1, clip(Math.ceil(x1), picture.width) - x);
-    const h = Math.max(1, clip(Math.ceil(y1), picture.height) - y);
+    const [x, w] = (picture.wrapsX ? spanOfRing : span)(a.x, b.x, picture.width);
+    const [y, h] = span(a.y, b.y, picture.height);
     return { x, y, w, h };
   }
+
+  const overSeam = () => region.x + region.w > picture.width;
 
   function take(next) {
     region = next;
@@ -40,7 +54,8 @@
       + `${megapixels.toLocaleString("en", { maximumSignificantDigits: 3 })} megapixels`;
     const command = `hypermosaic export ${page.folder()} --format png --region ${Object.values(region).join(",")}`;
     byId("region-command").textContent = command;
-    tell(page.fromDisk ? FROM_DISK : "");
+    for (const name of ["region-command", "region-copy"]) byId(name).hidden = !page.fromDisk || overSeam();
+    tell(page.fromDisk ? (overSeam() ? SEAM : FROM_DISK) : "");
     drawRectangle();
   }
 
@@ -106,23 +121,30 @@
     image.src = url;
   });
 
-  async function fromTiles(kind) {
-    const { x, y, w, h } = region;
-    if (Math.max(w, h) > LARGEST_SIDE || w * h > LARGEST_AREA) {
-      throw new Error(`${w} \u00d7 ${h} pixels are more than a page can put together (${LARGEST_SIDE} a side, `
-        + `${LARGEST_AREA / 1e6} megapixels); choose a smaller region, or run: ${byId("region-command").textContent}`);
-    }
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [w, h];
-    const context = canvas.getContext("2d");
+  // A part of the picture that crosses no seam, drawn so many pixels from the left.
+  async function drawTiles(context, { x, y, w, h }, left) {
     const edge = picture.tile;
     for (let row = Math.floor(y / edge); row * edge < y + h; row += 1) {
       const columns = [];
       for (let column = Math.floor(x / edge); column * edge < x + w; column += 1) columns.push(column);
       const url = (column) => `${picture.tiles}${picture.maxLevel}/${column}_${row}.${picture.encoding}`;
       const tiles = await Promise.all(columns.map((column) => loadTile(url(column))));
-      tiles.forEach((tile, index) => context.drawImage(tile, columns[index] * edge - x, row * edge - y));
+      tiles.forEach((tile, index) => context.drawImage(tile, left + columns[index] * edge - x, row * edge - y));
     }
+  }
+
+  async function fromTiles(kind) {
+    const { x, y, w, h } = region;
+    if (Math.max(w, h) > LARGEST_SIDE || w * h > LARGEST_AREA) {
+      throw new Error(`${w} \u00d7 ${h} pixels are more than a page can put together (${LARGEST_SIDE} a side, `
+        + `${LARGEST_AREA / 1e6} megapixels); choose a smaller region`
+        + (overSeam() ? "" : `, or run: ${byId("region-command").textContent}`));
+    }
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [w, h];
+    const context = canvas.getContext("2d");
+    await drawTiles(context, { x, y, w: Math.min(w, picture.width - x), h }, 0);
+    if (overSeam()) await drawTiles(context, { x: 0, y, w: x + w - picture.width, h }, picture.width - x);
     const blob = await new Promise((done) => canvas.toBlob(done, kind === "png" ? "image/png" : "image/jpeg", 0.95));
     if (!blob) throw new Error("This browser could not hold the region; choose a smaller one.");
     return blob;
@@ -150,7 +172,6 @@
     takeView();
     if (!page.fromDisk) return;
     for (const name of ["region-png", "region-jpg"]) byId(name).hidden = true;
-    for (const name of ["region-command", "region-copy"]) byId(name).hidden = false;
   };
   panel.onClose = () => {
     page.capturing = false;

@@ -25,12 +25,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from storage.exports.picture import Picture
+from storage.exports import metadata
+from storage.exports.picture import Picture, facts_of
+from storage.formats.deep_zoom import INDEX, DeepZoom
+from storage.formats.ome_zarr import image_root
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout
 from storage.viewer.files import is_within
 from storage.viewer.gate import Gate
 from storage.viewer.pages import description_of
+from storage.viewer.safety import sendable
+from storage.viewer.shelf import Shelf
 from storage.viewer.tiles import Master, Masters, reading, stamp
 
 LARGEST = 2**24
@@ -71,7 +76,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Source:
-    """A picture that can be cut: `missing` says which file under a box of a level is not written yet, if any is."""
+    """A picture that can be cut.
+
+    missing: which file under a box of a level is not written yet, if any is; raises HTTPException 404 for links out.
+    """
 
     layout: PyramidLayout
     wraps_x: bool
@@ -85,45 +93,71 @@ class Regions:
 
     masters: Masters
     gate: Gate
+    shelf: Shelf
 
     async def answer(self, request: Request) -> Response:
         """The region as a file; 400 where it is wrong, 413 where it is too large, 409 where it is not drawn yet."""
         kind = request.path_params["kind"]
         if kind not in KINDS:
             raise HTTPException(404)
-        found = await anyio.to_thread.run_sync(reading(self._source))
+        found = await anyio.to_thread.run_sync(reading(lambda: source_of(self.masters)))
         region = checked(asked_for(request.query_params), found.layout, found.wraps_x, self.masters.folder)
         name = f"region-{region.x}-{region.y}-{region.width}x{region.height}.{kind}"
         headers = {"Content-Disposition": f'inline; filename="{name}"'}
         if request.method == "HEAD":
             return Response(media_type=KINDS[kind][1], headers=headers)
-        file = await self.gate.run(reading(lambda: _encoded(found, region, kind)))
-        headers["Content-Length"] = str(file.seek(0, 2))
-        file.seek(0)
+        self.shelf.check_room()
+        file = await self.gate.run(reading(lambda: _encoded(found, region, kind, self.masters.folder)))
+        headers["Content-Length"] = str(self.shelf.put(file))
         return StreamingResponse(_pieces(file), media_type=KINDS[kind][1], headers=headers)
 
-    def _source(self) -> Source:
-        wraps_x = bool(description_of(self.masters.folder).get("wrapsX"))
-        master = self.masters.master()
-        if master is not None:
-            return Source(master.layout, wraps_x, master.read, _missing_of(master))
-        if not is_within(self.masters.folder / "image_files", self.masters.folder):
-            raise HTTPException(404)
-        try:
-            picture = Picture.open(self.masters.folder)
-        except FileNotFoundError:
-            raise HTTPException(404, "this folder holds no picture to cut from yet") from None
-        return Source(picture.layout, wraps_x, picture.read, lambda level, box: None)
+
+def source_of(masters: Masters) -> Source:
+    """The picture of a folder. Raises HTTPException 404 where there is none, or links lead out of the folder."""
+    folder = masters.folder
+    wraps_x = bool(description_of(folder).get("wrapsX"))
+    master = masters.master()
+    if master is not None:
+        return Source(master.layout, wraps_x, master.read, _missing_of(master))
+    _check_inside(folder, folder / INDEX, folder / "image_files")
+    try:
+        picture = Picture.open(folder)
+    except FileNotFoundError:
+        raise HTTPException(404, "this folder holds no picture to cut from yet") from None
+    assert picture.tiles is not None  # without a master it is read from its tiles
+    return Source(picture.layout, wraps_x, picture.read, _missing_tile_of(picture.tiles))
 
 
 def _missing_of(master: Master) -> Callable[[int, Box], Path | None]:
     last = master.layout.levels - 1
 
     def missing(level: int, box: Box) -> Path | None:
-        stored = (last, master.layout.whole(last).box) if level > last else (level, box)
-        return next((shard for shard in master.shards(*stored) if stamp(shard) is None), None)
+        stored, part = (last, master.layout.whole(last).box) if level > last else (level, box)
+        shards = master.shards(stored, part)
+        _check_inside(master.folder, image_root(master.folder) / str(stored) / "zarr.json", *shards)
+        return next((shard for shard in shards if stamp(shard) is None), None)
 
     return missing
+
+
+def _missing_tile_of(tiles: DeepZoom) -> Callable[[int, Box], Path | None]:
+    """Tiles of a finished picture are all there, or reading them says which is not."""
+
+    def missing(level: int, box: Box) -> Path | None:
+        cells = box.covering(tiles.layout.tile)
+        for row in range(cells.y0, cells.y1):
+            places = (tiles.tile_path(level, row, column) for column in range(cells.x0, cells.x1))
+            _check_inside(tiles.folder / "image_files", *places)
+        return None
+
+    return missing
+
+
+def _check_inside(folder: Path, *paths: Path) -> None:
+    if not all(is_within(path, folder) for path in paths):
+        raise HTTPException(
+            404, "a link leads out of this picture's folder; put what it leads to in its place"
+        )
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
@@ -170,34 +204,41 @@ def checked(region: Region, layout: PyramidLayout, wraps_x: bool, folder: Path) 
             f"{region.width} x {region.height} pixels at ({region.x}, {region.y}) leave the picture of "
             f"{layout.width} x {layout.height}",
         )
-    _check_size(region, folder)
-    return Region(region.x % layout.width, region.y, region.width, region.height, region.scale)
+    inside = Region(region.x % layout.width, region.y, region.width, region.height, region.scale)
+    _check_size(inside, layout, folder)
+    return inside
 
 
-def _check_size(region: Region, folder: Path) -> None:
+def _check_size(region: Region, layout: PyramidLayout, folder: Path) -> None:
     width, height = region.size
     if width * height > LARGEST or max(width, height) > LONGEST:
         by_area = math.sqrt(LARGEST / (region.width * region.height))
         fitting = min(by_area, LONGEST / max(region.width, region.height))
+        export = (
+            f"write the picture to a file: hypermosaic export {shlex.quote(sendable(str(folder)))} --format png "
+            f"--region {region.x},{region.y},{region.width},{region.height}"
+            if region.x + region.width <= layout.width
+            else "save what lies on either side of the seam by itself"  # which exports do not cross
+        )
         raise HTTPException(
             413,
             f"{width} x {height} pixels are too many: one answer holds {LARGEST:,}, at most {LONGEST:,} on a side; "
-            f"take less, add scale={math.floor(10_000 * fitting) / 10_000}, or write the picture to a file: "
-            f"hypermosaic export {shlex.quote(str(folder))} --format png "
-            f"--region {region.x},{region.y},{region.width},{region.height}",
+            f"take less, add scale={math.floor(10_000 * fitting) / 10_000}, or {export}",
         )
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def _encoded(source: Source, region: Region, kind: str) -> IO[bytes]:
-    """The region in a file that is gone when it is closed."""
+def _encoded(source: Source, region: Region, kind: str, folder: Path) -> IO[bytes]:
+    """The region in a file that is gone when it is closed; it says what an export of the folder would say."""
     image = cut(source, region)
     encoder, _, settings = KINDS[kind]
+    facts = facts_of(folder) if is_within(folder / "job.yaml", folder) else {}
+    said = {"pnginfo": metadata.png_info(facts)} if kind == "png" else {"xmp": metadata.xmp(facts)}
     file = cast(IO[bytes], tempfile.TemporaryFile())  # noqa: SIM115 - whoever sends it closes it
     try:
-        image.save(file, encoder, **settings)
+        image.save(file, encoder, icc_profile=metadata.srgb_profile(), **settings, **said)
     except BaseException:
         file.close()
         raise

@@ -30,6 +30,11 @@ REVALIDATE = "no-cache"  # a job that is still running writes tiles; their ETag 
 FOREVER = "public, max-age=31536000, immutable"  # only under paths that name the content's hash
 
 
+def sendable(text: str) -> str:
+    """The text with a question mark for whatever UTF-8 cannot say, as names of folders and lone surrogates may."""
+    return text.encode(errors="replace").decode()
+
+
 class SafeAnswers:
     """Adds the same headers to every answer, refusals included, and refuses what no page of ours asks for."""
 

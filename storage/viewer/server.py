@@ -44,6 +44,7 @@ from storage.viewer.parquet import Tables
 from storage.viewer.regions import Regions
 from storage.viewer.safety import HOST, NAMES, SafeAnswers
 from storage.viewer.sheet import Sheets
+from storage.viewer.shelf import Shelf
 from storage.viewer.smalls import Smalls
 from storage.viewer.tiles import Cache, Masters, TilesOfImage, is_current, reading
 from storage.viewer.told import NothingTold, Teller
@@ -69,7 +70,9 @@ class Workshop:
     )
     cutting: Gate = field(default_factory=lambda: Gate(at_once=1, waiting=4))
     asking: Gate = field(default_factory=lambda: Gate(at_once=1, waiting=64))
+    rewriting: Gate = field(default_factory=lambda: Gate(at_once=1, waiting=16))
     opening: Gate = field(default_factory=lambda: Gate(at_once=1, waiting=128))
+    shelf: Shelf = field(default_factory=Shelf)
     tables: Tables = field(default_factory=Tables)
     """Pictures of batches: one row group of all of them is in memory at a time."""
 
@@ -106,7 +109,8 @@ def sheet_routes(folder: Path, shared: Workshop) -> list[Route | Mount]:
 
 def picture_routes(folder: Path, shared: Workshop) -> list[Route | Mount]:
     """Everything below one job's address."""
-    masters, files, own = Masters(folder), VisibleFiles(folder, lambda: layout_of(folder)), OwnPage(folder)
+    masters, files = Masters(folder), VisibleFiles(folder, lambda: layout_of(folder))
+    own = OwnPage(folder, shared.cache, shared.rewriting)
     smalls = Smalls(masters, shared.teller, shared.cache, shared.asking, shared.decoding)
 
     async def status(request: Request) -> Response:
@@ -118,7 +122,7 @@ def picture_routes(folder: Path, shared: Workshop) -> list[Route | Mount]:
             "/tiles/{level:int}/{column:int}_{row:int}.jpg",
             TilesOfImage(masters, shared.cache, shared.decoding).answer,
         ),
-        Route("/region.{kind}", Regions(masters, shared.cutting).answer),
+        Route("/region.{kind}", Regions(masters, shared.cutting, shared.shelf).answer),
         Route("/preview.png", smalls.preview),
         Route("/thumbnail.jpg", smalls.thumbnail),
         Route("/api/status.json", status),
@@ -130,16 +134,22 @@ def picture_routes(folder: Path, shared: Workshop) -> list[Route | Mount]:
 
 
 async def _status(request: Request, folder: Path, shared: Workshop) -> Response:
-    told = await shared.asking.run(reading(lambda: shared.teller.status(folder)))
-    if told is None:
+    content = await shared.asking.run(reading(lambda: _told(folder, shared), "this folder"))
+    if content is None:
         raise HTTPException(404)
-    if shared.gallery is not None:
-        told = {**told, "gallery": shared.gallery}
-    content = json.dumps(told, separators=(",", ":"), allow_nan=False).encode()
     headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
     if is_current(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(content, media_type="application/json", headers=headers)
+
+
+def _told(folder: Path, shared: Workshop) -> bytes | None:
+    """A status as JSON. Raises ValueError for numbers that JSON has not."""
+    told = shared.teller.status(folder)
+    if told is None:
+        return None
+    more = {} if shared.gallery is None else {"gallery": shared.gallery}
+    return json.dumps({**told, **more}, separators=(",", ":"), allow_nan=False).encode()
 
 
 def build_app(folder: Path, teller: Teller = NOTHING_TOLD) -> ASGIApp:

@@ -14,12 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from storage.exports.picture import Picture
 from storage.formats.ome_zarr import image_root
-from storage.geometry import Box
-from storage.pyramid import PyramidLayout
 from storage.viewer.files import is_within
 from storage.viewer.gate import Gate
+from storage.viewer.regions import source_of
 from storage.viewer.tiles import Cache, Masters, is_current, reading, stamp
 from storage.viewer.told import Preview, Teller
 
@@ -98,16 +96,13 @@ def _last_shard(folder: Path) -> Path | None:
 
 def _smallest(masters: Masters) -> Image.Image:
     """The picture within THUMBNAIL pixels, from the first level that is not larger than twice that."""
-    master = masters.master()
-    if master is not None:
-        return _level_of(master.layout, master.read)
-    picture = Picture.open(masters.folder)
-    return _level_of(picture.layout, picture.read)
-
-
-def _level_of(layout: PyramidLayout, read: Callable[[int, Box], NDArray[np.uint8]]) -> Image.Image:
+    source = source_of(masters)
+    layout = source.layout
     level = next(n for n in range(layout.deep_levels) if max(layout.size(n)) <= 2 * THUMBNAIL)
-    return Image.fromarray(read(level, layout.whole(level).box))
+    whole = layout.whole(level).box
+    if source.missing(level, whole) is not None:
+        raise HTTPException(404, "the small levels of this picture are not written")
+    return Image.fromarray(source.read(level, whole))
 
 
 def _jpeg(image: Image.Image) -> bytes:

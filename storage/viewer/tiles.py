@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -25,6 +26,10 @@ from storage.geometry import Box
 from storage.pyramid import PyramidLayout
 from storage.viewer.files import is_within, tile_place
 from storage.viewer.gate import Answer, Gate
+from storage.viewer.safety import sendable
+from storage.viewer.told import reason_of
+
+LOG = logging.getLogger(__name__)
 
 CACHE_BYTES = 64 * 2**20
 CHUNK_BYTES = 32 * 2**20
@@ -56,7 +61,10 @@ class Cache:
     def put(self, key: Hashable, value: bytes) -> None:
         """Keep a value; one that is larger than the whole cache is not kept."""
         with self._lock:
-            self.bytes += len(value) - len(self._held.pop(key, b""))
+            self.bytes -= len(self._held.pop(key, b""))
+            if len(value) > self.limit:  # nothing else would stay
+                return
+            self.bytes += len(value)
             self._held[key] = value
             while self.bytes > self.limit:
                 self.bytes -= len(self._held.popitem(last=False)[1])
@@ -207,14 +215,17 @@ class TilesOfImage:
         return _Tile(master, level, box, (str(master.folder), number, row, column, etag), etag)
 
 
-def reading(work: Callable[[], Answer]) -> Callable[[], Answer]:
-    """The same work; what cannot be read is told in one line."""
+def reading(work: Callable[[], Answer], what: str = "the image") -> Callable[[], Answer]:
+    """The same work; what cannot be read is told in one line, and logged where nobody foresaw it."""
 
     def told() -> Answer:
         try:
             return work()
-        except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise HTTPException(500, f"the image cannot be read: {reason}") from error
+        except HTTPException:
+            raise
+        except Exception as error:  # folders come from anywhere, and so does what is wrong with them
+            if not isinstance(error, OSError | ValueError | KeyError):
+                LOG.warning("%s cannot be read", what, exc_info=True)
+            raise HTTPException(500, f"{what} cannot be read: {sendable(reason_of(error))}") from error
 
     return told

@@ -49,6 +49,12 @@ class Sheet:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+def reason_of(error: Exception) -> str:
+    """One line that says what is wrong, with the error's name where its words alone say little."""
+    plain = isinstance(error, OSError | ValueError) and str(error).strip()
+    return (str(error) if plain else f"{type(error).__name__}: {error}").strip().splitlines()[0]
+
+
 class Teller(Protocol):
     """Answers for any folder that is shown. Called from one thread at a time; may take a while."""
 

@@ -1,0 +1,57 @@
+"""A group whose worker dies each time, drawn a request at a time, alone, until the one that it dies of is found."""
+
+from __future__ import annotations
+
+import time
+
+from cluster.batch.columns import missing_row
+from cluster.batch.names import FAILED
+from cluster.batch.packing import groups_of
+from cluster.batch.plan import Batch
+from cluster.batch.shards import join_rows, write_row
+from cluster.batch.tasks import RowTask
+from cluster.driver import TaskFailed
+from cluster.executors.contract import Executor
+from cluster.plan import Task
+from cluster.tasks import Outcome
+
+TRIES = 2
+"""Of a request with nothing else under way, so that no other can be what its worker dies of."""
+
+
+def draw_singly(batch: Batch, executor: Executor, task: Task, can_draw: bool) -> Outcome:
+    """Write the group's part; requests that their worker dies of fail. Nothing else may be under way.
+
+    can_draw: whether workers have drawn anything. Raises TaskFailed where they have not and cannot: no request is to
+    blame for that.
+    """
+    began = time.perf_counter()
+    shard, number = task
+    group = groups_of(batch.shard(shard), batch.budget)[number]
+    evaluations, worker = 0, ""
+    for place, row in enumerate(group.rows):
+        outcome = _drawn(executor, RowTask.of(task, place))
+        evaluations += outcome.evaluations
+        worker = outcome.worker or worker
+        if outcome.error is not None:
+            error = f"the worker died {TRIES} times of this request alone; is there enough memory?"
+            write_row(batch, task, place, missing_row(row, FAILED, error))
+        can_draw = can_draw or outcome.error is None
+    if not can_draw:
+        raise TaskFailed(
+            f"the worker died of every request, last {len(group.rows)} alone; is there enough memory?"
+        )
+    join_rows(batch, task, len(group.rows))
+    return Outcome(task, time.perf_counter() - began, evaluations, worker)
+
+
+def _drawn(executor: Executor, task: RowTask) -> Outcome:
+    """The outcome of the last try: done, or lost."""
+    for _ in range(TRIES):
+        executor.submit(task)
+        outcome = executor.next()
+        if outcome.error is None:
+            break
+        if not outcome.lost:
+            raise outcome.error
+    return outcome
