@@ -1,4 +1,4 @@
-"""Prints how many bytes more a process takes at its peak for many requests than for few. Run by a test, not one itself.
+"""Prints how many bytes more of memory many requests take at once than few do. Run by a test, not one itself.
 
 python tests/batch_memory.py MODEL FOLDER FEW MANY: both are checked, planned, drawn with a stub, put together and told.
 """
