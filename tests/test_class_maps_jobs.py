@@ -240,7 +240,7 @@ def test_batches_know_what_labels_mean(model: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     found = {
-        row["id"]: row for path in sorted(Path(made.folder).rglob("*.parquet")) if "work" not in path.parts
+        row["id"]: row for path in sorted(Path(made.folder).rglob("train-*.parquet")) if "work" not in path.parts
         for row in pq.read_table(path).to_pylist()
     }  # fmt: skip
     assert (

@@ -97,8 +97,12 @@ def png_deep(path: Path) -> None:
     Path(f"{path}.png").rename(path)
 
 
-def cmyk(path: Path) -> None:
-    Image.new("CMYK", (4, 4)).save(path, "JPEG")
+def lossy(path: Path) -> None:
+    Image.new("L", (4, 4)).save(path, "JPEG")
+
+
+def floats(path: Path) -> None:
+    Image.new("F", (4, 4)).save(path, "PPM")
 
 
 def float_zarr(path: Path) -> None:
@@ -154,7 +158,8 @@ WRONG = [
     (png_header, "damaged PNG: its header is not whole"),
     (png_sum, "damaged PNG: a sum does not match"),
     (png_deep, "colours of 16 bits"),
-    (cmyk, "is a CMYK image"),
+    (lossy, "is a JPEG, which blurs labels into others; save them without loss"),
+    (floats, "is a F image"),
     (float_zarr, "holds float32 values"),
     (volume, r"is of shape \(5, 4, 4\); labels are \(height, width\)"),
     (huge_chunk, "stored in chunks of 16384 x 32768"),
