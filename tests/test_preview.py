@@ -214,7 +214,7 @@ def test_a_preview_may_be_as_large_as_one_is_drawn() -> None:
 def test_an_entry_that_is_too_large_or_a_link_shows_nothing(tmp_path: Path) -> None:
     writer = PreviewWriter(tmp_path / "job", (64, 64))
     writer.write((0, 0), 1, np.full((32, 32, 3), 200, np.uint8))
-    folder = tmp_path / "job/work/preview"
+    folder = tmp_path / "job" / "work" / "preview"
     (folder / "0_0_1.png").rename(tmp_path / "elsewhere.png")
     (folder / "0_32_1.png").symlink_to(tmp_path / "elsewhere.png")
     Image.new("1", (4000, 4000)).save(folder / "32_0_1.png")
