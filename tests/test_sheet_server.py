@@ -251,7 +251,8 @@ def test_a_legend_that_is_none_is_left_out(tmp_path: Path) -> None:
 def test_addresses_lead_nowhere_else(client: TestClient, folder: Path) -> None:
     app = viewer_of(folder)
     for target in (
-        "/batch.json", "/data/train-00000-of-00002.parquet", "/" + "work/requests.parquet", "/events.jsonl", "/x/0/0.png",
+        "/batch.json", "/data/train-00000-of-00002.parquet", "/" + "work/requests.parquet", "/events.jsonl",
+        "/x/0/0.png",
         "/images/2/0.png", "/images/0/99.png", "/images/../0.png", "/images/%2e%2e/0.png", "/images/0/-1.png",
         "/small/mask/0/0.jpg", "/small/x/0/0.png", "/images/1-1/0.png", "/pictures/0/99/", "/pictures/9/0/",
         "/pictures/0/5/../../../batch.json", "/pictures/0/5/image.zarr/zarr.json", "/assets/x/sheet.js",
