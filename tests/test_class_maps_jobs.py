@@ -258,7 +258,7 @@ def test_the_legend_of_a_model_gives_names_and_colours(model: Path, tmp_path: Pa
     info = SimpleNamespace(class_names=("a", "b"), notes={"colours": ("#000001", "#000002")})
     path = png(tmp_path / "a.png", np.array([[(0, 0, 2), (0, 0, 1)]], np.uint8))
     spec = spec_of(model, tmp_path / "out", classes=path)
-    there = image_map(spec, info, Canvas(1, 2))  # type: ignore[arg-type]
+    there = image_map(spec, info, Canvas(1, 2))
     assert there.read(Box(0, 1, 0, 2)).tolist() == [[1, 0]]
 
 

@@ -90,7 +90,7 @@ def test_lossy_pictures_are_close_and_quality_counts(job: Path, format: str) -> 
 def test_jpeg_keeps_all_colour(job: Path, quality: int | None) -> None:
     """4:4:4: every component has the sampling factors 1 x 1."""
     with Image.open(written("jpeg", job, Wishes(quality=quality))) as image:
-        assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3  # type: ignore[attr-defined]
+        assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
 
 
 @pytest.mark.parametrize("format", ["tiff", "ome-tiff"])

@@ -255,7 +255,7 @@ def test_only_the_other_blend_is_identity() -> None:
 
 def test_another_word_is_one_line() -> None:
     with pytest.raises(SpecError, match="unknown decode 'fourshift'; choose hann or four-shift"):
-        JobSpec(prompt="x", width=64, height=64, out=Path("out"), decode="fourshift")  # type: ignore[arg-type]
+        JobSpec(prompt="x", width=64, height=64, out=Path("out"), decode="fourshift")
     result = CliRunner().invoke(app, ["plan", "archipelago", "--decode", "median"])
     assert (result.exit_code, len(result.stderr.strip().splitlines())) == (2, 1)
     with pytest.raises(ValueError, match="decode tile 1 cannot be moved"):

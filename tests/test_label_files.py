@@ -157,11 +157,16 @@ TIFFS: dict[str, dict] = {
 }
 
 
-@pytest.mark.parametrize("settings", TIFFS.values(), ids=TIFFS.keys())
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "int64"])
+LAYOUTS = [
+    pytest.param(settings, dtype, id=f"{name} {dtype}")
+    for name, settings in TIFFS.items()
+    for dtype in ("uint8", "int16", "uint32", "int64")
+    if dtype != "int64" or "predictor" not in settings  # tifffile writes no differences of 64 bits
+]
+
+
+@pytest.mark.parametrize(("settings", "dtype"), LAYOUTS)
 def test_tiff_of_every_layout(settings: dict, dtype: str, tmp_path: Path) -> None:
-    if dtype == "int64" and "predictor" in settings:
-        pytest.skip("tifffile writes no differences of 64 bits")
     labels = blobs(120, dtype) - (50 if dtype.startswith("i") else 0)
     tifffile.imwrite(tmp_path / "a.tif", labels, metadata=None, **settings)
     same(open_labels(tmp_path / "a.tif"), labels)
@@ -260,7 +265,7 @@ def test_zarr_of_colours(tmp_path: Path) -> None:
 def test_chunks_are_read_once_and_a_bounded_number_is_kept(tmp_path: Path) -> None:
     labels = blobs(200)
     tifffile.imwrite(tmp_path / "a.tif", labels, tile=(16, 16), compression="deflate")
-    source = open_labels(tmp_path / "a.tif").source  # type: ignore[attr-defined]
+    source = open_labels(tmp_path / "a.tif").source
 
     class Counted:
         reads = 0

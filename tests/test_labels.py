@@ -244,6 +244,6 @@ def test_labels_of_another_shape_are_refused(tmp_path: Path) -> None:
     layout = PyramidLayout(40, 30, 16, 32)
     labels = Labels(tmp_path, layout, LEGEND)
     with pytest.raises(ValueError, match=r"takes uint8 labels of shape \(30, 32\), not int64 \(30, 32\)"):
-        labels.write_superblock(layout.task(0, 0), np.zeros((30, 32), np.int64))  # type: ignore[arg-type]
+        labels.write_superblock(layout.task(0, 0), np.zeros((30, 32), np.int64))
     with pytest.raises(ValueError, match="255 classes cannot be labelled; a byte has room for 254"):
         Labels(tmp_path, layout, LEGEND * 85)

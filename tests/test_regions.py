@@ -251,7 +251,7 @@ def test_regions_of_one_prompt_are_evaluated_once(tmp_path: Path, monkeypatch) -
             for patch in owned_patches(job.plan.cover, 0, job.plan.canvas.box)
         )
         == 2
-    )  # type: ignore[union-attr]
+    )
 
 
 def test_large_plans_estimate_their_evaluations(tmp_path: Path, monkeypatch) -> None:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 from chromium import Browser, Tab, needs_chromium
 from data_sets import COLOURS, data_set, row, told, write
+from live_server import live
 from picture_folders import share_of
 from test_page_access import axe, violations
 
 from cluster.events import JobFinished, RowsDone
 from cluster.viewing import viewer_of
-from storage.viewer.server import HOST, settings_of
 
 pytestmark = [needs_chromium, pytest.mark.browser]
 __all__ = ["axe"]
@@ -29,17 +25,8 @@ IDS = "[...document.querySelectorAll('#sheet small')].map((each) => each.textCon
 HOSTILE = "</script><img src=x onerror=document.title='broken'>"
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    server = uvicorn.Server(settings_of(viewer_of(folder)))
-    with socket.create_server((HOST, 0)) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield f"http://{HOST}:{listening.getsockname()[1]}/"
-        finally:
-            server.should_exit = True
-            thread.join(20)
+def served(folder: Path) -> AbstractContextManager[str]:
+    return live(viewer_of(folder))
 
 
 def ready(tab: Tab, pictures: int) -> None:
@@ -126,7 +113,7 @@ def test_a_sheet_of_pictures_filtered_masked_and_opened(browser: Browser, tmp_pa
         assert text(tab, "one-title") == HOSTILE
         assert not tab.js("document.getElementById('one-zoom').hidden") and "r9" not in text(tab, "one-facts")
         tab.key("Escape")
-        assert tab.js("document.activeElement.closest('li') === document.querySelectorAll('#sheet li')[5]")
+        tab.wait("document.activeElement.closest('li') === document.querySelectorAll('#sheet li')[5]")  # once closed
         tab.js("document.getElementById('missing').open = true")
         tab.wait("document.querySelectorAll('#missing-rows tr').length === 2")
         assert "numbers that are <none>" in text(tab, "missing-rows")

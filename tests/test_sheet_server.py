@@ -120,7 +120,7 @@ def test_one_row_group_of_pictures_is_in_memory(folder: Path) -> None:
         assert len(held) == 2
     recent, made = Recent(2), []
     for key in (1, 2, 1, 3, 2):
-        recent.get(key, lambda key=key: made.append(key))  # type: ignore[misc]
+        recent.get(key, lambda key=key: made.append(key))
     assert made == [1, 2, 3, 2]
 
 
@@ -243,9 +243,9 @@ def test_a_legend_that_is_none_is_left_out(tmp_path: Path) -> None:
         [["s", "#000000"]] * 300,
     ):
         (folder / "batch.json").write_text(json.dumps(saved | {"legend": legend}))
-        assert JobTeller().sheet(folder).legend == ()  # type: ignore[union-attr]
+        assert JobTeller().sheet(folder).legend == ()
     (folder / "batch.json").write_text(json.dumps(saved))
-    assert JobTeller().sheet(folder).legend == LEGEND  # type: ignore[union-attr]
+    assert JobTeller().sheet(folder).legend == LEGEND
 
 
 def test_addresses_lead_nowhere_else(client: TestClient, folder: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_wrong_setting_is_one_line_with_value_and_limit(field: str, value: Any
 
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(SpecError, match="width is missing"):
-        JobSpec(prompt="x", height=3, out=Path("o"))  # type: ignore[call-arg]  # what is missing is the point
+        JobSpec(prompt="x", height=3, out=Path("o"))
 
 
 def test_specs_are_frozen_and_travel() -> None:
@@ -70,7 +70,7 @@ def test_specs_are_frozen_and_travel() -> None:
     assert whole.loras == ("a:0.5", "b")
     assert pickle.loads(pickle.dumps(whole)) == whole
     with pytest.raises(ValueError, match="frozen"):
-        whole.width = 3  # type: ignore[misc]  # frozen, as the type checker knows
+        whole.width = 3
 
 
 def test_keyword_arguments_and_fields_are_the_same() -> None:

@@ -290,7 +290,7 @@ def unet_name(key: str, layers: int, levels: int) -> str:
         return f"model.diffusion_model.middle_block.{place}.{_inner(found[1], found[3])}"
     side, level, kind, number, rest = re.fullmatch(
         r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", key
-    ).groups()  # type: ignore[union-attr]
+    ).groups()
     if side == "down":
         block = 1 + int(level) * (layers + 1) + (layers if kind == "downsamplers" else int(number))
         slot = 1 if kind == "attentions" else 0

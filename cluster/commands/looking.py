@@ -113,14 +113,19 @@ def _bars(rows: list[tuple[str, int, int]]) -> Table:
     return table
 
 
-def batch_headline(now: BatchStatus) -> str:
-    """ "out/set: running, 35 %, 2 min 10 s so far, about 4 min left"."""
+def progress_words(now: Status | BatchStatus) -> str:
+    """ "running, 35 %, 2 min 10 s so far, about 4 min left"."""
     parts = [now.state, f"{100 * now.share:.0f} %", f"{duration(now.seconds)} so far"]
     if now.seconds_left is not None:
         parts.append(f"about {duration(now.seconds_left)} left")
     if now.retried:
         parts.append(f"{now.retried} tasks run again")
-    return f"{now.folder}: {', '.join(parts)}"
+    return ", ".join(parts)
+
+
+def batch_headline(now: BatchStatus) -> str:
+    """ "out/set: running, 35 %, 2 min 10 s so far, about 4 min left"."""
+    return f"{now.folder}: {progress_words(now)}"
 
 
 def batch_facts(now: BatchStatus) -> str:
@@ -155,12 +160,7 @@ def batch_advice(now: BatchStatus) -> str:
 
 def headline(now: Status) -> str:
     """ "islands, 4096x4096: running, 35 %, 2 min 10 s so far, about 4 min left"."""
-    parts = [now.state, f"{100 * now.share:.0f} %", f"{duration(now.seconds)} so far"]
-    if now.seconds_left is not None:
-        parts.append(f"about {duration(now.seconds_left)} left")
-    if now.retried:
-        parts.append(f"{now.retried} tasks run again")
-    return f"{now.prompt}, {now.size[0]}x{now.size[1]}: {', '.join(parts)}"
+    return f"{now.prompt}, {now.size[0]}x{now.size[1]}: {progress_words(now)}"
 
 
 def advice(now: Status) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.geometry import Box
-from storage.label_files.contract import LabelArray, LabelFileError
+from storage.label_files.contract import LabelArray, LabelFacts, LabelFileError
 
 REMEMBERED_BYTES = 64 * 2**20
 LARGEST_CHUNK = 256 * 2**20
@@ -23,25 +23,13 @@ SMALLEST_BOX = 2**20
 """Pixels up to which `boxes` takes several chunks at once."""
 
 
-class ChunkSource(Protocol):
+class ChunkSource(LabelFacts, Protocol):
     """Where chunks come from. chunk: (rows, columns) of one; the last ones of a picture may be smaller."""
 
-    @property
-    def path(self) -> Path: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
     @property
     def chunk(self) -> tuple[int, int]: ...
     @property
     def dtype(self) -> np.dtype[np.integer]: ...
-    @property
-    def colours(self) -> bool: ...
-    @property
-    def nodata(self) -> int | None: ...
-    @property
-    def names(self) -> Mapping[int, str]: ...
 
     def read_chunk(self, row: int, column: int) -> LabelArray:
         """The labels of one chunk, cut at the picture's border. Raises LabelFileError."""

@@ -21,11 +21,9 @@ class LabelFileError(ValueError):
     """A file that gives no labels; the message is one line with the file, what is wrong and what to change."""
 
 
-class LabelFile(Protocol):
-    """A picture of labels: whole numbers, or colours packed as 0xRRGGBB.
-
-    path: the file, as messages call it. colours: whether the labels are colours. nodata: the label that the file says
-    is none, or None. names: label -> class name, where the file tells of them; 0 is then no class.
+class LabelFacts(Protocol):
+    """path: the file, as messages call it. colours: whether the labels are colours. nodata: the label that the file
+    says is none, or None. names: label -> class name, where the file tells of them; 0 is then no class.
     """
 
     @property
@@ -40,6 +38,10 @@ class LabelFile(Protocol):
     def nodata(self) -> int | None: ...
     @property
     def names(self) -> Mapping[int, str]: ...
+
+
+class LabelFile(LabelFacts, Protocol):
+    """A picture of labels: whole numbers, or colours packed as 0xRRGGBB."""
 
     def read(self, box: Box) -> LabelArray:
         """(h, w) labels of a box inside the picture. Raises LabelFileError where the file is damaged there."""
