@@ -113,7 +113,7 @@ def test_a_sheet_of_pictures_filtered_masked_and_opened(browser: Browser, tmp_pa
         assert text(tab, "one-title") == HOSTILE
         assert not tab.js("document.getElementById('one-zoom').hidden") and "r9" not in text(tab, "one-facts")
         tab.key("Escape")
-        tab.wait("document.activeElement.closest('li') === document.querySelectorAll('#sheet li')[5]")  # once closed
+        tab.wait("document.activeElement.closest('li') === document.querySelectorAll('#sheet li')[5]")
         tab.js("document.getElementById('missing').open = true")
         tab.wait("document.querySelectorAll('#missing-rows tr').length === 2")
         assert "numbers that are <none>" in text(tab, "missing-rows")
