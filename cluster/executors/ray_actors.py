@@ -106,16 +106,22 @@ class RayActors:
 
 def _check_gpus(workers: int) -> None:
     """Raises ValueError where a local Ray has fewer GPUs than workers: the rest would wait for ever."""
-    found = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray's is not annotated
+    found = int(resources_of_cluster().get("GPU", 0))
     if workers > found:
         raise ValueError(
             f"{workers} workers need a GPU each, Ray finds {found} here: give --workers {max(1, found)}"
         )
 
 
+def resources_of_cluster() -> dict[str, float]:
+    """ "CPU", "GPU" and others of the Ray that was joined, all nodes together."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's is not annotated
+    return resources
+
+
 def cluster_workers(gpus: int, threads: int) -> int:
     """As many workers as the joined cluster has room for: one a GPU, or one for each `threads` processors."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's is not annotated
+    resources = resources_of_cluster()
     room = resources.get("GPU", 0) if gpus else resources.get("CPU", 0) // threads
     return max(1, int(room))
 
