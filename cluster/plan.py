@@ -182,8 +182,11 @@ class Plan:
         """Each block's fixed-point weighted sum of its own predictions at x[k], over its frame."""
         side = self.grid.block + 2 * self.halo
         chunk = (1, self.channels, side, side)
+        step = self._part(side)
+        part = (1, self.channels, step, step)
         names = ("block", "c", "y", "x")
-        return ArraySpec(f"{WORK}/sums-{k:04d}.zarr", (len(self.grid), *chunk[1:]), chunk, "int32", names)
+        name = f"{WORK}/sums-{k:04d}.zarr"
+        return ArraySpec(name, (len(self.grid), *chunk[1:]), chunk, "int32", names, part)
 
     def arrays_of(self, stage: int) -> list[ArraySpec]:
         """Arrays that a denoising stage writes."""
@@ -200,7 +203,13 @@ class Plan:
     def _grid_array(self, name: str, channels: int) -> ArraySpec:
         shape = (channels, self.canvas.height, self.canvas.width)
         chunk = (channels, min(self.grid.block, shape[1]), min(self.grid.block, shape[2]))
-        return ArraySpec(name, shape, chunk, "float32", ("c", "y", "x"))
+        part = (channels, self._part(chunk[1]), self._part(chunk[2]))
+        return ArraySpec(name, shape, chunk, "float32", ("c", "y", "x"), part)
+
+    def _part(self, side: int) -> int:
+        """What neighbours read of a side: what they share, two halos, or somewhat less, so that it divides the side."""
+        shared = 2 * self.halo
+        return next((part for part in range(min(shared, side), shared // 2, -1) if side % part == 0), side)
 
     # --- costs
 

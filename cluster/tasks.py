@@ -1,4 +1,4 @@
-"""run(stage, block): the one function that every executor runs. Reads boxes, computes, writes one box that no other
+"""begin(stage, block): the one function that every executor runs. Reads boxes, computes, writes one box that no other
 task writes. Holds the model and handles of arrays, nothing else; running a task twice writes the same bytes twice.
 """
 
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +33,16 @@ from storage.pyramid import Pixels8, PyramidTask, write_superblock
 State = tuple[NDArray[np.float32], NDArray[np.float32]]
 """x and its history, and the fused prediction at x; stacked over channels."""
 SMALL_TASKS = 16
-"""Denoising tasks after which freed memory is given back: each scatters about 2 MB. Tasks of pixels do at once."""
+"""Denoising tasks after which freed memory is given back: each scatters about 2 MB. Tasks of pixels give it back before
+they begin, so that what they need does not come on top."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the driver hears of a task: small values only. `error` is None where it succeeded."""
+    """What the driver hears of a task: small values only. `error` is None where it succeeded.
+
+    seconds: of computing; reading and waiting for the disk go on while other tasks compute.
+    """
 
     task: Task
     seconds: float = 0.0
@@ -48,11 +53,19 @@ class Outcome:
     """The worker went away under the task, which can be given to another."""
 
 
-class Worker:
-    """A loaded job: run() its tasks in any order.
+Begun: TypeAlias = Outcome | Callable[[], Outcome]
+"""A task that has been done; or one that has been computed, and what waits until its output is durable."""
 
-    Two threads may run two tasks: one computes, the other waits for the disk. Tasks of pixels hold much memory and
-    go one by one.
+
+def finished(begun: Begun) -> Outcome:
+    """The outcome, waited for where it must be. Raises what the task raises."""
+    return begun if isinstance(begun, Outcome) else begun()
+
+
+class Worker:
+    """A loaded job: begin() its tasks in any order. Satisfies Runs.
+
+    Threads may begin several: one computes, others read or wait for the disk.
     """
 
     def __init__(
@@ -71,38 +84,44 @@ class Worker:
         self._computing = threading.Lock()
         self._tasks = 0
 
-    def run(self, task: Task) -> Outcome:
-        """Do one task; its output is durable when this returns. Raises what the task raises."""
-        began = time.perf_counter()
+    def begin(self, task: Task) -> Begun:
+        """Compute a task; one of pixels, which holds much memory, waits for the disk here. Raises what it raises."""
         stage, block = task
-        evaluations = 0
         if stage <= self.plan.steps:
-            evaluations = self._denoise(stage, block)
-        else:
-            with self._computing:
-                self._pixels(stage - self.plan.decode_stage, block)
-        self._tasks += 1
-        if stage > self.plan.steps or self._tasks % SMALL_TASKS == 0:
+            return self._denoise(stage, block)
+        with self._computing:
+            began = time.perf_counter()
             give_back_memory()
-        return Outcome(task, time.perf_counter() - began, evaluations, self.name)
+            self._pixels(stage - self.plan.decode_stage, block)
+            return Outcome(task, time.perf_counter() - began, worker=self.name)
 
     # --- denoise
 
-    def _denoise(self, k: int, block: int) -> int:
+    def _denoise(self, k: int, block: int) -> Callable[[], Outcome]:
         frame, own = self.plan.frame(block), self.plan.grid.box(block)
         before, draw = self._before(k, block, frame)
         name = self.plan.state_array(k).name
         with self._computing:
+            began = time.perf_counter()
             state = self.sampler.advance(k - 1, frame, *before) if before else self.sampler.start(frame)
             inside = state[(slice(None), *own.slices_in(frame))]
             until_written = [self.store.begin_write(name, box_index(slice(0, len(inside)), own), inside)]
             if k < self.plan.steps:
                 sums = self._evaluate(k, own, frame, state[: self.plan.channels])
                 until_written.append(self._begin_write_sums(k, block, sums))
+            self._tasks += 1
+            if self._tasks % SMALL_TASKS == 0:
+                give_back_memory()
+            seconds = time.perf_counter() - began
+
+        def finish() -> Outcome:
+            for wait in until_written:
+                wait()
+            evaluations = self.plan.spent_on(k, own).told if k < self.plan.steps else 0
+            return Outcome((k, block), seconds, evaluations, self.name)
+
         draw()
-        for wait in until_written:
-            wait()
-        return self.plan.spent_on(k, own).told if k < self.plan.steps else 0
+        return finish
 
     def _before(self, k: int, block: int, frame: Box) -> tuple[State | None, Callable[[], None]]:
         """x[k - 1] with its history and the fused prediction there, on the frame; what draws them."""

@@ -1,8 +1,9 @@
 """Chunked Zarr v3 arrays of a job, through TensorStore. Knows names, shapes, chunks and boxes; knows no stage.
 
 Chunks are written whole and atomically, each by one writer; values are stored raw (latents do not compress) with a
-crc32c of every chunk, so a torn or rotten chunk is an error and never a picture. A root is a local folder or a URL
-that TensorStore opens (`file://`, `s3://`, `gs://`, `memory://`).
+crc32c, so a torn or rotten chunk is an error and never a picture. A chunk may be a shard of smaller parts, which are
+read one by one: neighbours look at the border of a chunk, and need not read all of it. A root is a local folder or a
+URL that TensorStore opens (`file://`, `s3://`, `gs://`, `memory://`).
 """
 
 from __future__ import annotations
@@ -34,13 +35,28 @@ def context() -> ts.Context:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array: (channels, height, width) or, for blocks' sums, (block, channels, height, width)."""
+    """One array: (channels, height, width) or, for blocks' sums, (block, channels, height, width).
+
+    chunk: what one writer writes, a file. part: what is read at least, which divides the chunk; or the whole of it.
+    """
 
     name: str
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
     dtype: str
     dimension_names: tuple[str, ...]
+    part: tuple[int, ...] | None = None
+
+    def codecs(self) -> list[dict[str, Any]]:
+        """Zarr v3's: raw values and their checksum, in shards where a chunk has parts."""
+        raw: list[dict[str, Any]] = [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "crc32c"},
+        ]
+        if self.part is None:
+            return raw
+        shard = {"chunk_shape": list(self.part), "codecs": raw, "index_codecs": raw, "index_location": "end"}
+        return [{"name": "sharding_indexed", "configuration": shard}]
 
 
 class ArrayStore:
@@ -57,7 +73,7 @@ class ArrayStore:
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.chunk)}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
             "data_type": spec.dtype,
-            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+            "codecs": spec.codecs(),
             "fill_value": 0,
             "dimension_names": list(spec.dimension_names),
             "attributes": dict(attributes or {}),

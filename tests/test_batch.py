@@ -158,13 +158,13 @@ class Stop:
 
     def __init__(self, after: int) -> None:
         self.left = after
-        self._run = drawing.BatchWorker.run
+        self._begin = drawing.BatchWorker.begin
 
     def __call__(self, worker: drawing.BatchWorker, task: tuple[int, int]) -> Any:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        return self._run(worker, task)
+        return self._begin(worker, task)
 
 
 @pytest.mark.parametrize("after", [1, 2, 4])
@@ -174,7 +174,7 @@ def test_going_on_draws_nothing_twice(
     whole = made(model, tmp_path / "whole", shard_bytes=80_000).folder
     stop = Stop(after)
     with monkeypatch.context() as patched:
-        patched.setattr(drawing.BatchWorker, "run", lambda worker, task: stop(worker, task))
+        patched.setattr(drawing.BatchWorker, "begin", lambda worker, task: stop(worker, task))
         with pytest.raises(Interrupted):
             made(model, tmp_path / "set", shard_bytes=80_000)
     assert not (tmp_path / "set" / "_SUCCESS").exists()

@@ -21,7 +21,7 @@ from cluster.batch import run as running
 from cluster.batch.tasks import ASSEMBLE, GiantTask, RowTask
 from cluster.driver import TaskFailed
 from cluster.executors.in_process import InProcess
-from cluster.tasks import Outcome
+from cluster.tasks import Begun, Outcome
 from generation import packing
 from generation.denoise import Sampler
 from generation.models.errors import ModelError
@@ -53,6 +53,9 @@ class Mortal(InProcess):
 
     deadly = ""
     shard_kills = 0
+
+    def capacity(self, ready: int) -> int:
+        return 1
 
     def next(self) -> Outcome:
         if not self._dies(self._waiting[0]):
@@ -285,13 +288,13 @@ def test_the_map_of_a_large_request_is_drawn_by_the_same_workers(
     folder = build_class_map(tmp_path / "model")
     build_map(folder / "map")
     tasks: list[Any] = []
-    run = drawing.BatchWorker.run
+    begin = drawing.BatchWorker.begin
 
-    def heard(worker: drawing.BatchWorker, task: Any) -> Outcome:
+    def heard(worker: drawing.BatchWorker, task: Any) -> Begun:
         tasks.append(task)
-        return run(worker, task)
+        return begin(worker, task)
 
-    monkeypatch.setattr(drawing.BatchWorker, "run", heard)
+    monkeypatch.setattr(drawing.BatchWorker, "begin", heard)
     made(folder, tmp_path / "set", [{**GIANT, "label": "60% sea, wood"}], **LARGE)
     assert {task.of_map for task in tasks if isinstance(task, GiantTask)} == {True, False}
 

@@ -29,7 +29,7 @@ from cluster.events import JobStarted
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
 from cluster.plan import Task
-from cluster.tasks import Outcome
+from cluster.tasks import Outcome, finished
 from generation.schedules import SHORT_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -62,13 +62,12 @@ class InThreads(InProcess):
         super().__init__(tiny_worker(job, denoiser))
         self._pool = ThreadPoolExecutor(job.at_once)
         self._under_way: set[Future[Outcome]] = set()
-        self._at_once = job.at_once
 
     def capacity(self, ready: int) -> int:
         return self._at_once
 
     def submit(self, task: Task) -> None:
-        self._under_way.add(self._pool.submit(self._worker.run, task))
+        self._under_way.add(self._pool.submit(lambda: finished(self._worker.begin(task))))
 
     def next(self) -> Outcome:
         done = wait(self._under_way, return_when="FIRST_COMPLETED").done.pop()

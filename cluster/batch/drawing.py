@@ -26,7 +26,7 @@ from cluster.executors.contract import Runs
 from cluster.job import Job, prepare_described
 from cluster.machine import give_back_memory
 from cluster.plan import Task
-from cluster.tasks import Outcome
+from cluster.tasks import Begun, Outcome
 
 
 class BatchWorker:
@@ -43,10 +43,13 @@ class BatchWorker:
         self._giant: tuple[tuple[Task, bool], Runs] | None = None
         self._alone = threading.Lock()
 
-    def run(self, task: Task) -> Outcome:
-        """Do one task; its file is durable when this returns. Raises what is not the fault of a single request."""
+    def begin(self, task: Task) -> Begun:
+        """Do one task; only those of large requests leave something to wait for.
+
+        Raises what is not the fault of a single request.
+        """
         if isinstance(task, GiantTask):
-            return self._giant_worker(task).run(task)
+            return self._giant_worker(task).begin(task)
         with self._alone:
             self._giant = None
             return self._run(task)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from cluster.plan import Task
 from cluster.spec import JobSpec
-from cluster.tasks import Outcome
+from cluster.tasks import Begun, Outcome
 
 
 class Runs(Protocol):
@@ -16,8 +16,11 @@ class Runs(Protocol):
     def name(self) -> str:
         """Of the machine and process."""
 
-    def run(self, task: Task) -> Outcome:
-        """Do one; its output is durable when this returns. Raises what the task raises."""
+    def begin(self, task: Task) -> Begun:
+        """Do one. Its output is durable when this returns an outcome, or else when what comes back, called, does.
+
+        Raises what the task raises, either time.
+        """
 
 
 class Work(Protocol):
@@ -29,7 +32,7 @@ class Work(Protocol):
 
     @property
     def at_once(self) -> int:
-        """Tasks that threads of one worker may run at once; more than one hides the wait for the disk."""
+        """Tasks that one worker may have under way at once; more than one hides the wait for the disk."""
 
     def worker(self) -> Runs:
         """Load, here, what its tasks need."""

@@ -1,41 +1,67 @@
-"""The slow, obvious executor: one task after another, here."""
+"""The executor of this process: one task after another, and while one's output goes to the disk the next is computed.
+
+No thread of its own, so the order of tasks is the same every time.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 from cluster.executors.contract import Runs, Work
 from cluster.plan import Task
-from cluster.tasks import Outcome
+from cluster.tasks import Begun, Outcome, finished
 
 
 class InProcess:
-    """Runs each task when its outcome is asked for."""
+    """Runs tasks when an outcome is asked for. at_once: tasks that may be under way, one of them computing."""
 
     workers = 1
 
-    def __init__(self, worker: Runs) -> None:
+    def __init__(self, worker: Runs, at_once: int = 2) -> None:
         self._worker = worker
+        self._at_once = at_once
         self._waiting: deque[Task] = deque()
+        self._begun: deque[Begun] = deque()
 
     @classmethod
     def of(cls, work: Work) -> InProcess:
         """Load its model in this process."""
-        return cls(work.worker())
+        return cls(work.worker(), work.at_once)
 
     def capacity(self, ready: int) -> int:
         del ready
-        return 1
+        return self._at_once
 
     def submit(self, task: Task) -> None:
         self._waiting.append(task)
 
     def next(self) -> Outcome:
-        task = self._waiting.popleft()
+        while self._waiting and len(self._begun) < self._at_once and not self._is_done():
+            self._begun.append(self._begin(self._waiting.popleft()))
+        return finished(self._begun.popleft())
+
+    def _is_done(self) -> bool:
+        """Whether the first of those begun has nothing to wait for."""
+        return bool(self._begun) and isinstance(self._begun[0], Outcome)
+
+    def _begin(self, task: Task) -> Begun:
         try:
-            return self._worker.run(task)
+            begun = self._worker.begin(task)
         except Exception as error:  # handed to the driver, which decides
-            return Outcome(task, error=error, worker=self._worker.name)
+            return self._failed(task, error)
+        return begun if isinstance(begun, Outcome) else partial(self._end, task, begun)
+
+    def _end(self, task: Task, wait: Callable[[], Outcome]) -> Outcome:
+        try:
+            return wait()
+        except Exception as error:
+            return self._failed(task, error)
+
+    def _failed(self, task: Task, error: Exception) -> Outcome:
+        return Outcome(task, error=error, worker=self._worker.name)
 
     def close(self) -> None:
         self._waiting.clear()
+        self._begun.clear()

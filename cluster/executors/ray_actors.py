@@ -21,7 +21,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTa
 
 from cluster.executors.contract import Runs, Work
 from cluster.plan import Task
-from cluster.tasks import Outcome
+from cluster.tasks import Outcome, finished
 
 IN_FLIGHT = 2
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ class Actor:
 
     def run(self, task: Task) -> Outcome:
         try:
-            return self._loaded().run(task)
+            return finished(self._loaded().begin(task))
         except Exception as error:  # as a value: Ray would wrap it in one of its own
             return Outcome(task, error=error)
 
