@@ -1,12 +1,12 @@
 """What the engine costs on top of the network: time as a ratio to a plain loop in the same run, memory by size.
 
     python benchmarks/overhead.py time            # in process, and on Ray with one and two workers
+    python benchmarks/overhead.py scaling         # two plain loops at once over one: what the machine allows
     python benchmarks/overhead.py memory          # peak RSS of a worker at growing sizes
     python benchmarks/overhead.py memory 2048 8192
 
 Times are of the denoising stages only, and the plain loop evaluates the same number of batches of the same shape
-with nothing else in it. Rounds alternate (loop, engine, loop, engine, ...) and each gives a ratio; their median
-stands, and two workers are compared with one by these, so that a machine whose speed drifts spoils neither side.
+with nothing else in it. Each round runs the loop and every executor, and gives a ratio for each; their median stands.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from cluster.driver import run
 from cluster.events import Event, JobStarted, TaskDone
 from cluster.executors import make
 from cluster.executors.contract import Executor
+from cluster.executors.ray_actors import connect
 from cluster.job import Job, prepare
 from cluster.spec import JobSpec
 from cluster.worker import build_worker
 
 ROUNDS = 5
+EXECUTORS = (("in-process", 1), ("ray", 1), ("ray", 2))
 
 
 def job_of(folder: Path, side: int, steps: int, executor: str, workers: int) -> Job:
@@ -94,27 +96,72 @@ def denoise_seconds(job: Job, executor: Executor) -> float:
 
 
 def compare(side: int, steps: int) -> None:
+    """Rounds of the loop and of every executor, one after another, so that a machine whose speed drifts spoils none."""
     with tempfile.TemporaryDirectory() as scratch:
-        alone = job_of(Path(scratch) / "in-process", side, steps, "in-process", 1)
+        connect(sum(workers for _, workers in EXECUTORS))
+        jobs = {
+            (name, workers): job_of(Path(scratch) / f"{name}-{workers}", side, steps, name, workers)
+            for name, workers in EXECUTORS
+        }
+        alone = jobs["in-process", 1]
         loop = plain_loop(alone)
         print(
             f"{side} x {side}, {steps} steps, {batches(alone)} batches of {alone.plan.batch_size}, one thread a worker"
         )
-        ratios = {}
-        for name, workers in (("in-process", 1), ("ray", 1), ("ray", 2)):
-            job = job_of(Path(scratch) / f"{name}-{workers}", side, steps, name, workers)
-            executor = make(job)
-            denoise_seconds(job, executor)  # warm
-            rounds = [(loop(), denoise_seconds(job, executor)) for _ in range(ROUNDS)]
+        executors = {key: make(job) for key, job in jobs.items()}
+        loop()
+        for key, job in jobs.items():  # warm
+            denoise_seconds(job, executors[key])
+        loops, engines = [], {key: [] for key in jobs}
+        for _ in range(ROUNDS):
+            loops.append(loop())
+            for key, job in jobs.items():
+                engines[key].append(denoise_seconds(job, executors[key]))
+        for executor in executors.values():
             executor.close()
-            loops, engines = (statistics.median(column) for column in zip(*rounds, strict=True))
-            every = sorted(engine / bare for bare, engine in rounds)
-            ratios[name, workers] = statistics.median(every)
-            print(
-                f"{name:>10}, {workers} worker(s): loop {loops:7.2f} s, engine {engines:7.2f} s, "
-                f"ratio {statistics.median(every):.3f} ({every[0]:.3f} to {every[-1]:.3f})"
-            )
-        print(f"two workers over one: {ratios['ray', 1] / ratios['ray', 2]:.2f}x")
+    print(f"loop {spread(loops)} s")
+    for (name, workers), seconds in engines.items():
+        ratios = [engine / bare for bare, engine in zip(loops, seconds, strict=True)]
+        print(f"{name:>10}, {workers} worker(s): {spread(seconds)} s, over the loop {spread(ratios)}")
+    pairs = zip(engines["ray", 1], engines["ray", 2], strict=True)
+    print(f"two workers over one: {spread([one / two for one, two in pairs])}x")
+
+
+def spread(values: list[float]) -> str:
+    """Median, lowest and highest."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def scaling(side: int, steps: int) -> None:
+    """Two processes that each run the plain loop, beside one alone: the most that two workers could do."""
+    rounds = []
+    for _ in range(ROUNDS):
+        alone = max(loops_at_once(1, side, steps))
+        rounds.append(2 * alone / max(loops_at_once(2, side, steps)))
+    print(f"two plain loops at once do {spread(rounds)} times the work of one")
+
+
+def loops_at_once(count: int, side: int, steps: int) -> list[float]:
+    """Seconds of each of so many processes, which begin their loops together."""
+    command = [sys.executable, __file__, "loop", str(side), "--steps", str(steps)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(count)]
+    for process in processes:
+        process.stdout.readline()  # ready
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [float(process.communicate()[0]) for process in processes]
+
+
+def one_loop(side: int, steps: int) -> None:
+    """A process of `loops_at_once`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        loop = plain_loop(job_of(Path(scratch) / "job", side, steps, "in-process", 1))
+        loop()  # warm
+        print("ready", flush=True)
+        sys.stdin.readline()
+        print(loop())
 
 
 class MemoryWatch:
@@ -143,12 +190,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["time", "memory", "one-size"])
+    parser.add_argument("what", choices=["time", "scaling", "loop", "memory", "one-size"])
     parser.add_argument("sizes", nargs="*", type=int)
     parser.add_argument("--steps", type=int)
     chosen = parser.parse_args()
     if chosen.what == "time":
         compare((chosen.sizes or [2048])[0], chosen.steps or 12)
+    elif chosen.what == "scaling":
+        scaling((chosen.sizes or [2048])[0], chosen.steps or 4)
+    elif chosen.what == "loop":
+        one_loop(chosen.sizes[0], chosen.steps)
     elif chosen.what == "one-size":
         peak_rss(chosen.sizes[0], chosen.steps or 1)
     else:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -54,7 +55,7 @@ class Outcome:
 
 
 Begun: TypeAlias = Outcome | Callable[[], Outcome]
-"""A task that has been done; or one that has been computed, and what waits until its output is durable."""
+"""A task that has been done; or one that has been begun, and what does the rest until its output is durable."""
 
 
 def finished(begun: Begun) -> Outcome:
@@ -85,15 +86,12 @@ class Worker:
         self._tasks = 0
 
     def begin(self, task: Task) -> Begun:
-        """Compute a task; one of pixels, which holds much memory, waits for the disk here. Raises what it raises."""
+        """Compute a denoising task and leave its way to the disk; leave all of a task of pixels.
+
+        Raises what the task raises, as does what comes back.
+        """
         stage, block = task
-        if stage <= self.plan.steps:
-            return self._denoise(stage, block)
-        with self._computing:
-            began = time.perf_counter()
-            give_back_memory()
-            self._pixels(stage - self.plan.decode_stage, block)
-            return Outcome(task, time.perf_counter() - began, worker=self.name)
+        return self._denoise(stage, block) if stage <= self.plan.steps else partial(self._pixels, task)
 
     # --- denoise
 
@@ -168,12 +166,17 @@ class Worker:
 
     # --- pixels
 
-    def _pixels(self, stage: int, block: int) -> None:
-        """Decode a superblock, or reduce one of a level above."""
-        if stage == 0:
-            self._decode(block)
-        else:
-            self._reduce(self.plan.layout.task(stage, block))
+    def _pixels(self, task: Task) -> Outcome:
+        """Decode a superblock, or reduce one of a level above; alone, as this holds much memory."""
+        with self._computing:
+            began = time.perf_counter()
+            give_back_memory()
+            stage = task[0] - self.plan.decode_stage
+            if stage == 0:
+                self._decode(task[1])
+            else:
+                self._reduce(self.plan.layout.task(stage, task[1]))
+            return Outcome(task, time.perf_counter() - began, worker=self.name)
 
     def _decode(self, superblock: int) -> None:
         task = self.plan.layout.task(0, superblock)

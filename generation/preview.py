@@ -84,7 +84,8 @@ class Colours:
 
     def paint(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
         """(C, h, w) latents -> (h, w, 3); what no colour can show is cut off, NaN is black."""
-        colours = np.tensordot(latents, self.weights[:-1], axes=(0, 0)) + self.weights[-1]
+        colours = np.einsum("chw,cd->hwd", latents, self.weights[:-1])  # without BLAS, whose threads spin on
+        colours += self.weights[-1]
         painted: NDArray[np.uint8] = np.rint(np.nan_to_num(colours.clip(0, 1)) * 255).astype(np.uint8)
         return painted
 

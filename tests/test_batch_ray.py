@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import ray
 from batches import ROWS, array_of, files_of_batch, made, settings, table_in
+from PIL import Image
 from tiny_class_models import build_class_map
 
 from cluster.batch import run as running
@@ -146,3 +147,21 @@ def test_the_adapter_keeps_what_fails_and_other_columns(model: Path) -> None:
     assert found["image"][0].startswith(b"\x89PNG") and found["error"][0] is None
     assert found["image"][1] is None and "does not know 'nowhere'" in found["error"][1]
     assert draw({name: values[:1] for name, values in rows.items()})["image"][0] == found["image"][0]
+
+
+def test_the_adapter_returns_the_masks_of_regions(folders: dict[str, Path], tmp_path: Path) -> None:
+    from cluster.ray_data import Draw
+
+    labels = np.zeros((10, 10), np.uint8)
+    labels[:, 5:] = 3
+    Image.fromarray(labels).save(tmp_path / "map.png")
+    fields = {
+        **settings(folders["sd1"]), "width": 40, "height": 24, "regions": tmp_path / "map.png",
+        "region": {3: "a hill"},
+    }  # fmt: skip
+    words = {"prompt": np.array(["a lake", "a sea"], object), "seed": np.array([1, 2])}
+    found = Draw(**fields)(words)
+    assert list(found["error"]) == [None, None]
+    expected = np.repeat([[0] * 20 + [1] * 20], 24, axis=0)
+    for mask in found["mask"]:
+        np.testing.assert_array_equal(array_of({"bytes": mask}), expected)

@@ -17,9 +17,9 @@ class Runs(Protocol):
         """Of the machine and process."""
 
     def begin(self, task: Task) -> Begun:
-        """Do one. Its output is durable when this returns an outcome, or else when what comes back, called, does.
+        """Do one, or what of it should not wait for others. Its output is durable when there is an outcome.
 
-        Raises what the task raises, either time.
+        Raises what the task raises, as does what comes back.
         """
 
 
