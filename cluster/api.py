@@ -120,6 +120,7 @@ def batch(
     folders: bool = False,
     shard_bytes: int | None = None,
     resume: bool = False,
+    retry_failed: bool = False,
     on_event: OnEvent = unheard,
     **fields: Unpack[SpecFields],
 ) -> BatchResult:
@@ -129,7 +130,8 @@ def batch(
     (or label), seed, width and height, perhaps negative_prompt, guidance_scale, num_inference_steps and classes (a path
     or the bytes of an image). What rows leave out comes from the fields of JobSpec given here. Instead, `n_images`
     asks for so many of the fields' picture, with ascending seeds. filter: a function of a PIL image, or its name as
-    "module:function", see docs/batch.md; shard_bytes: the most that a shard takes.
+    "module:function", see docs/batch.md; shard_bytes: the most that a shard takes. resume: go on where the folder holds
+    this batch; retry_failed: so, and draw requests that failed once more.
 
     Every picture has the bytes that `generate` gives at full size, whatever it is drawn with. Raises SpecError,
     ModelError or FormatError before anything is drawn; then what `generate` raises. Requests that fail are in
@@ -143,7 +145,8 @@ def batch(
         raise SpecError("out is missing; name the folder to write to")
     return make_batch(
         table_of(requests, n_images), dict(fields), filter=filter, extras=Extras(webdataset, folders),
-        sizes=Sizes(shard_bytes=shard_bytes or SHARD_BYTES), resume=resume, on_event=on_event,
+        sizes=Sizes(shard_bytes=shard_bytes or SHARD_BYTES), resume=resume, retry_failed=retry_failed,
+        on_event=on_event,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.job import Job
 from cluster.report import WRITING_SECONDS_PER_MEGAPIXEL, Pace
+from generation.models.contracts import ClassMap
 
 SECONDS_ENOUGH = 10.0
 
@@ -19,7 +20,7 @@ def pace_here(job: Job) -> Pace:
     """
     import torch
 
-    from cluster.worker import build_sampler, class_map
+    from cluster.worker import build_sampler
     from generation.models.loading import load
 
     spec = job.spec
@@ -30,10 +31,20 @@ def pace_here(job: Job) -> Pace:
             spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,
             allow_pickle=spec.allow_pickle,
         )  # fmt: skip
-        sampler = build_sampler(job, model, class_map(job) if job.info.class_names else None)
+        sampler = build_sampler(job, model, _classes(job))
         return Pace(_evaluation(job, sampler), _megapixel(job, model.codec, sampler.device), measured=True)
     finally:
         torch.set_num_threads(threads)
+
+
+def _classes(job: Job) -> ClassMap | None:
+    """The job's class map; the first class everywhere in place of one that is still to be invented."""
+    from cluster.worker import class_map
+    from generation.scenes import UniformMap
+
+    if not job.info.class_names:
+        return None
+    return UniformMap(0) if job.map is not None else class_map(job)
 
 
 def _evaluation(job: Job, sampler: Any) -> float:

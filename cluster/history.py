@@ -99,7 +99,10 @@ class DoneTasks:
 
 @dataclass
 class Run:
-    """One run of a job, from its start on. spent: (tasks, seconds) of each group; recent: (time, patches) of tasks."""
+    """One run of a job, from its start on.
+
+    spent: (tasks, seconds) of each group; recent: (time, patches, seconds) of its latest tasks.
+    """
 
     began: datetime
     latest: datetime
@@ -108,7 +111,7 @@ class Run:
     error: str | None = None
     slowest: float = 0.0
     spent: dict[str, tuple[int, float]] = field(default_factory=dict)
-    recent: deque[tuple[datetime, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    recent: deque[tuple[datetime, int, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     @property
     def seconds(self) -> float:
@@ -129,12 +132,17 @@ class Run:
         count, before = self.spent.get(group, (0, 0.0))
         self.spent[group] = count + 1, before + seconds
         self.slowest = max(self.slowest, seconds)
-        self.recent.append((at, int(event.get("evaluations", 0))))
+        self.recent.append((at, int(event.get("evaluations", 0)), seconds))
 
     def patches_per_second(self) -> float | None:
-        """Over the latest tasks; None before there are two, and where they evaluate nothing."""
-        patches = sum(count for _, count in list(self.recent)[1:])
-        seconds = (self.recent[-1][0] - self.recent[0][0]).total_seconds() if self.recent else 0.0
+        """Over the latest tasks; None before there are two, and where they evaluate nothing.
+
+        Tasks may be told of in pairs, so it is no more than busy workers could do.
+        """
+        later = list(self.recent)[1:]
+        patches, busy = sum(count for _, count, _ in later), sum(seconds for _, _, seconds in later)
+        told = (self.recent[-1][0] - self.recent[0][0]).total_seconds() if later else 0.0
+        seconds = max(told, busy / self.workers)
         return patches / seconds if patches and seconds > 0 else None
 
 

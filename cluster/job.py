@@ -311,7 +311,7 @@ def _map_job(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Job | None:
     fields = dict(
         prompt=wanted.words, width=width, height=height, model=model, seed=spec.seed, topology=spec.topology,
         method=map_info.notes["method"], overlap=map_info.notes["overlap"], device=spec.device,
-        threads=spec.threads, outputs=("deep-zoom",), tile_format="png", workers=spec.workers,
+        dtype=spec.dtype, threads=spec.threads, outputs=("deep-zoom",), tile_format="png", workers=spec.workers,
         executor="in-process" if one_block else spec.executor, preview_every=0, out=Path(spec.out) / "map",
     )  # fmt: skip
     return prepare(JobSpec(**fields), check_fit=False)

@@ -164,7 +164,8 @@ def as_os_error(error: ValueError, name: str) -> OSError:
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code:
         return OSError(int(code[1]), os.strerror(int(code[1])), name)
-    return OSError(f"{name}: {str(error).splitlines()[0]}")
+    said = str(error).splitlines()[0].partition(" [tensorstore_spec=")[0]
+    return OSError(f"{name}: {said}")
 
 
 def box_index(channels: slice, box: Box) -> tuple[slice, ...]:

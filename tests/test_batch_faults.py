@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from batches import ROWS, errors_in, files_of_batch, made, table_in
+from batches import ROWS, errors_in, files_of_batch, made, settings, table_in
 from PIL import Image
 from tiny_class_models import build_class_map
 
@@ -18,6 +18,8 @@ from cluster import executors
 from cluster import worker as workers
 from cluster.batch import drawing, shards, small
 from cluster.batch import run as running
+from cluster.batch.entry import BatchResult, make_batch
+from cluster.batch.requests import rows_at_hand
 from cluster.batch.tasks import ASSEMBLE, GiantTask, RowTask
 from cluster.driver import TaskFailed
 from cluster.executors.in_process import InProcess
@@ -330,3 +332,62 @@ def test_seconds_are_a_table_beside_the_timings(model: Path, done: Path, tmp_pat
     assert all(row["seconds"] > 0 for row in rows)
     assert rows[1]["seconds"] == rows[2]["seconds"] != rows[3]["seconds"]  # of one group, and of another
     assert "seconds" not in table_in(done)[0]
+
+
+# --- once more -------------------------------------------------------------------------------------------------------
+
+
+def one_failed(model: Path, out: Path, mortal: type[Mortal], deadly: str, **fields: Any) -> Path:
+    mortal.deadly = deadly
+    made(model, out, [GIANT, *ROWS[:3]], **LARGE, **fields)
+    mortal.deadly = ""
+    return out
+
+
+def again(model: Path, out: Path) -> BatchResult:
+    """As --retry-failed does."""
+    fields = {**settings(model, **LARGE), "out": out}
+    return make_batch(rows_at_hand([GIANT, *ROWS[:3]]), fields, retry_failed=True)
+
+
+@pytest.mark.parametrize("deadly", ["r1", "giant"])
+def test_failed_requests_are_drawn_once_more_as_if_they_never_failed(
+    deadly: str, model: Path, done: Path, tmp_path: Path, mortal: type[Mortal]
+) -> None:
+    out = one_failed(model, tmp_path / "set", mortal, deadly)
+    before = files_of_batch(out)
+    assert made(model, out, [GIANT, *ROWS[:3]], resume=True, **LARGE).summary.failed == 1
+    assert files_of_batch(out) == before != files_of_batch(done)
+    assert again(model, out).summary.failed == 0
+    assert files_of_batch(out) == files_of_batch(done)
+    mortal.deadly = EVERY
+    assert again(model, out).summary.failed == 0, "what is whole is not drawn again"
+
+
+def test_what_fails_again_is_told_again(model: Path, tmp_path: Path, mortal: type[Mortal]) -> None:
+    rows, fields = ROWS[:2], {**settings(model, **LARGE), "out": tmp_path / "set"}
+    mortal.deadly = "r1"
+    before = files_of_batch(made(model, tmp_path / "set", rows, **LARGE).folder)
+    assert make_batch(rows_at_hand(rows), fields, retry_failed=True).summary.failed == 1
+    assert files_of_batch(tmp_path / "set") == before
+
+
+def test_copies_of_what_is_drawn_once_more_are_written_anew(
+    model: Path, tmp_path: Path, mortal: type[Mortal]
+) -> None:
+    out = one_failed(model, tmp_path / "set", mortal, "r1", webdataset=True, folders=True)
+    again(model, out)
+    whole = made(model, tmp_path / "whole", [GIANT, *ROWS[:3]], **LARGE, webdataset=True, folders=True).folder
+    assert files_of_batch(out) == files_of_batch(whole)
+
+
+def test_parts_that_hold_a_failed_request_are_drawn_once_more(
+    model: Path, done: Path, tmp_path: Path, mortal: type[Mortal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch stopped before its shard was put together."""
+    monkeypatch.setattr(mortal, "shard_kills", 4)
+    with pytest.raises(TaskFailed, match="shard 0"):
+        one_failed(model, tmp_path / "set", mortal, "r1")
+    mortal.deadly = ""
+    assert again(model, tmp_path / "set").summary.failed == 0
+    assert files_of_batch(tmp_path / "set") == files_of_batch(done)

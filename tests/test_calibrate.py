@@ -43,3 +43,11 @@ def test_a_pace_is_that_of_the_jobs_own_batches_and_tiles(
     superblock = job.plan.layout.reads(job.plan.layout.task(0, 0)).box.area / 1e6
     seconds = sum(tiles) / max(tiles) / superblock
     assert pace.megapixel == pytest.approx(seconds + WRITING_SECONDS_PER_MEGAPIXEL)
+
+
+def test_a_map_that_is_still_to_be_invented_is_not_needed(tmp_path: Path) -> None:
+    job = prepare(JobSpec(prompt="world", width=512, height=256, device="cpu", out=tmp_path / "out"))
+    assert job.map is not None
+    pace = calibrate.pace_here(job)
+    assert pace.evaluation > 0 and pace.megapixel > WRITING_SECONDS_PER_MEGAPIXEL
+    assert not (tmp_path / "out").exists()

@@ -192,6 +192,11 @@ def test_a_link_to_nothing_stays(job: Path) -> None:
         (["--format", "png", "--video-size", "64x64"], "--video-size is not for still pictures"),
         (["--format", "gif", "--scale", "0.5"], "--scale is not for videos such as gif"),
         (["--format", "gif", "--zoom-to", "5"], "is not x,y or x,y,zoom"),
+        (["--format", "gif", "--quality", "5"], "quality 5 means nothing for gif"),
+        (["--format", "gif", "--path", "none.json"], "none.json is no file"),
+        (["--format", "iiif", "--iiif-id", "not a url"], "iiif-id 'not a url' is no address"),
+        (["--format", "png", "--out", "a.tif"], "a.tif has the ending of tiff, and --format says png"),
+        (["--format", "tiff", "--out", "a.ome.tif"], "a.ome.tif has the ending of ome-tiff"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_one_line(job: Path, flags: list[str], told: str) -> None:
@@ -203,6 +208,16 @@ def test_a_folder_that_holds_nothing(tmp_path: Path) -> None:
     assert "holds no finished picture" in refused(
         export(tmp_path, "--format", "png", "--out", "x.png"), code=1
     )
+
+
+def test_a_folder_that_is_not_there_and_one_of_a_batch(tmp_path: Path) -> None:
+    assert "gone is no folder" in refused(export(tmp_path / "gone", "--format", "png"))
+    (tmp_path / "batch.json").write_text("{}")
+    assert "is a batch, whose pictures are in its Parquet files" in refused(export(tmp_path, "--labels"))
+
+
+def test_an_ome_tiff_may_end_in_tif(job: Path, tmp_path: Path) -> None:
+    assert export(job, "--format", "ome-tiff", "--out", tmp_path / "a.tif").exit_code == 0
 
 
 def test_a_missing_extra_is_named(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,14 @@ def job_spec(model: Path, out: Path, **fields) -> JobSpec:
     return JobSpec(model=str(model), out=out, device="cpu", executor="in-process", **{**given, **fields})
 
 
+def test_a_map_is_drawn_with_the_precision_that_is_asked_for(model: Path, tmp_path: Path) -> None:
+    maps = {
+        dtype: prepare(job_spec(model, tmp_path, dtype=dtype)).map for dtype in (None, "float32", "bfloat16")
+    }
+    assert [job.spec.dtype for job in maps.values() if job] == ["float32", "float32", "bfloat16"]
+    assert maps[None] and maps["float32"] and maps[None].fingerprint == maps["float32"].fingerprint
+
+
 @pytest.mark.parametrize(
     ("words", "shares"),
     [

@@ -289,3 +289,10 @@ def test_other_pipelines_are_refused(folders: dict[str, Path], tmp_path: Path) -
     unet.write_text(json.dumps({**json.loads(unet.read_text()), "in_channels": 9}))
     with pytest.raises(ModelError, match="not a text-to-image model: its unet reads 9 channels"):
         describe(str(folder))
+
+
+def test_convolutions_on_gpus_are_asked_to_repeat_themselves(folders: dict[str, Path], monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    load(str(folders["sd1"]))
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark

@@ -100,6 +100,7 @@ def test_keys_zoom_move_and_explain(browser: Browser, tmp_path: Path) -> None:
         assert where(tab) == pytest.approx(home)
         tab.key("?")
         assert tab.js("document.getElementById('help').open")
+        assert tab.js("document.getElementById('help').scrollTop === 0"), "it begins at its first line"
         tab.key("Escape")
         assert not tab.js("document.getElementById('help').open")
 

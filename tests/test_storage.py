@@ -32,6 +32,11 @@ def test_boxes_are_read_back_wrapped(filled) -> None:
     assert np.array_equal(store.read(SPEC.name, box_index(slice(0, 1), Box(5, 7, 0, 4))), values[:1, 5:7, :4])
 
 
+def test_an_array_that_is_not_there_is_named_and_nothing_else(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"a\.zarr: NOT_FOUND.*does not exist$"):
+        ArrayStore(tmp_path).read(SPEC.name, (slice(None),) * 3)
+
+
 def test_zarr_python_reads_the_same(filled, tmp_path: Path) -> None:
     _, values = filled
     array = zarr.open_array(tmp_path / SPEC.name, mode="r")

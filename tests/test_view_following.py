@@ -102,6 +102,16 @@ def test_the_rate_is_that_of_the_latest_tasks() -> None:
     assert run.patches_per_second() == pytest.approx(4.0)
 
 
+def test_the_rate_is_no_more_than_workers_can_do() -> None:
+    """Two tasks of two seconds each, told of in one moment."""
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    run = history.Run(began, began, workers=1)
+    for milliseconds in (4000, 4001):
+        event = {"event": "TaskDone", "stage_name": "denoise 0", "seconds": 2.0, "evaluations": 8}
+        run.hear(event, began + timedelta(milliseconds=milliseconds))
+    assert run.patches_per_second() == pytest.approx(4.0)
+
+
 def test_the_arrays_are_those_of_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """viewing.py names two arrays itself, and takes blocks for chunks."""
     job = tiny_job(tmp_path / "job", monkeypatch)

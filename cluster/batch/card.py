@@ -31,12 +31,14 @@ OTHER_LICENCE = (
 
 
 def write_card(batch: Batch, manifests: Sequence[Manifest]) -> None:
+    """README.md of a batch whose shards are all there. Raises OSError."""
     front = yaml.safe_dump(_front(batch, manifests), sort_keys=False, allow_unicode=True)
     text = f"---\n{front}---\n\n{_body(batch, manifests)}"
     write_bytes_durably(batch.out / "README.md", text.encode())
 
 
 def is_embedded(batch: Batch) -> bool:
+    """Whether the model is the one that comes with the package."""
     return batch.spec.model.partition("/")[0] == "embedded"
 
 

@@ -106,6 +106,7 @@ def _palette(legend: Legend) -> bytes:
 
 
 def png(image: Image.Image) -> bytes:
+    """The file's bytes, the same for the same pixels."""
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

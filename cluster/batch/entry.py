@@ -19,6 +19,7 @@ from cluster.batch.filters import Judge, check_sendable, load_filter, name_of
 from cluster.batch.names import NAME, SUCCESS, WORK
 from cluster.batch.plan import UNCLAIMED, Batch, Sizes, check_folder, enter
 from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
+from cluster.batch.retrying import forget_failed
 from cluster.batch.run import Summary, read_success
 from cluster.events import OnEvent, unheard
 from cluster.progress import EVENTS, JsonLines, fan_out
@@ -43,6 +44,7 @@ def make_batch(
     filter: str | Judge | None = None,
     extras: Extras | None = None,
     resume: bool = False,
+    retry_failed: bool = False,
     sizes: Sizes | None = None,
     on_event: OnEvent = unheard,
     on_planned: Callable[[DiskNeed], None] = warn_if_tight,
@@ -50,6 +52,7 @@ def make_batch(
 ) -> BatchResult:
     """Draw every request of a table into fields["out"]. Raises SpecError, ModelError, FormatError before it draws.
 
+    resume: go on where the folder holds this batch; retry_failed: so, and draw requests that failed once more.
     on_planned: told what it takes on disk; on_claimed: told when all is checked and the folder is the batch's.
     """
     wanted = extras or Extras()
@@ -58,8 +61,10 @@ def make_batch(
         if not (batch.out / SUCCESS).is_file():
             need.check()
             on_planned(need)
-        enter(batch, resume)
+        enter(batch, resume or retry_failed)
         on_claimed()
+        if retry_failed:
+            wanted = forget_failed(batch, wanted)
         return BatchResult(batch.out, _run(batch, wanted, on_event))
 
 

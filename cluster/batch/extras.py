@@ -53,8 +53,13 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ("image", "mask")}
 
 
+def tar_path(batch: Batch, shard: int) -> Path:
+    """Where a shard's tar is, or will be."""
+    return batch.out / TARS / f"{batch.shard_name(shard)}.tar"
+
+
 def _write_tar(batch: Batch, shard: int) -> None:
-    path = batch.out / TARS / f"{batch.shard_name(shard)}.tar"
+    path = tar_path(batch, shard)
     if path.is_file():
         return
 

@@ -45,10 +45,12 @@ class Manifest:
 
 
 def part_path(batch: Batch, shard: int, group: int) -> Path:
+    """Where the part of a group is, or will be."""
     return batch.work / PARTS / f"{shard:05d}" / f"{group:05d}.parquet"
 
 
 def write_part(batch: Batch, shard: int, group: int, rows: list[dict[str, Any]]) -> None:
+    """What became of a group's requests: a row each, of part_schema; whole or absent. Raises OSError."""
     _write(part_path(batch, shard, group), batch, rows)
 
 
@@ -81,14 +83,17 @@ def _row_path(batch: Batch, group: Task, place: int) -> Path:
 
 
 def shard_path(batch: Batch, shard: int) -> Path:
+    """Where the table of a shard is, or will be."""
     return batch.out / DATA / f"{batch.shard_name(shard)}.parquet"
 
 
 def manifest_path(batch: Batch, shard: int) -> Path:
+    """Where the manifest of a shard is, or will be."""
     return batch.out / MANIFESTS / f"{batch.shard_name(shard)}.json"
 
 
 def read_manifest(batch: Batch, shard: int) -> Manifest:
+    """Raises OSError where there is none, ValueError, KeyError or TypeError where it is none of ours."""
     values = json.loads(manifest_path(batch, shard).read_text(encoding="utf-8"))
     return Manifest(**{**values, "missing": tuple(values["missing"])})
 

@@ -136,6 +136,9 @@ def batch(
     workers: Annotated[Text, _flag("Workers (default: every core, or every GPU).", RUN, metavar="N")] = None,
     threads: Annotated[Text, _flag("CPU threads of a worker (default: 1).", RUN, metavar="N")] = None,
     resume: Annotated[bool, _flag("Go on where DIR holds this batch.", RUN, "--resume")] = False,
+    retry_failed: Annotated[
+        bool, _flag("The same, and draw requests that failed once more.", RUN, "--retry-failed")
+    ] = False,
     plan: Annotated[
         bool, _flag("Check all requests, say what they take on disk, and make nothing.", RUN, "--plan")
     ] = False,
@@ -177,7 +180,7 @@ def batch(
     session.command = shlex.join(["hypermosaic", *sys.argv[1:], *(() if resume else ("--resume",))])
     with shown() as listener:
         result = make_batch(
-            table, fields, filter=filter, extras=extras, resume=resume, on_event=listener,
+            table, fields, filter=filter, extras=extras, resume=resume, retry_failed=retry_failed, on_event=listener,
             on_planned=lambda need: print(need.line(), file=sys.stderr), on_claimed=session.begin,
         )  # fmt: skip
     session.running = False

@@ -178,7 +178,7 @@ def advice(now: Status) -> str:
 
 def view(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder of a job, or one that holds several jobs' folders.")
+        Path, typer.Argument(metavar="DIR", help="Folder of a job, of a batch, or one that holds several.")
     ],
     port: Annotated[
         int, typer.Option(help="Port on this machine; 0 takes a free one.", min=0, max=65535)

@@ -103,6 +103,7 @@ def _load(source: Source, info: ModelInfo, dtype: str, device: str | torch.devic
     import torch
     from safetensors import SafetensorError
 
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # same bytes every time
     try:
         return _family(source).load(source, info, getattr(torch, dtype), torch.device(device))
     except ModelError:

@@ -116,6 +116,10 @@ def check(format: str, view: View, wishes: Wishes) -> None:
         )
     if wishes.iiif_id is not None and format != "iiif":
         raise ExportError(f"--iiif-id is for iiif, not for {format}; leave it out")
+    if wishes.iiif_id is not None and not re.match(r"https?://[^\s/?#]+[^\s?#]*$", wishes.iiif_id):
+        raise ExportError(
+            f"iiif-id {wishes.iiif_id!r} is no address; write it like https://example.org/iiif/islands"
+        )
     if format in ("png", "jpeg", "webp"):
         from storage.exports import flat
 

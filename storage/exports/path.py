@@ -263,6 +263,8 @@ def zoom_to(
 
 def read_keyframes(path: Path, canvas: Canvas, *, easing: str = "smooth", loop: bool = False) -> CameraPath:
     """The way that a keyframe file describes. Raises FormatError, naming file, place and limit, where it is wrong."""
+    if not path.is_file():
+        raise FormatError(f"{path} is no file; give one that the page's zoom video panel saved")
     if path.stat().st_size > LARGEST_FILE:
         raise FormatError(f"{path} is larger than {LARGEST_FILE:,} bytes; a keyframe file never is")
     try:

@@ -51,6 +51,7 @@ def tiles_of(layout: PyramidLayout, levels: int) -> Iterator[Tile]:
 
 
 def count(layout: PyramidLayout, levels: int) -> int:
+    """How many tiles the first so many levels have."""
     return sum(layout.whole(level).box.covering(layout.tile).area for level in range(levels))
 
 
@@ -70,6 +71,7 @@ class Encoded:
 
 
 def encoded(view: View, wishes: Wishes) -> Encoded:
+    """The job's own tiles for a whole view at no other quality; else tiles encoded anew."""
     own = view.picture.tiles if view.whole and wishes.quality is None else None
     encoding = own.encoding if own is not None else "jpg"
     return Encoded(view, own, encoding, wishes.quality)

@@ -77,6 +77,7 @@ def _rendering() -> dict[str, Any]:
 
 
 def image_root(folder: Path) -> Path:
+    """Where the image of a job's folder is, or will be."""
     return folder / "image.zarr"
 
 

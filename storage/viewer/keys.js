@@ -39,8 +39,9 @@
 
   function toggleHelp() {
     const help = byId("help");
-    if (help.open) help.close();
-    else help.showModal();
+    if (help.open) return help.close();
+    help.showModal();
+    help.scrollTop = 0; // the focus went to the button below
   }
 
   function toggleTheme() {

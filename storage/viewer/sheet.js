@@ -281,6 +281,7 @@
       m: nextShow,
       t: () => window.hypermosaicTheme.toggle(),
       ...(inside ? { ArrowLeft: () => step(-1), ArrowRight: () => step(1) } : { "/": () => byId("text").focus() }),
+      ...(event.target === document.body && !inside ? { ArrowRight: () => focusCell(0) } : {}),
     };
     const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!act) return;

@@ -327,6 +327,7 @@ def small_view(content: bytes) -> bytes:
 
 
 def small_jpeg(content: bytes, side: int = SMALL) -> bytes:
+    """A PNG's picture as JPEG, at most `side` pixels wide and high."""
     image = decoded(content).convert("RGB")
     much_larger = max(image.size) > 4 * side
     image.thumbnail((side, side), Image.Resampling.BOX if much_larger else Image.Resampling.LANCZOS)
