@@ -62,7 +62,8 @@ class JobSpec(BaseModel):
     clean_map: cells below which specks of a class map go; 0 keeps all.
     regions: a map of labels of any size, stretched over the picture, or shapes as GeoJSON; region: what labels are
     told; region_box: what boxes are told; region_feather: pixels over which neighbours blend (docs/regions.md).
-    dtype, device: of the network; None is float16 on a GPU, where there is one, else float32 on the CPU.
+    dtype, device: of the network; None is float16 on a GPU (bfloat16 of flow models), where there is one, else float32
+    on the CPU.
     batch_size: patches in one evaluation. block: side, in latents, of the square that one task works on.
     threads: CPU threads of a worker. outputs, tile, tile_format: what is written, the side of its tiles, the
     encoding of Deep Zoom's. executor, workers: what runs the tasks; None is every core or GPU of this machine, or of
@@ -268,7 +269,7 @@ def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
             "scheduler": spec.scheduler or info.scheduler,
             "num_inference_steps": steps,
             "guidance_scale": _guidance_scale(spec, info),
-            "dtype": spec.dtype or DTYPES[device],
+            "dtype": spec.dtype or (info.notes.get("half") if device == "cuda" else None) or DTYPES[device],
             "device": device,
             "batch_size": batch_size,
             "block": _block(spec, info, batch_size),

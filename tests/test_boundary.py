@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from cluster.cli import app
 from cluster.commands import doctor
+from cluster.commands.boundary import Session, judged
 
 
 def call(*arguments: object) -> Result:
@@ -42,6 +43,14 @@ def test_wrong_flags_are_one_line_too(
     assert line.startswith("error: ")
     assert [word for word in words if word not in line] == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_gpu_is_told_with_what_to_do() -> None:
+    full = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of ..."
+    )
+    code, message = judged(full, Session())
+    assert code == 1 and "--batch-size" in message and len(message.splitlines()) == 1
 
 
 def test_help_is_help() -> None:

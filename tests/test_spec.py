@@ -121,6 +121,14 @@ def test_on_gpus_there_is_a_worker_for_each() -> None:
     assert resolve(spec(device="cpu"), INFO).dtype == "float32"
 
 
+@pytest.mark.usefixtures("three_gpus")
+def test_models_may_have_a_precision_of_their_own_for_gpus() -> None:
+    flow = replace(INFO, notes={"half": "bfloat16"})
+    assert resolve(spec(), flow).dtype == "bfloat16"
+    assert resolve(spec(dtype="float16"), flow).dtype == "float16"
+    assert resolve(spec(device="cpu"), flow).dtype == "float32"
+
+
 @pytest.mark.usefixtures("two_cores")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(SpecError, match="--device cpu"):

@@ -57,7 +57,7 @@ def table_of(found: Seams, wide: bool) -> Table:
     table.add_column("borders", no_wrap=True)
     for name in ("horizontal", "vertical", "both"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
     if wide:
         table.add_column("", style="dim")
     for row in found.rows:

@@ -41,6 +41,7 @@ class ModelInfo:
         mu                  argument of `set_timesteps` where the scheduler shifts dynamically, for a patch
         linear_sigmas       `set_timesteps` takes sigmas = linspace(1, 1/steps, steps), as Flux does
         cell, colours       class maps: latents that share one class; "#rrggbb" of each class
+        half                the precision for GPUs, where it is not float16
         method, overlap     how the model's patches are best joined, in JobSpec's words
     """
 

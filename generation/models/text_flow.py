@@ -22,6 +22,8 @@ from generation.models.text_unet import Ends, PromptConditioner, open_pipeline, 
 if TYPE_CHECKING:
     import torch
 
+HALF = "bfloat16"
+"""What these transformers and T5 were trained and published in; float16 has too small a range for T5."""
 FLUX_PATCH = 128
 """Flux has no sample_size in its configuration; this is the pipeline's `default_sample_size`."""
 
@@ -44,7 +46,7 @@ def _sd3_facts(source: Source, transformer: Mapping[str, Any], scheduler: Mappin
         num_inference_steps=28,
         scheduler=scheduler["_class_name"],
         scheduler_config=scheduler,
-        notes=_shift_note(scheduler, (patch // multiple) ** 2, max_shift=1.16),
+        notes={"half": HALF, **_shift_note(scheduler, (patch // multiple) ** 2, max_shift=1.16)},
         **_latents_of(source, transformer["in_channels"]),
     )
 
@@ -62,7 +64,7 @@ def _flux_facts(source: Source, transformer: Mapping[str, Any], scheduler: Mappi
         num_inference_steps=28 if dev else 4,
         scheduler=scheduler["_class_name"],
         scheduler_config=scheduler,
-        notes={"distilled_guidance": True, "linear_sigmas": True, **notes},
+        notes={"distilled_guidance": True, "linear_sigmas": True, "half": HALF, **notes},
         **_latents_of(source, transformer["in_channels"] // 4),
     )
 
