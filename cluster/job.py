@@ -249,6 +249,8 @@ def _unused(asked: JobSpec, spec: JobSpec, info: ModelInfo, guided: bool) -> Ite
         yield f"blend_last {asked.blend_last} changes nothing: method {spec.method} blends in all steps"
     if spec.eta is not None and not takes_eta(spec.scheduler or info.scheduler):
         yield f"eta {spec.eta:g} changes nothing: scheduler {spec.scheduler} takes none; ddim and tcd do"
+    if spec.executor == "in-process" and (asked.workers or 1) > 1:
+        yield f"workers {asked.workers} changes nothing: executor in-process is one; ray takes more"
 
 
 def _regions(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> JobRegions | None:

@@ -237,6 +237,7 @@ def notes_of(caplog: pytest.LogCaptureFixture, tmp_path: Path, **fields: Any) ->
         ({"method": "random-grid", "overlap": 0.25}, "overlap 0.25 changes nothing"),
         ({"method": "hann", "blend_last": 3}, "blend_last 3 changes nothing"),
         ({"scheduler": "euler", "eta": 0.5}, "eta 0.5 changes nothing: scheduler euler"),
+        ({"executor": "in-process", "workers": 3}, "workers 3 changes nothing: executor in-process"),
     ],
 )
 def test_what_changes_nothing_is_said_in_a_line(
@@ -252,6 +253,7 @@ def test_what_changes_nothing_is_said_in_a_line(
         {}, {"method": "shifted", "overlap": 0.5}, {"method": "hann", "overlap": 0.25},
         {"eta": 0.5, "scheduler": "ddim"},
         {"blend_last": 2, "method": "shifted"}, {"negative_prompt": ""},
+        {"executor": "in-process", "workers": 1}, {"executor": "ray", "workers": 2},
     ],
 )  # fmt: skip
 def test_what_is_read_or_usual_is_not(
