@@ -2,7 +2,7 @@
 
 One writer, the driver, appends a line after a task's output is durable:
 
-    {"format": "hypermosaic-ledger", "version": 2, "fingerprint": "..."}
+    {"format": "hypermosaic-ledger", "version": 3, "fingerprint": "..."}
     {"stage": 3, "block": 17}
 
 A line that a crash tore or lost is missing when the file is read again; the task is then simply done once more.
@@ -23,7 +23,7 @@ from typing import Any
 from storage.fingerprint import FormatError
 from storage.formats.atomic import replace_file
 
-VERSION = 2
+VERSION = 3
 SYNC_SECONDS = 1.0
 _FORMAT = "hypermosaic-ledger"
 

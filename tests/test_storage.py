@@ -44,6 +44,29 @@ def test_zarr_python_reads_the_same(filled, tmp_path: Path) -> None:
     assert array.metadata.dimension_names == ("c", "y", "x") and array.metadata.zarr_format == 3
 
 
+SHARDED = ArraySpec("b.zarr", (3, 20, 30), (3, 8, 8), "float32", ("c", "y", "x"), (3, 4, 4))
+
+
+@pytest.mark.parametrize("damage", ["rotten part", "rotten index", "torn"])
+def test_a_damaged_shard_is_an_error_and_its_neighbours_are_not(damage: str, tmp_path: Path) -> None:
+    store = ArrayStore(tmp_path)
+    store.create(SHARDED)
+    values = np.random.default_rng(0).standard_normal(SHARDED.shape).astype(np.float32)
+    store.begin_write(SHARDED.name, (slice(None),) * 3, values)()
+    assert np.array_equal(np.asarray(zarr.open_array(tmp_path / SHARDED.name, mode="r")), values)
+    shard = tmp_path / SHARDED.name / "c.0.1.1"
+    content = bytearray(shard.read_bytes())
+    if damage == "torn":
+        content = content[: len(content) // 2]
+    else:
+        content[17 if damage == "rotten part" else -9] ^= 1
+    shard.write_bytes(bytes(content))
+    fresh = ArrayStore(tmp_path)
+    assert np.array_equal(fresh.read(SHARDED.name, box_index(slice(0, 3), Box(0, 8, 0, 30))), values[:, :8])
+    with pytest.raises(OSError, match=r"b\.zarr"):
+        fresh.read(SHARDED.name, box_index(slice(0, 3), Box(8, 16, 8, 16)))
+
+
 def test_a_damaged_chunk_is_an_error_and_never_a_picture(filled, tmp_path: Path) -> None:
     chunk = tmp_path / SPEC.name / "c.0.1.1"
     content = bytearray(chunk.read_bytes())
@@ -97,8 +120,8 @@ def test_a_ledger_of_another_job_or_version_is_refused(tmp_path: Path) -> None:
     Ledger(path, "abc").close()
     with pytest.raises(FormatError, match="belongs to another job"):
         Ledger(path, "abd")
-    path.write_text('{"format": "hypermosaic-ledger", "version": 3, "fingerprint": "abc"}\n')
-    with pytest.raises(FormatError, match="version 3 of its format; this program reads 2"):
+    path.write_text('{"format": "hypermosaic-ledger", "version": 4, "fingerprint": "abc"}\n')
+    with pytest.raises(FormatError, match="version 4 of its format; this program reads 3"):
         Ledger(path, "abc")
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 HALF = "bfloat16"
-"""What these transformers and T5 were trained and published in; float16 has too small a range for T5."""
+"""It has the range of float32; numbers within T5 and Flux can leave that of float16."""
 FLUX_PATCH = 128
 """Flux has no sample_size in its configuration; this is the pipeline's `default_sample_size`."""
 
