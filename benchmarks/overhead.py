@@ -2,6 +2,7 @@
 
     python benchmarks/overhead.py time            # in process, and on Ray with one and two workers
     python benchmarks/overhead.py scaling         # two plain loops at once over one: what the machine allows
+    python benchmarks/overhead.py cores           # Ray with a worker on one core, over two workers on two cores
     python benchmarks/overhead.py memory          # peak RSS of a worker at growing sizes
     python benchmarks/overhead.py memory 2048 8192
 
@@ -12,6 +13,7 @@ with nothing else in it. Each round runs the loop and every executor, and gives 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import statistics
 import subprocess
@@ -164,6 +166,33 @@ def one_loop(side: int, steps: int) -> None:
         print(loop())
 
 
+def cores(side: int, steps: int) -> None:
+    """A whole Ray (driver, daemons and workers) on one core with one worker, over one on two cores with two."""
+    ratios = []
+    for _ in range(ROUNDS):
+        one, two = (float(told_by("on-cores", side, steps, count)) for count in (1, 2))
+        ratios.append(one / two)
+        print(f"one core {one:.2f} s, two cores {two:.2f} s")
+    print(f"two workers on two cores do {spread(ratios)} times the work of one on one core")
+
+
+def on_cores(side: int, steps: int, count: int) -> None:
+    """A process of `cores`: so many workers, and everything else, on as many cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+    with tempfile.TemporaryDirectory() as scratch:
+        job = job_of(Path(scratch) / "job", side, steps, "ray", count)
+        executor = make(job)
+        denoise_seconds(job, executor)  # warm
+        print(denoise_seconds(job, executor))
+        executor.close()
+
+
+def told_by(what: str, side: int, steps: int, workers: int) -> str:
+    """What this program says in a process of its own."""
+    command = [sys.executable, __file__, what, str(side), "--steps", str(steps), "--workers", str(workers)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 class MemoryWatch:
     """The peak resident memory of the process that does the tasks, as the kernel has kept it."""
 
@@ -190,9 +219,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["time", "scaling", "loop", "memory", "one-size"])
+    parser.add_argument(
+        "what", choices=["time", "scaling", "loop", "cores", "on-cores", "memory", "one-size"]
+    )
     parser.add_argument("sizes", nargs="*", type=int)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--workers", type=int)
     chosen = parser.parse_args()
     if chosen.what == "time":
         compare((chosen.sizes or [2048])[0], chosen.steps or 12)
@@ -200,6 +232,10 @@ def main() -> None:
         scaling((chosen.sizes or [2048])[0], chosen.steps or 4)
     elif chosen.what == "loop":
         one_loop(chosen.sizes[0], chosen.steps)
+    elif chosen.what == "cores":
+        cores((chosen.sizes or [4096])[0], chosen.steps or 4)
+    elif chosen.what == "on-cores":
+        on_cores(chosen.sizes[0], chosen.steps, chosen.workers)
     elif chosen.what == "one-size":
         peak_rss(chosen.sizes[0], chosen.steps or 1)
     else:

@@ -282,14 +282,11 @@ class Plan:
 
     @property
     def decode_bytes(self) -> int:
-        """Arrays of a decode task: a superblock of float pixels, its levels, and one tile's pixels."""
-        pixels = (
-            3
-            * min(self.layout.superblock, self.layout.width)
-            * min(self.layout.superblock, self.layout.height)
-        )
-        tile = 3 * (self.tiling.tile * self.tiling.scale) ** 2
-        return pixels * 3 * _FLOAT + tile * 3 * _FLOAT + self.layout.peak_bytes()
+        """Arrays of a decode task: a band of float pixels, the superblock's levels, and one tile's pixels."""
+        side = self.tiling.tile * self.tiling.scale
+        rows = side if self.tiling.passes == 1 else self.layout.superblock
+        band = 3 * min(rows, self.layout.height) * min(self.layout.superblock, self.layout.width)
+        return (band + 3 * side**2) * 3 * _FLOAT + self.layout.peak_bytes()
 
     @property
     def task_peak_bytes(self) -> int:

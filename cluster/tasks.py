@@ -22,20 +22,20 @@ from cluster.machine import give_back_memory
 from cluster.outputs import Outputs
 from cluster.plan import Task
 from cluster.preview_painter import Painter, no_sketch
-from generation.decode import decode_box
+from generation.decode import decode_bands
 from generation.denoise import NumericalError, Sampler
 from generation.fusion import from_fixed
 from generation.models.contracts import ClassMap, Codec
 from storage.arrays import ArrayStore, box_index
 from storage.formats.labels import enlarged, label_values
 from storage.geometry import Box
-from storage.pyramid import Pixels8, PyramidTask, write_superblock
+from storage.pyramid import Pixels8, PyramidTask, cut, write_bands, write_superblock
 
 State = tuple[NDArray[np.float32], NDArray[np.float32]]
 """x and its history, and the fused prediction at x; stacked over channels."""
 SMALL_TASKS = 16
-"""Denoising tasks after which freed memory is given back: each scatters about 2 MB. Tasks of pixels give it back before
-they begin, so that what they need does not come on top."""
+"""Denoising tasks after which freed memory is given back: each scatters about 2 MB. A decoded tile scatters 50, so it
+goes back before each tile: what that one needs would come on top."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,6 @@ class Worker:
         """Decode a superblock, or reduce one of a level above; alone, as this holds much memory."""
         with self._computing:
             began = time.perf_counter()
-            give_back_memory()
             stage = task[0] - self.plan.decode_stage
             if stage == 0:
                 self._decode(task[1])
@@ -182,13 +181,15 @@ class Worker:
         task = self.plan.layout.task(0, superblock)
         wanted = self.plan.layout.reads(task).box
         latents = self.plan.decode_box(superblock)
-        pixels = decode_box(self.codec, self.plan.tiling, latents, self._latents, self.sampler.device)
         inside = wanted.slices_in(latents.scaled(self.plan.tiling.scale))
-        write_superblock(self.outputs, self.plan.layout, task, pixels[inside])
+        bands = decode_bands(self.codec, self.plan.tiling, latents, self._latents, self.sampler.device)
+        write_bands(self.outputs, self.plan.layout, task, cut(bands, *inside))
         if self.labels is not None:
             self.labels.write_superblock(task, self._classes(latents)[inside])
 
     def _latents(self, box: Box) -> NDArray[np.float32]:
+        """Of a tile, which is decoded next."""
+        give_back_memory()
         return self.store.read_box(LATENTS, slice(0, self.plan.channels), box, self.plan.canvas)
 
     def _classes(self, box: Box) -> NDArray[np.uint8]:

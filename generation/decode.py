@@ -18,7 +18,7 @@ generation/four_shift.py has another blend, for comparison.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Protocol
@@ -149,17 +149,40 @@ def decode_box(
     codec: Codec, tiling: Blend, box: Box, read: ReadLatents, device: torch.device
 ) -> NDArray[np.float32]:
     """(H, W, 3) pixels in [0, 1] of a latent box. Raises NumericalError where the decoder returns none."""
-    height, width = box.scaled(tiling.scale).shape
-    out = np.zeros((height, width, 3), np.float32)
-    for tile in tiling.tiles_over(box):
-        target = box.intersection(tile.source)
-        if target is None:
-            continue
+    bands = list(decode_bands(codec, tiling, box, read, device))
+    return bands[0] if len(bands) == 1 else np.concatenate(bands)
+
+
+def decode_bands(
+    codec: Codec, tiling: Blend, box: Box, read: ReadLatents, device: torch.device
+) -> Iterator[NDArray[np.float32]]:
+    """The same in bands of rows (h, W, 3), from the top, each as soon as no tile that is still to come reaches it.
+
+    So a lattice of tiles is held row by row; a blend in several passes, as a whole until the last of them.
+    """
+    width = box.width * tiling.scale
+    tiles = [(tile, part) for tile in tiling.tiles_over(box) if (part := box.intersection(tile.source))]
+    held, top = np.zeros((0, width, 3), np.float32), 0
+    for (tile, part), settled in zip(tiles, _settled([part for _, part in tiles], box), strict=True):
+        rows, columns = _pixel_slices(part, box, tiling.scale)
+        missing = max(0, rows.stop - top - len(held))
+        held = np.concatenate([held, np.zeros((missing, width, 3), np.float32)]) if missing else held
         pixels = decode_tile(codec, read(tile.source), device)
         _check(pixels, tile.source)
-        part = pixels[_pixel_slices(target, tile.source, tiling.scale)]
-        tiling.lay(out[_pixel_slices(target, box, tiling.scale)], part, tile, target)
-    return np.clip(out, 0.0, 1.0, out=out)
+        under = held[rows.start - top : rows.stop - top, columns]
+        tiling.lay(under, pixels[_pixel_slices(part, tile.source, tiling.scale)], tile, part)
+        if done := settled * tiling.scale - top:
+            yield np.clip(held[:done], 0.0, 1.0)
+            held, top = held[done:].copy(), top + done
+
+
+def _settled(parts: Sequence[Box], box: Box) -> list[int]:
+    """After each tile, how many rows of latents none of those to come will touch."""
+    first, settled = box.height, []
+    for part in reversed(parts):
+        settled.append(first)
+        first = min(first, part.y0 - box.y0)
+    return settled[::-1]
 
 
 @torch.inference_mode()

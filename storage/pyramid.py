@@ -14,7 +14,7 @@ pixels stay in linear light, unrounded; they are rounded to 8 bits where they ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -162,7 +162,7 @@ class PyramidLayout:
         ]
 
     def peak_bytes(self) -> int:
-        """Memory that `write_superblock` takes on top of the pixels it is given."""
+        """Memory that `write_bands` takes on top of the bands it is given."""
         stored, halves = 3 * self.superblock**2, 4 * 3 * self.superblock**2 // 4
         return stored + 2 * halves
 
@@ -193,27 +193,74 @@ def write_superblock(
     Pixels are (height, width, 3) sRGB: uint8, or floating point in [0, 1]. A task that is run again writes the same
     bytes again.
     """
-    expected = layout.reads(task)
-    if pixels.shape != (*expected.box.shape, 3):
-        raise ValueError(
-            f"{task} writes from pixels of shape {(*expected.box.shape, 3)}; these are {pixels.shape}"
-        )
-    for place, stored in zip(layout.writes(task), _stored_levels(layout, task, pixels), strict=True):
+    write_bands(outputs, layout, task, [pixels])
+
+
+def write_bands(
+    outputs: Sequence[PyramidFormat], layout: PyramidLayout, task: PyramidTask, bands: Iterable[Pixels]
+) -> None:
+    """The same from bands of rows, from the top: of any heights, and none is needed once the next is asked for."""
+    expected = (*layout.reads(task).box.shape, 3)
+    stored, linear = _joined(layout, task, bands, expected)
+    for place, pixels in zip(layout.writes(task), _stored_levels(layout, task, stored, linear), strict=True):
         for output in outputs:
-            output.write_level(place.level, place.box, stored)
+            output.write_level(place.level, place.box, pixels)
 
 
-def _stored_levels(layout: PyramidLayout, task: PyramidTask, pixels: Pixels) -> Iterator[Pixels8]:
+def _joined(
+    layout: PyramidLayout, task: PyramidTask, bands: Iterable[Pixels], expected: tuple[int, int, int]
+) -> tuple[Pixels8, Linear]:
+    """A task's pixels as they are stored, where it stores them, and their halves in linear light."""
+    height, width, _ = expected
+    stored = np.empty(expected if task.group == 0 else (0, 0, 3), np.uint8)
+    half = np.empty((-(-height // 2), -(-width // 2), 3), np.float32)
+    top = 0
+    for band in _even(bands):
+        bottom = top + len(band)
+        if band.shape[1:] != expected[1:] or bottom > height:
+            raise ValueError(f"{task} writes from pixels of shape {expected}; rows {top} on are {band.shape}")
+        if task.group == 0:
+            stored[top:bottom] = to_u8(band)
+        half[top // 2 : -(-bottom // 2)] = reduce_half_srgb(band)
+        top = bottom
+    if top < height:
+        raise ValueError(f"{task} writes from pixels of shape {expected}; there are {top} rows")
+    return stored, half
+
+
+def _even(bands: Iterable[Pixels]) -> Iterator[Pixels]:
+    """The same rows in bands of even heights, for two make one of the next level; but for the last."""
+    over: Pixels | None = None
+    for fresh in bands:
+        band = fresh if over is None else np.concatenate([over, fresh])
+        even = len(band) - len(band) % 2
+        if even:
+            yield band[:even]
+        over = band[even:] if even < len(band) else None
+    if over is not None:
+        yield over
+
+
+def cut(bands: Iterable[Pixels], rows: slice, columns: slice) -> Iterator[Pixels]:
+    """The part of bands of rows that lies in a rectangle of the whole."""
+    top = 0
+    for band in bands:
+        part = band[max(0, rows.start - top) : max(0, rows.stop - top), columns]
+        top += len(band)
+        if len(part):
+            yield part
+
+
+def _stored_levels(
+    layout: PyramidLayout, task: PyramidTask, stored: Pixels8, linear: Linear
+) -> Iterator[Pixels8]:
     """The 8-bit pixels of each level that a task writes, finest first."""
     if task.group == 0:
-        yield to_u8(pixels)
+        yield stored
     levels = layout.written_levels(task.group)
-    halvings = len(levels) - (1 if task.group == 0 else 0)
-    if halvings:
-        linear = reduce_half_srgb(pixels)
-        yield linear_to_srgb_u8(linear)
-    for _ in range(1, halvings):
-        linear = reduce_half(linear)
+    for halving in range(len(levels) - (1 if task.group == 0 else 0)):
+        if halving:
+            linear = reduce_half(linear)
         yield linear_to_srgb_u8(linear)
 
 

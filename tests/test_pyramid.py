@@ -7,6 +7,7 @@ to the next, so the slow version rounds at the same levels and nowhere else.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,11 +19,13 @@ from storage.geometry import Box
 from storage.pyramid import (
     PyramidLayout,
     PyramidTask,
+    cut,
     linear_to_srgb_u8,
     reduce_half,
     reduce_half_srgb,
     srgb_to_linear,
     to_u8,
+    write_bands,
     write_superblock,
 )
 
@@ -211,5 +214,31 @@ def test_errors_name_the_value_and_the_limit() -> None:
         layout.task(0, 1)
     with pytest.raises(IndexError, match="lies outside"):
         layout.writes(PyramidTask(0, 0, 1))
-    with pytest.raises(ValueError, match=r"shape \(50, 100, 3\); these are \(4, 4, 3\)"):
-        write_superblock([], layout, layout.task(0, 0), np.zeros((4, 4, 3), np.uint8))
+    for pixels, told in (
+        (np.zeros((4, 4, 3), np.uint8), r"shape \(50, 100, 3\); rows 0 on are \(4, 4, 3\)"),
+        (np.zeros((49, 100, 3), np.uint8), r"shape \(50, 100, 3\); there are 49 rows"),
+        (np.zeros((51, 100, 3), np.uint8), r"shape \(50, 100, 3\); rows 50 on are \(1, 100, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            write_superblock([], layout, layout.task(0, 0), pixels)
+
+
+@given(layouts, st.integers(0, 2**32), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_bands_of_any_heights_are_the_whole(layout: PyramidLayout, seed: int, rounded: bool) -> None:
+    """Odd ones, too, where a row waits for the next band; cut out of something larger."""
+    random = np.random.default_rng(seed)
+    margin = random.integers(0, 9, 4)
+    box = layout.reads(layout.task(0, 0)).box
+    rows, columns = slice(margin[0], margin[0] + box.height), slice(margin[1], margin[1] + box.width)
+    shape = (rows.stop + margin[2], columns.stop + margin[3], 3)
+    larger = random.integers(0, 256, shape, np.uint8) if rounded else random.random(shape, np.float32)
+    cuts = sorted(random.integers(0, len(larger) + 1, random.integers(0, 9)))
+    bands = [larger[a:b] for a, b in pairwise([0, *cuts, len(larger)])]
+    whole, parts = InMemory(layout), InMemory(layout)
+    whole.create()
+    parts.create()
+    write_superblock([whole], layout, layout.task(0, 0), larger[rows, columns])
+    write_bands([parts], layout, layout.task(0, 0), cut(bands, rows, columns))
+    for one, other in zip(whole.levels, parts.levels, strict=True):
+        np.testing.assert_array_equal(one, other)

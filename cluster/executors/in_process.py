@@ -5,11 +5,13 @@ No thread of its own, so the order of tasks is the same every time.
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 
 from cluster.executors.contract import Runs, Work
+from cluster.machine import settle
 from cluster.plan import Task
 from cluster.tasks import Begun, Outcome, finished
 
@@ -28,7 +30,9 @@ class InProcess:
     @classmethod
     def of(cls, work: Work) -> InProcess:
         """Load its model in this process."""
-        return cls(work.worker(), work.at_once)
+        worker = work.worker()
+        settle()
+        return cls(worker, work.at_once)
 
     def capacity(self, ready: int) -> int:
         del ready
@@ -65,3 +69,4 @@ class InProcess:
     def close(self) -> None:
         self._waiting.clear()
         self._begun.clear()
+        gc.unfreeze()

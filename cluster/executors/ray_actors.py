@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from cluster.executors.contract import Runs, Work
+from cluster.machine import settle
 from cluster.plan import Task
 from cluster.tasks import Outcome, finished
 
@@ -50,7 +51,9 @@ class Actor:
 
     def _loaded(self) -> Runs:
         with self._loading:
-            self._worker = self._worker or self._work.worker()
+            if self._worker is None:
+                self._worker = self._work.worker()
+                settle()
             return self._worker
 
 
