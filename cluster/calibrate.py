@@ -16,6 +16,7 @@ SECONDS_ENOUGH = 10.0
 def pace_here(job: Job) -> Pace:
     """The pace of one worker on this machine: the first block's patches in the job's own batches, and one decode tile.
 
+    Of the job that invents the class map, too, where there is one.
     Raises what loading and evaluating raise.
     """
     import torch
@@ -32,7 +33,9 @@ def pace_here(job: Job) -> Pace:
             allow_pickle=spec.allow_pickle,
         )  # fmt: skip
         sampler = build_sampler(job, model, _classes(job))
-        return Pace(_evaluation(job, sampler), _megapixel(job, model.codec, sampler.device), measured=True)
+        megapixel = _megapixel(job, model.codec, sampler.device)
+        of_map = pace_here(job.map) if job.map is not None else None
+        return Pace(_evaluation(job, sampler), megapixel, measured=True, of_map=of_map)
     finally:
         torch.set_num_threads(threads)
 

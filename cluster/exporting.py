@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import job_file
+from cluster.batch.names import is_batch
 from cluster.spec import SpecError
 from cluster.status import read_status
 from storage.exports.contract import OnProgress, Wishes
@@ -77,7 +78,8 @@ def export(
     """Write a finished job's picture in a format; returns the path. All that can be refused is refused first."""
     still, video = still or Still(), video or Video()
     format = format_of(format, out)
-    _check_flags(format, still, video)
+    _check_flags(format, still, video, quality)
+    _check_ending(format, out)
     picture = finished_picture(folder)
     target = out or folder.resolve().with_name(f"{folder.resolve().name}{_ending(format)}")
     check_target(format, target, folder, overwrite)
@@ -125,7 +127,14 @@ def format_of(format: str | None, out: Path | None) -> str:
 
 
 def finished_picture(folder: Path) -> Picture:
-    """Raises SpecError where the job of a folder is not finished, saying how far it is and what to do."""
+    """Raises SpecError where a folder has no finished job: it says how far it is and what to do."""
+    if not folder.is_dir():
+        raise SpecError(f"{folder} is no folder; give the folder of a finished job")
+    if is_batch(folder):
+        raise SpecError(
+            f"{folder} is a batch, whose pictures are in its Parquet files; for plain files run the batch again with "
+            "--resume --folders"
+        )
     if (folder / job_file.NAME).is_file() and (now := read_status(folder)).state != "finished":
         what = (
             f"wait for it: hypermosaic status {folder} --watch"
@@ -171,8 +180,21 @@ def _ending(format: str) -> str:
     return EXPORTS[format].ending if format in EXPORTS else f".{format}"
 
 
-def _check_flags(format: str, still: Still, video: Video) -> None:
+def _check_ending(format: str, out: Path | None) -> None:
+    """Raises SpecError where the name of a file says another format."""
+    if out is None or (format in EXPORTS and EXPORTS[format].is_folder):
+        return
+    if not out.name.lower().endswith(tuple(ENDINGS)):
+        return
+    meant = format_of(None, out)
+    if meant != format and (meant, format) != ("tiff", "ome-tiff"):
+        raise SpecError(f"{out} has the ending of {meant}, and the format is {format}; choose another --out")
+
+
+def _check_flags(format: str, still: Still, video: Video, quality: int | None) -> None:
     """Settings of a video say nothing about a still picture, nor the other way."""
+    if format == "gif" and quality is not None:
+        raise SpecError(f"quality {quality} means nothing for gif, which has a palette; leave --quality out")
     settings, other = (still, "videos") if format in VIDEOS else (video, "still pictures")
     usual = {field.name: field.default for field in fields(settings)}
     for name, value in asdict(settings).items():

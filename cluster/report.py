@@ -64,11 +64,15 @@ class PlanReport:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that one worker takes for one evaluation, and for one megapixel of decoding and writing."""
+    """Seconds that one worker takes for one evaluation, and for one megapixel of decoding and writing.
+
+    of_map: that of the job that invents the class map, where there is one.
+    """
 
     evaluation: float
     megapixel: float
     measured: bool
+    of_map: Pace | None = None
 
 
 def report_on(job: Job, measured: Pace | None = None) -> PlanReport:
@@ -106,15 +110,17 @@ def guessed_pace(job: Job) -> Pace:
     weights = job.info.parameters_bytes / 4
     places = (job.info.patch / max(1, job.info.multiple)) ** 2 * 4
     evaluation = max(1e-3, 2 * weights * places / OPERATIONS_PER_SECOND[device])
-    return Pace(evaluation, SECONDS_PER_MEGAPIXEL[device] * job.plan.tiling.passes, measured=False)
+    megapixel = SECONDS_PER_MEGAPIXEL[device] * job.plan.tiling.passes
+    return Pace(evaluation, megapixel, measured=False, of_map=guessed_pace(job.map) if job.map else None)
 
 
 def _seconds(job: Job, pace: Pace) -> float:
-    """Denoising, decoding and pyramid, shared evenly among as many workers as have something to do."""
+    """The map, denoising, decoding and pyramid, shared evenly among as many workers as have something to do."""
     plan, spec = job.plan, job.spec
     workers = max(1, min(spec.workers or 1, plan.blocks))
     pixels = spec.width * spec.height / 1e6
-    return (plan.evaluations * pace.evaluation + pixels * pace.megapixel) / workers
+    before = _seconds(job.map, pace.of_map) if job.map and pace.of_map else 0.0
+    return before + (plan.evaluations * pace.evaluation + pixels * pace.megapixel) / workers
 
 
 def count_files(job: Job) -> int:

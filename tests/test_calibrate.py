@@ -1,5 +1,6 @@
 """What a plan says of time: a pace measured here by a little work, or guessed, and the seconds that follow from it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,4 +51,9 @@ def test_a_map_that_is_still_to_be_invented_is_not_needed(tmp_path: Path) -> Non
     assert job.map is not None
     pace = calibrate.pace_here(job)
     assert pace.evaluation > 0 and pace.megapixel > WRITING_SECONDS_PER_MEGAPIXEL
+    assert pace.of_map is not None and pace.of_map.evaluation > 0
+    of_map = report_on(job.map, pace.of_map).seconds
+    without = report_on(job, replace(pace, of_map=None)).seconds
+    assert report_on(job, pace).seconds == pytest.approx(without + of_map)
+    assert report_on(job).seconds > report_on(replace(job, map=None)).seconds  # guessed
     assert not (tmp_path / "out").exists()

@@ -66,6 +66,17 @@ def test_from_python(job: Path, tmp_path: Path) -> None:
         assert (np.asarray(image) == colours(150, 83)[6:14, 5:12]).all()
 
 
+def test_python_is_told_what_the_command_is(job: Path, tmp_path: Path) -> None:
+    for settings, told in (
+        ({"format": "gif", "quality": 5}, "quality 5 means nothing for gif"),
+        ({"format": "png", "out": tmp_path / "a.tif"}, "a.tif has the ending of tiff, and the format is png"),
+        ({"format": "png", "folder": tmp_path / "gone"}, "gone is no folder"),
+    ):
+        with pytest.raises(SpecError, match=told):
+            cluster.export(**{"folder": job, **settings})
+    assert not list(tmp_path.glob("*.*"))
+
+
 def test_a_picture_without_its_job_file_can_be_exported(tmp_path: Path) -> None:
     pixels = write_picture(tmp_path / "bare", LAYOUT)
     assert export(tmp_path / "bare", "--format", "png").exit_code == 0
@@ -195,7 +206,7 @@ def test_a_link_to_nothing_stays(job: Path) -> None:
         (["--format", "gif", "--quality", "5"], "quality 5 means nothing for gif"),
         (["--format", "gif", "--path", "none.json"], "none.json is no file"),
         (["--format", "iiif", "--iiif-id", "not a url"], "iiif-id 'not a url' is no address"),
-        (["--format", "png", "--out", "a.tif"], "a.tif has the ending of tiff, and --format says png"),
+        (["--format", "png", "--out", "a.tif"], "a.tif has the ending of tiff, and the format is png"),
         (["--format", "tiff", "--out", "a.ome.tif"], "a.ome.tif has the ending of ome-tiff"),
     ],
 )  # fmt: skip

@@ -13,7 +13,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cluster.batch.names import is_batch
 from cluster.job_file import sides
 from cluster.spec import SpecError
 
@@ -78,7 +77,6 @@ def export(
     """Write a finished picture, or a part of it, or a flight into it, as a file for other programs."""
     from cluster import exporting
 
-    _check_folder(folder)
     if labels:
         settings = (
             format,
@@ -99,8 +97,6 @@ def export(
         with shown() as on_progress:
             print(exporting.export_labels(folder, out, overwrite=yes, on_progress=on_progress))
         return
-    _check_quality(exporting.format_of(format, out), quality)
-    _check_ending(format, out)
     still = exporting.Still(_region(region), scale, dpi, iiif_id)
     size = sides(video_size)
     video = exporting.Video(
@@ -117,36 +113,6 @@ def export(
             file=sys.stderr,
         )
     print(target)
-
-
-def _check_folder(folder: Path) -> None:
-    """Raises SpecError where no job can be: no folder, or a batch, whose pictures are files already."""
-    if not folder.is_dir():
-        raise SpecError(f"{folder} is no folder; give the folder of a finished job")
-    if is_batch(folder):
-        raise SpecError(
-            f"{folder} is a batch, whose pictures are in its Parquet files; for plain files run the batch again with "
-            "--resume --folders"
-        )
-
-
-def _check_quality(format: str, quality: int | None) -> None:
-    if format == "gif" and quality is not None:
-        raise SpecError(f"quality {quality} means nothing for gif, which has a palette; leave --quality out")
-
-
-def _check_ending(format: str | None, out: Path | None) -> None:
-    """Raises SpecError where the name of a file says another format than the one asked for."""
-    from cluster.exporting import ENDINGS, format_of
-    from storage.exports.formats import EXPORTS
-
-    if format is None or out is None or (format in EXPORTS and EXPORTS[format].is_folder):
-        return
-    if not out.name.lower().endswith(tuple(ENDINGS)):
-        return
-    meant = format_of(None, out)
-    if meant != format and (meant, format) != ("tiff", "ome-tiff"):
-        raise SpecError(f"{out} has the ending of {meant}, and --format says {format}; choose another --out")
 
 
 def _region(text: str | None) -> tuple[int, int, int, int] | None:
