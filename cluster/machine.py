@@ -79,8 +79,8 @@ def give_back_memory() -> None:
 def settle() -> None:
     """Do not look through what is there now for garbage again, until `gc.unfreeze`.
 
-    Imported libraries have a million objects; visiting them all, several times a minute, takes 1 to 2 % of what a small
-    network takes.
+    Imported libraries have a million objects; visiting them all again and again was 8 % of what the engine takes beside
+    the network (docs/log.md).
     """
     gc.collect()
     gc.freeze()
