@@ -27,7 +27,8 @@ from storage.exports.picture import Picture
 from storage.formats.deep_zoom import DeepZoom, encode
 from storage.formats.ome_zarr import OmeZarr
 from storage.geometry import Box
-from storage.pyramid import PyramidLayout, linear_to_srgb_u8, reduce_half, reduce_half_srgb, write_superblock
+from storage.light import linear_to_srgb_u8, reduce_half, reduce_half_srgb
+from storage.pyramid import PyramidLayout, write_superblock
 
 SIDE, ROUNDS = 4096, 5
 TILES = ".jpg[Q=90,subsample_mode=off]"

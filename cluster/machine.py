@@ -9,9 +9,13 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 QUIET: dict[str, str] = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -23,6 +27,11 @@ QUIET: dict[str, str] = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """Variables that keep libraries, and the workers that inherit them, from talking; set before they are imported."""
+
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+"""Asks PyTorch for huge pages for buffers of 2 MiB and more; it looks when it makes its first buffer."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+MAPPED_FROM_BYTES, KEPT_BYTES = 2 * 2**20, 16 * 2**20
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -51,8 +60,8 @@ def cores() -> int:
 
 
 def hush() -> None:
-    """Set what is not set of QUIET."""
-    for name, value in QUIET.items():
+    """Set what is not set of QUIET, and HUGE_PAGES while there is time."""
+    for name, value in {**QUIET, HUGE_PAGES: "1"}.items():
         os.environ.setdefault(name, value)
 
 
@@ -76,14 +85,50 @@ def give_back_memory() -> None:
             trim(0)
 
 
-def settle() -> None:
-    """Do not look through what is there now for garbage again, until `gc.unfreeze`.
+def map_large_buffers() -> bool:
+    """Let every large buffer have pages of its own, which go back when it is freed; huge ones, or it would take long.
 
-    Imported libraries have a million objects; visiting them all again and again was 8 % of what the engine takes beside
-    the network (docs/log.md).
+    glibc otherwise keeps them in its heaps, where 2.36 cannot lay an aligned buffer into the hole that another left
+    (docs/log.md). True where it is so from now on, for the life of this process: on Linux with glibc, with huge
+    pages for those who ask, and unless PyTorch made its first buffer before HUGE_PAGES was set. Imports torch.
     """
+    os.environ.setdefault(HUGE_PAGES, "1")
+    set_limit = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_limit is None or not _torch_gets_huge_pages():
+        return False
+    set_limit(M_MMAP_THRESHOLD, MAPPED_FROM_BYTES)
+    set_limit(M_TRIM_THRESHOLD, KEPT_BYTES)
+    return True
+
+
+def _torch_gets_huge_pages() -> bool:
+    import torch
+
+    before = _huge_kilobytes()
+    buffer = torch.ones(8 * 2**20, dtype=torch.uint8)
+    return _huge_kilobytes() > before and buffer.numel() > 0
+
+
+def _huge_kilobytes() -> int:
+    """Of this process, in huge pages."""
+    try:
+        told = Path("/proc/self/smaps_rollup").read_text()
+    except OSError:  # before Linux 4.14
+        return 0
+    return sum(int(line.split()[1]) for line in told.splitlines() if line.startswith("AnonHugePages:"))
+
+
+def settled(load: Callable[[], T]) -> T:
+    """Load what stays, and leave this process' memory so that what comes after it costs little; until `gc.unfreeze`.
+
+    Imported libraries have a million objects; looking through them for garbage again and again was 8 % of what the
+    engine takes beside the network (docs/log.md).
+    """
+    map_large_buffers()
+    loaded = load()
     gc.collect()
     gc.freeze()
+    return loaded
 
 
 def gigabytes(size: int) -> str:

@@ -29,13 +29,14 @@ from generation.models.contracts import ClassMap, Codec
 from storage.arrays import ArrayStore, box_index
 from storage.formats.labels import enlarged, label_values
 from storage.geometry import Box
-from storage.pyramid import Pixels8, PyramidTask, cut, write_bands, write_superblock
+from storage.light import Pixels8
+from storage.pyramid import PyramidTask, cut, write_bands, write_superblock
 
 State = tuple[NDArray[np.float32], NDArray[np.float32]]
 """x and its history, and the fused prediction at x; stacked over channels."""
 SMALL_TASKS = 16
-"""Denoising tasks after which freed memory is given back: each scatters about 2 MB. A decoded tile scatters 50, so it
-goes back before each tile: what that one needs would come on top."""
+"""Denoising tasks after which freed memory is given back: each scatters about 2 MB. It goes back before each task of
+pixels, too, since what that needs would come on top."""
 
 
 @dataclass(frozen=True)

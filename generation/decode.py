@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from generation.denoise import NumericalError
 from generation.models.contracts import Codec
 from storage.geometry import Box, Canvas
+from storage.light import strips
 
 ReadLatents = Callable[[Box], NDArray[np.float32]]
 Pixels = NDArray[np.float32]
@@ -39,11 +40,13 @@ Pixels = NDArray[np.float32]
 class DecodeTile:
     """What is decoded at once: the latents `source`, for the sake of those of `core`.
 
+    reach: where the tile counts at all.
     seams: along (y, x), the border of other tiles that this one is laid over, where it is there to hide one.
     """
 
     core: Box
     source: Box
+    reach: Box
     seams: tuple[int | None, int | None] = (None, None)
 
 
@@ -109,7 +112,8 @@ class Tiling:
         for y0, y1 in self._cores(reach.y0, reach.y1, self.canvas.height, self.canvas.topology.wraps_y):
             for x0, x1 in self._cores(reach.x0, reach.x1, self.canvas.width, self.canvas.topology.wraps_x):
                 core = Box(y0, y1, x0, x1)
-                found.append(DecodeTile(core, self.canvas.clip(core.expanded(self.margin))))
+                source, counts = (self.canvas.clip(core.expanded(by)) for by in (self.margin, self.ramp))
+                found.append(DecodeTile(core, source, counts))
         return found
 
     def lay(self, under: Pixels, pixels: Pixels, tile: DecodeTile, part: Box) -> None:
@@ -156,24 +160,31 @@ def decode_box(
 def decode_bands(
     codec: Codec, tiling: Blend, box: Box, read: ReadLatents, device: torch.device
 ) -> Iterator[NDArray[np.float32]]:
-    """The same in bands of rows (h, W, 3), from the top, each as soon as no tile that is still to come reaches it.
+    """The same in strips of few rows (h, W, 3), from the top, each as soon as no tile still to come reaches it.
 
     So a lattice of tiles is held row by row; a blend in several passes, as a whole until the last of them.
     """
     width = box.width * tiling.scale
-    tiles = [(tile, part) for tile in tiling.tiles_over(box) if (part := box.intersection(tile.source))]
+    tiles = [(tile, part) for tile in tiling.tiles_over(box) if (part := box.intersection(tile.reach))]
     held, top = np.zeros((0, width, 3), np.float32), 0
     for (tile, part), settled in zip(tiles, _settled([part for _, part in tiles], box), strict=True):
         rows, columns = _pixel_slices(part, box, tiling.scale)
         missing = max(0, rows.stop - top - len(held))
         held = np.concatenate([held, np.zeros((missing, width, 3), np.float32)]) if missing else held
-        pixels = decode_tile(codec, read(tile.source), device)
-        _check(pixels, tile.source)
-        under = held[rows.start - top : rows.stop - top, columns]
-        tiling.lay(under, pixels[_pixel_slices(part, tile.source, tiling.scale)], tile, part)
+        pixels = _pixels_of(codec, tile, part, read, device)
+        tiling.lay(held[rows.start - top : rows.stop - top, columns], pixels, tile, part)
+        del pixels  # before the next is decoded
         if done := settled * tiling.scale - top:
-            yield np.clip(held[:done], 0.0, 1.0)
+            yield from (np.clip(held[strip], 0.0, 1.0) for strip in strips(done))
             held, top = held[done:].copy(), top + done
+
+
+def _pixels_of(codec: Codec, tile: DecodeTile, part: Box, read: ReadLatents, device: torch.device) -> Pixels:
+    """A tile's pixels of a latent box."""
+    latents = read(tile.source)
+    pixels = decode_tile(codec, latents, device)
+    _check(pixels, tile.source)
+    return pixels[_pixel_slices(part, tile.source, len(pixels) // latents.shape[1])]
 
 
 def _settled(parts: Sequence[Box], box: Box) -> list[int]:

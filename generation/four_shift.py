@@ -56,7 +56,7 @@ class FourShift:
             columns = list(x.spans(box.x0, box.x1, move_x))
             for row, column in product(y.spans(box.y0, box.y1, move_y), columns):
                 tile = Box(row.start, row.end, column.start, column.end)
-                found.append(DecodeTile(tile, tile, (row.seam, column.seam)))
+                found.append(DecodeTile(tile, tile, tile, (row.seam, column.seam)))
         return found
 
     def lay(self, under: Pixels, pixels: Pixels, tile: DecodeTile, part: Box) -> None:

@@ -14,22 +14,20 @@ pixels stay in linear light, unrounded; they are rounded to 8 bits where they ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.formats.contract import PyramidFormat
 from storage.geometry import Box
+from storage.light import Pixels, Pixels8, linear_to_srgb_u8, reduce_half, reduce_half_srgb, strips, to_u8
 
-Pixels8 = NDArray[np.uint8]
-Linear = NDArray[np.float32]
-Pixels = NDArray[np.uint8] | NDArray[np.floating[Any]]
-
-STRIP_ROWS = 64  # rows worked on at once: small enough to stay in a core's cache
+S = TypeVar("S", bound=np.generic)
 
 
 @dataclass(frozen=True, order=True)
@@ -163,8 +161,7 @@ class PyramidLayout:
 
     def peak_bytes(self) -> int:
         """Memory that `write_bands` takes on top of the bands it is given."""
-        stored, halves = 3 * self.superblock**2, 4 * 3 * self.superblock**2 // 4
-        return stored + 2 * halves
+        return 4 * self.superblock**2  # three bytes a pixel; each level a quarter of the one before
 
     def _halvings_until_within(self, limit: int) -> int:
         return (-(-max(self.width, self.height) // limit) - 1).bit_length()
@@ -200,37 +197,49 @@ def write_bands(
     outputs: Sequence[PyramidFormat], layout: PyramidLayout, task: PyramidTask, bands: Iterable[Pixels]
 ) -> None:
     """The same from bands of rows, from the top: of any heights, and none is needed once the next is asked for."""
-    expected = (*layout.reads(task).box.shape, 3)
-    stored, linear = _joined(layout, task, bands, expected)
-    for place, pixels in zip(layout.writes(task), _stored_levels(layout, task, stored, linear), strict=True):
+    places = layout.writes(task)
+    stored = [np.empty((*place.box.shape, 3), np.uint8) for place in places]
+    rows, levels = _even(_strips_of(layout, task, bands)), iter(stored)
+    if task.group == 0:
+        rows = _storing(rows, next(levels), to_u8)
+    linear = map(reduce_half_srgb, rows)
+    for level in levels:
+        linear = map(reduce_half, _even(_storing(linear, level, linear_to_srgb_u8)))
+    deque(linear, maxlen=0)
+    for place, pixels in zip(places, stored, strict=True):
         for output in outputs:
             output.write_level(place.level, place.box, pixels)
 
 
-def _joined(
-    layout: PyramidLayout, task: PyramidTask, bands: Iterable[Pixels], expected: tuple[int, int, int]
-) -> tuple[Pixels8, Linear]:
-    """A task's pixels as they are stored, where it stores them, and their halves in linear light."""
-    height, width, _ = expected
-    stored = np.empty(expected if task.group == 0 else (0, 0, 3), np.uint8)
-    half = np.empty((-(-height // 2), -(-width // 2), 3), np.float32)
+def _strips_of(layout: PyramidLayout, task: PyramidTask, bands: Iterable[Pixels]) -> Iterator[Pixels]:
+    """Few rows at a time, so that in linear light there never are many. Raises ValueError unless they are a task's."""
+    height, width = layout.reads(task).box.shape
     top = 0
-    for band in _even(bands):
-        bottom = top + len(band)
-        if band.shape[1:] != expected[1:] or bottom > height:
-            raise ValueError(f"{task} writes from pixels of shape {expected}; rows {top} on are {band.shape}")
-        if task.group == 0:
-            stored[top:bottom] = to_u8(band)
-        half[top // 2 : -(-bottom // 2)] = reduce_half_srgb(band)
-        top = bottom
+    for band in bands:
+        if band.shape[1:] != (width, 3) or top + len(band) > height:
+            raise ValueError(
+                f"{task} writes from pixels of shape {(height, width, 3)}; rows {top} on are {band.shape}"
+            )
+        top += len(band)
+        yield from (band[rows] for rows in strips(len(band)))
     if top < height:
-        raise ValueError(f"{task} writes from pixels of shape {expected}; there are {top} rows")
-    return stored, half
+        raise ValueError(f"{task} writes from pixels of shape {(height, width, 3)}; there are {top} rows")
 
 
-def _even(bands: Iterable[Pixels]) -> Iterator[Pixels]:
+def _storing(
+    bands: Iterable[NDArray[S]], level: Pixels8, encode: Callable[[NDArray[S]], Pixels8]
+) -> Iterator[NDArray[S]]:
+    """The same bands, each written into its rows of a level as it passes."""
+    top = 0
+    for band in bands:
+        level[top : top + len(band)] = encode(band)
+        top += len(band)
+        yield band
+
+
+def _even(bands: Iterable[NDArray[S]]) -> Iterator[NDArray[S]]:
     """The same rows in bands of even heights, for two make one of the next level; but for the last."""
-    over: Pixels | None = None
+    over: NDArray[S] | None = None
     for fresh in bands:
         band = fresh if over is None else np.concatenate([over, fresh])
         even = len(band) - len(band) % 2
@@ -249,134 +258,3 @@ def cut(bands: Iterable[Pixels], rows: slice, columns: slice) -> Iterator[Pixels
         top += len(band)
         if len(part):
             yield part
-
-
-def _stored_levels(
-    layout: PyramidLayout, task: PyramidTask, stored: Pixels8, linear: Linear
-) -> Iterator[Pixels8]:
-    """The 8-bit pixels of each level that a task writes, finest first."""
-    if task.group == 0:
-        yield stored
-    levels = layout.written_levels(task.group)
-    for halving in range(len(levels) - (1 if task.group == 0 else 0)):
-        if halving:
-            linear = reduce_half(linear)
-        yield linear_to_srgb_u8(linear)
-
-
-def to_u8(pixels: Pixels) -> Pixels8:
-    """sRGB pixels as they are stored: floating point in [0, 1] is clipped and rounded."""
-    if pixels.dtype == np.uint8:
-        return pixels.astype(np.uint8, copy=False)
-    stored = np.empty(pixels.shape, np.uint8)
-    for rows in _strips(len(pixels)):
-        stored[rows] = _grid(pixels[rows], 255).astype(np.uint8)
-    return stored
-
-
-def reduce_half(linear: Linear) -> Linear:
-    """2 x 2 box mean of (height, width, 3) in linear light, ceil halves.
-
-    An odd border is replicated, so that its last pixel is the mean of what exists there:
-
-        a b | c        (a + b + d + e) / 4    (c + f) / 2
-        d e | f   ->
-        ----+--        (g + h) / 2             i
-        g h | i
-    """
-    height = len(linear)
-    rows = linear[0 : height - 1 : 2] + linear[1::2]
-    if height % 2:
-        rows = np.concatenate([rows, 2 * linear[-1:]])
-    return _half_of_row_sums(rows)
-
-
-def _half_of_row_sums(rows: Linear) -> Linear:
-    """Quarters of the sums of two columns each, where a row already is the sum of two."""
-    height, width, _ = rows.shape
-    half = np.empty((height, -(-width // 2), 3), np.float32)
-    whole_columns = width // 2
-    for channel in range(3):  # long strided loops: several times faster than one over (..., 2, 3)
-        left, right = rows[:, 0 : width - 1 : 2, channel], rows[:, 1::2, channel]
-        np.add(left, right, out=half[:, :whole_columns, channel])
-    if width % 2:
-        half[:, -1] = 2 * rows[:, -1]
-    half *= np.float32(0.25)
-    return half
-
-
-def reduce_half_srgb(pixels: Pixels) -> Linear:
-    """`reduce_half(srgb_to_linear(pixels))`, strip by strip: the same bytes, without the full-size linear copy."""
-    height, width, _ = pixels.shape
-    half = np.empty((-(-height // 2), -(-width // 2), 3), np.float32)
-    for rows in _strips(height):
-        strip = pixels[rows]
-        reduced = half[rows.start // 2 : -(-rows.stop // 2)]
-        if strip.dtype == np.uint8:
-            reduced[:] = _half_of_row_sums(_row_sums_of_u8(strip.astype(np.uint8, copy=False)))
-        else:
-            reduced[:] = reduce_half(srgb_to_linear(strip))
-    return half
-
-
-def _row_sums_of_u8(pixels: Pixels8) -> Linear:
-    """Two rows each in linear light, added by looking up the pair of bytes; a last odd row is added to itself."""
-    upper, lower = pixels[0::2], pixels[1::2]
-    if len(lower) < len(upper):
-        lower = np.concatenate([lower, pixels[-1:]])
-    return np.take(_sums_of_u8_pairs(), (upper.astype(np.uint16) << 8) | lower)
-
-
-def srgb_to_linear(pixels: Pixels) -> Linear:
-    """Linear light in [0, 1] of sRGB pixels: uint8, or floating point in [0, 1]."""
-    if pixels.dtype == np.uint8:
-        return np.take(_linear_of_u8(), pixels.astype(np.uint8, copy=False))  # half the time of indexing
-    return np.take(_linear_of_u16(), _grid(pixels, 65535).astype(np.uint16))
-
-
-def linear_to_srgb_u8(linear: Linear) -> Pixels8:
-    """The sRGB bytes of linear light, clipped to [0, 1] and rounded; the inverse of `srgb_to_linear` on every byte."""
-    stored = np.empty(linear.shape, np.uint8)
-    lookup = _u8_of_linear()
-    for rows in _strips(len(linear)):
-        stored[rows] = np.take(lookup, _grid(linear[rows], 65535).astype(np.uint16))
-    return stored
-
-
-def _grid(values: Pixels, steps: int) -> Linear:
-    """Values in [0, 1] on a scale of 0 to `steps`, moved up by half a step so that cutting the fraction rounds."""
-    scaled = np.clip(values, 0, 1).astype(np.float32, copy=False)
-    return scaled * np.float32(steps) + np.float32(0.5)
-
-
-def _strips(height: int) -> Iterator[slice]:
-    return (slice(top, min(top + STRIP_ROWS, height)) for top in range(0, height, STRIP_ROWS))
-
-
-@cache
-def _linear_of_u16() -> Linear:
-    """IEC 61966-2-1: V <= 0.04045: V / 12.92, else ((V + 0.055) / 1.055) ** 2.4."""
-    encoded = np.arange(65536) / 65535
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    return linear.astype(np.float32)
-
-
-@cache
-def _linear_of_u8() -> Linear:
-    return np.ascontiguousarray(_linear_of_u16()[::257])  # 65535 = 257 * 255
-
-
-@cache
-def _sums_of_u8_pairs() -> Linear:
-    """At 256 a + b: the linear light of byte a and of byte b, added."""
-    linear = _linear_of_u8()
-    return np.ascontiguousarray(linear[:, None] + linear[None, :]).ravel()
-
-
-@cache
-def _u8_of_linear() -> Pixels8:
-    """One step of linear light is at most 0.05 of a byte, even where the curve is steepest."""
-    linear = np.arange(65536) / 65535
-    encoded = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    stored: Pixels8 = np.rint(encoded * 255).astype(np.uint8)
-    return stored

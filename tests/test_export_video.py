@@ -25,7 +25,8 @@ from storage.exports.picture import Picture
 from storage.exports.video import MovingFrames, write_video
 from storage.formats.deep_zoom import DeepZoom
 from storage.geometry import Box
-from storage.pyramid import PyramidLayout, linear_to_srgb_u8, reduce_half_srgb
+from storage.light import linear_to_srgb_u8, reduce_half_srgb
+from storage.pyramid import PyramidLayout
 
 WIDE = 16 / 9
 try:

@@ -14,7 +14,7 @@ from storage.exports.picture import Picture
 from storage.exports.view import view_of
 from storage.fingerprint import FormatError
 from storage.geometry import Box
-from storage.pyramid import linear_to_srgb_u8, reduce_half_srgb
+from storage.light import linear_to_srgb_u8, reduce_half_srgb
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from generation.models.loading import load
 from generation.packing import Spent, draw_together, wrapped
 from storage.formats.labels import Legend
 from storage.geometry import Box, Canvas
-from storage.pyramid import Pixels8, to_u8
+from storage.light import Pixels8, to_u8
 
 NO_CLASS = 255
 REMEMBERED_PROMPTS = 32

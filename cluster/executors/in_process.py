@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cluster.executors.contract import Runs, Work
-from cluster.machine import settle
+from cluster.machine import settled
 from cluster.plan import Task
 from cluster.tasks import Begun, Outcome, finished
 
@@ -30,9 +30,7 @@ class InProcess:
     @classmethod
     def of(cls, work: Work) -> InProcess:
         """Load its model in this process."""
-        worker = work.worker()
-        settle()
-        return cls(worker, work.at_once)
+        return cls(settled(work.worker), work.at_once)
 
     def capacity(self, ready: int) -> int:
         del ready

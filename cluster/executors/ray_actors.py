@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from cluster.executors.contract import Runs, Work
-from cluster.machine import settle
+from cluster.machine import settled
 from cluster.plan import Task
 from cluster.tasks import Outcome, finished
 
@@ -52,8 +52,7 @@ class Actor:
     def _loaded(self) -> Runs:
         with self._loading:
             if self._worker is None:
-                self._worker = self._work.worker()
-                settle()
+                self._worker = settled(self._work.worker)
             return self._worker
 
 

@@ -26,7 +26,8 @@ from storage.formats.contract import checked_tile
 from storage.formats.deep_zoom import SCHEMA, DeepZoom, tile_box
 from storage.formats.ome_zarr import image_root, open_image, open_level, read_pixels
 from storage.geometry import Box
-from storage.pyramid import PyramidLayout, linear_to_srgb_u8, reduce_half_srgb
+from storage.light import linear_to_srgb_u8, reduce_half_srgb
+from storage.pyramid import PyramidLayout
 
 Pixels8: TypeAlias = NDArray[np.uint8]
 ReadLevel: TypeAlias = Callable[[int, Box], Pixels8]

@@ -24,7 +24,8 @@ from PIL import Image
 from storage.exports.contract import ExportError
 from storage.exports.picture import Picture, Pixels8
 from storage.geometry import Box
-from storage.pyramid import Linear, PyramidLayout, linear_to_srgb_u8, srgb_to_linear
+from storage.light import Linear, linear_to_srgb_u8, srgb_to_linear
+from storage.pyramid import PyramidLayout
 
 PIECE = 1024  # side of what is resampled at once: 40 MB of linear light
 ROWS = 16  # of a band
