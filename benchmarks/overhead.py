@@ -31,6 +31,7 @@ from cluster.executors import make
 from cluster.executors.contract import Executor
 from cluster.executors.ray_actors import connect
 from cluster.job import Job, prepare
+from cluster.machine import ask_for_huge_pages
 from cluster.spec import JobSpec
 from cluster.worker import build_worker
 
@@ -226,6 +227,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--workers", type=int)
     chosen = parser.parse_args()
+    ask_for_huge_pages()  # for the plain loop, too
     if chosen.what == "time":
         compare((chosen.sizes or [2048])[0], chosen.steps or 12)
     elif chosen.what == "scaling":

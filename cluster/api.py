@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from cluster import job_file
 from cluster.events import OnEvent, as_map, unheard
+from cluster.machine import ask_for_huge_pages
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import ExecutorName, JobSpec, SpecError, SpecFields
 from cluster.status import LEDGER, Status, read_status
@@ -200,6 +201,7 @@ def spec_of(spec: JobSpec | None, fields: SpecFields) -> JobSpec:
 
 def prepared(spec: JobSpec, check_fit: bool) -> Job:
     """The job of a spec: resolved, planned, identified. Of a folder that holds it already, the blocks are kept."""
+    ask_for_huge_pages()
     from cluster.job import prepare
 
     if is_job(spec.out) and (saved := job_file.load(spec.out).spec).model == spec.model:

@@ -29,7 +29,7 @@ QUIET: dict[str, str] = {
 """Variables that keep libraries, and the workers that inherit them, from talking; set before they are imported."""
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-"""Asks PyTorch for huge pages for buffers of 2 MiB and more; it looks when it makes its first buffer."""
+"""Makes PyTorch ask for huge pages for buffers of 2 MiB and more; it looks when it makes its first buffer."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 MAPPED_FROM_BYTES, KEPT_BYTES = 2 * 2**20, 16 * 2**20
 
@@ -60,9 +60,14 @@ def cores() -> int:
 
 
 def hush() -> None:
-    """Set what is not set of QUIET, and HUGE_PAGES while there is time."""
-    for name, value in {**QUIET, HUGE_PAGES: "1"}.items():
+    """Set what is not set of QUIET."""
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def ask_for_huge_pages() -> None:
+    """Have PyTorch ask for them, unless the environment says otherwise; in vain once it has made a buffer."""
+    os.environ.setdefault(HUGE_PAGES, "1")
 
 
 def environment() -> dict[str, str]:
@@ -90,9 +95,9 @@ def map_large_buffers() -> bool:
 
     glibc otherwise keeps them in its heaps, where 2.36 cannot lay an aligned buffer into the hole that another left
     (docs/log.md). True where it is so from now on, for the life of this process: on Linux with glibc, with huge
-    pages for those who ask, and unless PyTorch made its first buffer before HUGE_PAGES was set. Imports torch.
+    pages for those who ask, and unless PyTorch made its first buffer before it was told to. Imports torch.
     """
-    os.environ.setdefault(HUGE_PAGES, "1")
+    ask_for_huge_pages()
     set_limit = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if set_limit is None or not _torch_gets_huge_pages():
         return False
