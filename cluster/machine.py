@@ -30,6 +30,9 @@ QUIET: dict[str, str] = {
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 """Makes PyTorch ask for huge pages for buffers of 2 MiB and more; it looks when it makes its first buffer."""
+OF_A_WORKER = {HUGE_PAGES: "1", "MALLOC_ARENA_MAX": "2"}
+"""Variables that a worker's process begins with. glibc otherwise has a heap for almost every thread, of Ray's and of
+TensorStore's too, and each keeps what it once held."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 MAPPED_FROM_BYTES, KEPT_BYTES = 2 * 2**20, 16 * 2**20
 

@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from cluster.executors.contract import Runs, Work
-from cluster.machine import settled
+from cluster.machine import OF_A_WORKER, settled
 from cluster.plan import Task
 from cluster.tasks import Outcome, finished
 
@@ -68,7 +68,8 @@ class RayActors:
             _check_gpus(self.workers)
         cpus = 0 if gpus else spec.threads
         remote: Any = ray.remote(num_gpus=gpus, num_cpus=cpus)(Actor)
-        actor = remote.options(max_concurrency=work.at_once)
+        variables = {name: os.environ.get(name, value) for name, value in OF_A_WORKER.items()}
+        actor = remote.options(max_concurrency=work.at_once, runtime_env={"env_vars": variables})
         self._start: Callable[[], Any] = lambda: actor.remote(work)
         self._actors: list[Any] = [self._start() for _ in range(self.workers)]
         self._load = [0] * self.workers
