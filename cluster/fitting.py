@@ -17,7 +17,7 @@ from cluster.spec import JobSpec, SpecError
 if TYPE_CHECKING:
     from cluster.job import Job
 
-WORKER_BYTES = 850 * 2**20
+WORKER_BYTES = 700 * 2**20
 """A worker beyond its arrays and weights: Python, PyTorch, diffusers, and what the embedded model's layers hold."""
 MEMORY_SHARE = 0.9
 """Of the free memory, what a job may take."""

@@ -282,11 +282,11 @@ class Plan:
 
     @property
     def decode_bytes(self) -> int:
-        """Arrays of a decode task: a band of float pixels, the superblock's levels, and one tile's pixels."""
+        """Arrays of a decode task: a row of tiles, one tile's pixels while it is laid, and the levels as stored."""
         side = self.tiling.tile * self.tiling.scale
         rows = side if self.tiling.passes == 1 else self.layout.superblock
         band = 3 * min(rows, self.layout.height) * min(self.layout.superblock, self.layout.width)
-        return (band + 3 * side**2) * 3 * _FLOAT + self.layout.peak_bytes()
+        return (band + 3 * 3 * side**2) * _FLOAT + self.layout.peak_bytes()
 
     @property
     def task_peak_bytes(self) -> int:

@@ -241,7 +241,7 @@ def test_the_plan_knows_what_it_costs(tmp_path: Path, monkeypatch) -> None:
     assert other.plan.tiling.tile == side == ours.plan.tiling.tile - 2 * INFO.tile_margin
     wide, ours_side, others_side = ours.plan.layout.superblock, INFO.tile * INFO.scale, side * INFO.scale
     band, whole_block = wide * ours_side, wide * wide  # four passes over each other come as a whole
-    more = 9 * 4 * (whole_block + others_side**2 - band - ours_side**2)
+    more = 3 * 4 * (whole_block - band + 3 * (others_side**2 - ours_side**2))
     assert other.plan.decode_bytes - ours.plan.decode_bytes == more > 0
     last = other.plan.dependencies((other.plan.decode_stage, 0))
     reads = {tile.source for tile in other.plan.tiling.tiles_over(other.plan.decode_box(0))}
