@@ -35,8 +35,7 @@ from storage.pyramid import PyramidTask, cut, write_bands, write_superblock
 State = tuple[NDArray[np.float32], NDArray[np.float32]]
 """x and its history, and the fused prediction at x; stacked over channels."""
 SMALL_TASKS = 8
-"""Denoising tasks after which freed memory is given back: each scatters about 2 MB. It goes back before each task of
-pixels, too, since what that needs would come on top."""
+"""Denoising tasks after which freed memory is given back, as it is before each tile is decoded: each scatters some."""
 
 
 @dataclass(frozen=True)
