@@ -293,8 +293,13 @@
   // --- what is missing ----------------------------------------------------------------------------------------------
 
   let told = 0; // rows of the table
+  let asking = null; // for the next of them: once at a time, or they would be there twice
 
-  async function moreMissing() {
+  function moreMissing() {
+    asking ??= askMissing().finally(() => { asking = null; });
+  }
+
+  async function askMissing() {
     const answer = await fetch(`missing.json?from=${told}&count=100`, { cache: "no-cache" });
     if (!answer.ok) return;
     const { rows: lost, total } = await answer.json();
