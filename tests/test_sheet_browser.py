@@ -117,10 +117,14 @@ def test_a_sheet_of_pictures_filtered_masked_and_opened(browser: Browser, tmp_pa
         assert not tab.js("document.getElementById('one-zoom').hidden") and "r9" not in text(tab, "one-facts")
         tab.key("Escape")
         tab.wait("document.activeElement.closest('li') === document.querySelectorAll('#sheet li')[5]")
-        tab.js("document.getElementById('missing').open = true; document.getElementById('missing-more').click()")
+        tab.js(
+            "document.getElementById('missing').open = true; document.getElementById('missing-more').click()"
+        )
         tab.wait("document.querySelectorAll('#missing-rows tr').length > 0")
         tab.js("new Promise((done) => setTimeout(done, 500))")
-        assert tab.js("document.querySelectorAll('#missing-rows tr').length") == 2  # though they were asked for twice
+        assert (
+            tab.js("document.querySelectorAll('#missing-rows tr').length") == 2
+        )  # though they were asked for twice
         assert "numbers that are <none>" in text(tab, "missing-rows")
         assert tab.js("document.title") == "set: pictures"
         # a page of its own
