@@ -1,4 +1,4 @@
-"""The levels of a finished picture: which task writes what, and how pixels halve. Knows no file format.
+"""The levels of a finished picture: which task writes what, and from which pixels. Knows no file format.
 
     level 0   full size           +----+----+----+-      group 0: the decode task of one superblock writes its box
     level 1   ceil(size / 2)      |    |    |    |       of level 0 and of every level below it on which that box

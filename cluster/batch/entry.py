@@ -22,6 +22,7 @@ from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
 from cluster.batch.retrying import forget_failed
 from cluster.batch.run import Summary, read_success
 from cluster.events import OnEvent, unheard
+from cluster.machine import ask_for_huge_pages
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import JobSpec, SpecError
 
@@ -55,6 +56,7 @@ def make_batch(
     resume: go on where the folder holds this batch; retry_failed: so, and draw requests that failed once more.
     on_planned: told what it takes on disk; on_claimed: told when all is checked and the folder is the batch's.
     """
+    ask_for_huge_pages()
     wanted = extras or Extras()
     with _planned(table, fields, filter, sizes) as batch:
         need = disk_need(batch, wanted)
