@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -54,7 +55,12 @@ class Outcome:
 
 
 Begun: TypeAlias = Outcome | Callable[[], Outcome]
-"""A task that has been done; or one that has been computed, and what waits until its output is durable."""
+"""A task that has been done; or one that has been begun, and what does the rest until its output is durable."""
+
+
+def finished(begun: Begun) -> Outcome:
+    """The outcome, waited for where it must be. Raises what the task raises."""
+    return begun if isinstance(begun, Outcome) else begun()
 
 
 class Worker:
@@ -80,12 +86,12 @@ class Worker:
         self._tasks = 0
 
     def begin(self, task: Task) -> Begun:
-        """Compute a task, and of a denoising one leave the way to the disk.
+        """Compute a denoising task and leave its way to the disk; leave all of a task of pixels.
 
         Raises what the task raises, as does what comes back.
         """
         stage, block = task
-        return self._denoise(stage, block) if stage <= self.plan.steps else self._pixels(task)
+        return self._denoise(stage, block) if stage <= self.plan.steps else partial(self._pixels, task)
 
     # --- denoise
 
@@ -107,12 +113,12 @@ class Worker:
             seconds = time.perf_counter() - began
 
         def finish() -> Outcome:
-            draw()
             for wait in until_written:
                 wait()
             evaluations = self.plan.spent_on(k, own).told if k < self.plan.steps else 0
             return Outcome((k, block), seconds, evaluations, self.name)
 
+        draw()
         return finish
 
     def _before(self, k: int, block: int, frame: Box) -> tuple[State | None, Callable[[], None]]:

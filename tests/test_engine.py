@@ -29,7 +29,7 @@ from cluster.events import JobStarted
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
 from cluster.plan import Task
-from cluster.tasks import Outcome
+from cluster.tasks import Outcome, finished
 from generation.schedules import SHORT_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -67,11 +67,7 @@ class InThreads(InProcess):
         return self._at_once
 
     def submit(self, task: Task) -> None:
-        self._under_way.add(self._pool.submit(self._run, task))
-
-    def _run(self, task: Task) -> Outcome:
-        begun = self._worker.begin(task)
-        return begun if isinstance(begun, Outcome) else begun()
+        self._under_way.add(self._pool.submit(lambda: finished(self._worker.begin(task))))
 
     def next(self) -> Outcome:
         done = wait(self._under_way, return_when="FIRST_COMPLETED").done.pop()

@@ -17,7 +17,7 @@ class Runs(Protocol):
         """Of the machine and process."""
 
     def begin(self, task: Task) -> Begun:
-        """Compute one. Its output is durable when there is an outcome.
+        """Do one, or what of it should not wait for others. Its output is durable when there is an outcome.
 
         Raises what the task raises, as does what comes back.
         """

@@ -9,14 +9,11 @@ import gc
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 from cluster.executors.contract import Runs, Work
 from cluster.machine import settled
 from cluster.plan import Task
-from cluster.tasks import Begun, Outcome
-
-Done = TypeVar("Done")
+from cluster.tasks import Begun, Outcome, finished
 
 
 class InProcess:
@@ -28,7 +25,7 @@ class InProcess:
         self._worker = worker
         self._at_once = at_once
         self._waiting: deque[Task] = deque()
-        self._begun: deque[tuple[Task, Begun]] = deque()
+        self._begun: deque[Begun] = deque()
 
     @classmethod
     def of(cls, work: Work) -> InProcess:
@@ -43,28 +40,29 @@ class InProcess:
         self._waiting.append(task)
 
     def next(self) -> Outcome:
-        while self._waiting and len(self._begun) < self._at_once and self._may_go_on():
-            task = self._waiting.popleft()
-            self._begun.append((task, self._tried(task, partial(self._worker.begin, task))))
-        task, begun = self._begun.popleft()
-        return begun if isinstance(begun, Outcome) else self._tried(task, begun)
+        while self._waiting and len(self._begun) < self._at_once and not self._is_done():
+            self._begun.append(self._begin(self._waiting.popleft()))
+        return finished(self._begun.popleft())
 
-    def _may_go_on(self) -> bool:
-        """Whether to compute the next task while the first of those begun waits for the disk; not of another stage.
+    def _is_done(self) -> bool:
+        """Whether the first of those begun has nothing to wait for."""
+        return bool(self._begun) and isinstance(self._begun[0], Outcome)
 
-        The tasks of some stages take long, and what was computed before them is made durable first.
-        """
-        if not self._begun:
-            return True
-        task, begun = self._begun[0]
-        return not isinstance(begun, Outcome) and task[0] == self._waiting[0][0]
-
-    def _tried(self, task: Task, do: Callable[[], Done]) -> Done | Outcome:
-        """What it gives; an error as an outcome, handed to the driver, which decides."""
+    def _begin(self, task: Task) -> Begun:
         try:
-            return do()
+            begun = self._worker.begin(task)
+        except Exception as error:  # handed to the driver, which decides
+            return self._failed(task, error)
+        return begun if isinstance(begun, Outcome) else partial(self._end, task, begun)
+
+    def _end(self, task: Task, wait: Callable[[], Outcome]) -> Outcome:
+        try:
+            return wait()
         except Exception as error:
-            return Outcome(task, error=error, worker=self._worker.name)
+            return self._failed(task, error)
+
+    def _failed(self, task: Task, error: Exception) -> Outcome:
+        return Outcome(task, error=error, worker=self._worker.name)
 
     def close(self) -> None:
         self._waiting.clear()

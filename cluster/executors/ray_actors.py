@@ -1,9 +1,8 @@
 """A pool of Ray actors, each with the model loaded. Only task ids and outcomes cross between them and the driver.
 
-While tasks are plenty, or the actor is the only one, two are under way in each, so that none waits for the driver
-between two; while they are few, each goes to the first actor that computes nothing, whose last output may still be
-on its way to the disk. Another takes the place of an actor that dies; its tasks come back as lost, and the driver
-gives them out again.
+While tasks are plenty, or the actor is the only one, two are in flight for each, so that none waits for the driver
+between two; while they are few, each goes to the first actor that is free. Another takes the place of an actor that
+dies; its tasks come back as lost, and the driver gives them out again.
 """
 
 from __future__ import annotations
@@ -13,9 +12,7 @@ import os
 import re
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTa
 from cluster.executors.contract import Runs, Work
 from cluster.machine import OF_A_WORKER, settled
 from cluster.plan import Task
-from cluster.tasks import Outcome
+from cluster.tasks import Outcome, finished
 
 IN_FLIGHT = 2
 ROOT = Path(__file__).parents[2]
@@ -45,23 +42,11 @@ class Actor:
         self._work = work
         self._worker: Runs | None = None
         self._loading = threading.Lock()
-        self._begun: dict[Task, Callable[[], Outcome]] = {}
 
-    def begin(self, task: Task) -> Outcome | None:
-        """Compute a task; None where its output is still to become durable, which `end` waits for."""
+    def run(self, task: Task) -> Outcome:
         try:
-            begun = self._loaded().begin(task)
+            return finished(self._loaded().begin(task))
         except Exception as error:  # as a value: Ray would wrap it in one of its own
-            return Outcome(task, error=error)
-        if isinstance(begun, Outcome):
-            return begun
-        self._begun[task] = begun
-        return None
-
-    def end(self, task: Task) -> Outcome:
-        try:
-            return self._begun.pop(task)()
-        except Exception as error:
             return Outcome(task, error=error)
 
     def _loaded(self) -> Runs:
@@ -69,16 +54,6 @@ class Actor:
             if self._worker is None:
                 self._worker = settled(self._work.worker)
             return self._worker
-
-
-@dataclass(frozen=True)
-class Call:
-    """Of an actor's method, for a task; index: the actor's place in the pool."""
-
-    index: int
-    actor: Any
-    task: Task
-    computes: bool
 
 
 class RayActors:
@@ -97,64 +72,33 @@ class RayActors:
         actor = remote.options(max_concurrency=work.at_once, runtime_env={"env_vars": variables})
         self._start: Callable[[], Any] = lambda: actor.remote(work)
         self._actors: list[Any] = [self._start() for _ in range(self.workers)]
-        self._waiting: deque[Task] = deque()
-        self._calls: dict[Any, Call] = {}
-        self._load = [
-            (0, 0)
-        ] * self.workers  # of each actor: tasks that it computes, and all that are under way
-        self._plenty = True
+        self._load = [0] * self.workers
+        self._running: dict[Any, tuple[int, Any, Task]] = {}
 
     def capacity(self, ready: int) -> int:
-        room = self.workers * IN_FLIGHT
-        self._plenty = self.workers == 1 or ready + len(self._waiting) > room
-        return room
+        plenty = ready > self.workers * IN_FLIGHT or self.workers == 1
+        return self.workers * (IN_FLIGHT if plenty else 1)
 
     def submit(self, task: Task) -> None:
-        self._waiting.append(task)
-        self._give_out()
+        index = self._load.index(min(self._load))
+        self._load[index] += 1
+        actor = self._actors[index]
+        self._running[actor.run.remote(task)] = (index, actor, task)
 
     def next(self) -> Outcome:
-        while True:
-            done, _ = ray.wait(list(self._calls), num_returns=1)
-            outcome = self._answer(done[0])
-            self._give_out()
-            if outcome is not None:
-                return outcome
-
-    def _answer(self, reference: Any) -> Outcome | None:
-        """The outcome of a call that has ended, or None where the task only has been computed."""
-        call = self._calls.pop(reference)
-        self._count(call, -1)
+        done, _ = ray.wait(list(self._running), num_returns=1)
+        index, actor, task = self._running.pop(done[0])
+        self._load[index] -= 1
         try:
-            outcome: Outcome | None = ray.get(reference)
+            outcome: Outcome = ray.get(done[0])
         except RayTaskError as error:
-            return Outcome(call.task, error=error)
+            return Outcome(task, error=error)
         except LOST as error:
-            if self._actors[call.index] is call.actor:
-                ray.kill(call.actor)
-                self._actors[call.index] = self._start()
-            return Outcome(call.task, error=error, lost=True)
-        if outcome is None:
-            self._made(call.actor.end.remote(call.task), replace(call, computes=False))
+            if self._actors[index] is actor:
+                ray.kill(actor)
+                self._actors[index] = self._start()
+            return Outcome(task, error=error, lost=True)
         return outcome
-
-    def _give_out(self) -> None:
-        """To each task that waits an actor, while one is free; the freest first."""
-        while self._waiting:
-            computing, under_way = load = min(self._load)
-            if under_way == IN_FLIGHT or (computing and not self._plenty):
-                return
-            index, task = self._load.index(load), self._waiting.popleft()
-            actor = self._actors[index]
-            self._made(actor.begin.remote(task), Call(index, actor, task, computes=True))
-
-    def _made(self, reference: Any, call: Call) -> None:
-        self._calls[reference] = call
-        self._count(call, 1)
-
-    def _count(self, call: Call, change: int) -> None:
-        computing, under_way = self._load[call.index]
-        self._load[call.index] = (computing + change * call.computes, under_way + change)
 
     def close(self) -> None:
         for actor in self._actors:
