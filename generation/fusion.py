@@ -116,8 +116,10 @@ def to_storage(total: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 def from_fixed(total: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Fixed point back to float32."""
-    return (total.astype(np.float64) * 2.0**-FRACTION_BITS).astype(np.float32)
+    """Fixed point back to float32: rounded once, as scaling by a power of two is exact."""
+    values: NDArray[np.float32] = total.astype(np.float32)
+    values *= np.float32(2.0**-FRACTION_BITS)
+    return values
 
 
 def canvas_normaliser(cover: Cover, step: int, canvas: Canvas, window: Window) -> Normaliser:

@@ -307,9 +307,10 @@ def _clean(
 
 
 def _flatten(x: torch.Tensor) -> torch.Tensor:
-    """Any tensor -> (1, 1, 1, n), zero-padded to a multiple of 64."""
+    """Any tensor -> (1, 1, 1, n), zero-padded to a multiple of 64; a view of it where nothing is padded."""
     flat = x.reshape(1, 1, 1, -1)
-    return torch.nn.functional.pad(flat, (0, -flat.shape[-1] % _PAD))
+    missing = -flat.shape[-1] % _PAD
+    return torch.nn.functional.pad(flat, (0, missing)) if missing else flat
 
 
 def _unflatten(flat: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

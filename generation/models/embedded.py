@@ -153,14 +153,14 @@ class ClassConditioner:
         """{"classes": (N, K, h, w) float32 of zeros and ones}."""
         import torch
 
-        return {
-            "classes": torch.stack([self._one_hot(self._remembered(box)) for box in boxes]).to(self.device)
-        }
+        ids = torch.stack([self._remembered(box) for box in boxes])
+        numbers = torch.arange(self.count, dtype=ids.dtype)[:, None, None]
+        return {"classes": (ids[:, None] == numbers).float().to(self.device)}
 
     @cached_property
     def _remembered(self) -> Callable[[Box], torch.Tensor]:
         """The map's reader, which keeps what it read: a worker meets the same patches at every step."""
-        return lru_cache(maxsize=REMEMBERED_PATCHES)(lambda box: self.classes.read(box).short())
+        return lru_cache(maxsize=REMEMBERED_PATCHES)(self._ids)
 
     def unconditional(self, boxes: Sequence[Box]) -> Conditioning:
         """{"classes": (N, K, h, w) zeros}."""
@@ -168,13 +168,12 @@ class ClassConditioner:
 
         return {"classes": torch.zeros(len(boxes), self.count, *boxes[0].shape, device=self.device)}
 
-    def _one_hot(self, ids: torch.Tensor) -> torch.Tensor:
-        """(h, w) ids -> (K, h, w); a negative id is the null class."""
-        import torch
-
+    def _ids(self, box: Box) -> torch.Tensor:
+        """(h, w) int16 ids of a box; a negative id is the null class."""
+        ids = self.classes.read(box)
         if int(ids.max()) >= self.count:
             raise ModelError(f"class id {int(ids.max())} is not among the model's {self.count} classes")
-        return (ids == torch.arange(self.count, device=ids.device)[:, None, None]).float()
+        return ids.short()
 
 
 # --- the codec of every family ------------------------------------------------------------------------------
