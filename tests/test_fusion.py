@@ -132,3 +132,10 @@ def test_a_normaliser_has_the_same_bits_on_every_frame() -> None:
         whole = canvas_normaliser(cover, 0, canvas, window).total
         frame = Box(7, 41, 3, 30)
         assert np.array_equal(Normaliser(cover, 0, frame, window).total, whole[frame.slices_in(canvas.box)])
+
+
+def test_fixed_point_becomes_the_nearest_float() -> None:
+    """As by way of doubles, which hold every sum and every scaled sum exactly."""
+    totals = np.random.default_rng(3).integers(-(2**34), 2**34, 100_000)
+    totals[:6] = 0, 1, -1, 2**31 - 1, -(2**31), 2**25 + 1
+    assert np.array_equal(from_fixed(totals), (totals * 2.0**-24).astype(np.float32))

@@ -67,6 +67,20 @@ def test_a_part_of_the_sample_takes_the_same_steps_bit_for_bit(name: str) -> Non
     assert torch.equal(run(part), whole[part])
 
 
+@pytest.mark.parametrize("name", SHORT_NAMES)
+def test_a_step_leaves_what_it_was_given_as_it_was(name: str) -> None:
+    """Fields that need no padding are handed to the scheduler as they are; some schedulers add to theirs in place."""
+    schedule = Schedule(name, config_of(name), 6)
+    x, history = schedule.start(field(5, 0, (2, 8, 8))), list[torch.Tensor]()
+    for k in range(len(schedule)):
+        given = [x, *history, field(k, 99, (2, 8, 8)) * 0.5]
+        before = [each.clone() for each in given]
+        schedule.model_input(k, x)
+        stepped = schedule.step(k, x, history, given[-1], lambda n, k=k: field(k, n, (2, 8, 8)))
+        assert all(map(torch.equal, given, before)), k
+        x, history = stepped
+
+
 def test_history_that_no_later_step_reads_is_not_kept() -> None:
     assert [Schedule("dpmpp_2m", {}, 5).fields(k) for k in range(6)] == [0, 1, 1, 1, 0, 0]
     assert [Schedule("ddim", {}, 3).fields(k) for k in range(4)] == [0, 0, 0, 0]
