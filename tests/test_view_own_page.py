@@ -145,7 +145,7 @@ def test_scripts_of_folders_wait_for_each_other(tmp_path: Path, monkeypatch: pyt
             for _ in range(24):
                 group.start_soon(come)
             with anyio.fail_after(10):
-                while len(statuses) < 7:
+                while len(statuses) < 7 or not inside:
                     await anyio.sleep(0.01)
             busy = len(inside)
             go_on.set()
