@@ -27,7 +27,7 @@ demo: $(STAMP)
 	@$(DEMO) || { test $$? = 2 && echo "out/demo is of another version; it is drawn anew" && rm -r out/demo && $(DEMO); }
 
 test: $(STAMP)
-	.venv/bin/python -m pytest -q -rs --durations=10 -n 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest -q -rs --durations=10 -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -1,6 +1,7 @@
 """What the engine costs on top of the network: time as a ratio to a plain loop in the same run, memory by size.
 
     python benchmarks/overhead.py time            # in process, and on Ray with one and two workers
+    python benchmarks/overhead.py workers         # Ray with one worker and with two, in turn
     python benchmarks/overhead.py scaling         # two plain loops at once over one: what the machine allows
     python benchmarks/overhead.py cores           # Ray with a worker on one core, over two workers on two cores
     python benchmarks/overhead.py memory          # peak RSS of a worker at growing sizes
@@ -135,6 +136,30 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
+def workers(side: int, steps: int) -> None:
+    """Ray with two workers, each time between two rounds with one, so that speed which drifts evenly drops out."""
+    with tempfile.TemporaryDirectory() as scratch:
+        connect(3)
+        jobs = {count: job_of(Path(scratch) / str(count), side, steps, "ray", count) for count in (1, 2)}
+        executors = {count: make(job) for count, job in jobs.items()}
+
+        def seconds(count: int) -> float:
+            return denoise_seconds(jobs[count], executors[count])
+
+        seconds(1), seconds(2)  # warm
+        ones, ratios = [seconds(1)], []
+        for _ in range(ROUNDS):
+            two = seconds(2)
+            ones.append(seconds(1))
+            ratios.append((ones[-2] + ones[-1]) / 2 / two)
+            print(
+                f"one {ones[-2]:.2f} s, two {two:.2f} s, one {ones[-1]:.2f} s: {ratios[-1]:.3f}x", flush=True
+            )
+        for executor in executors.values():
+            executor.close()
+    print(f"two workers over one: {spread(ratios)}x")
+
+
 def scaling(side: int, steps: int) -> None:
     """Two processes that each run the plain loop, beside one alone: the most that two workers could do."""
     rounds = []
@@ -221,7 +246,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", choices=["time", "scaling", "loop", "cores", "on-cores", "memory", "one-size"]
+        "what", choices=["time", "workers", "scaling", "loop", "cores", "on-cores", "memory", "one-size"]
     )
     parser.add_argument("sizes", nargs="*", type=int)
     parser.add_argument("--steps", type=int)
@@ -230,6 +255,8 @@ def main() -> None:
     ask_for_huge_pages()  # for the plain loop, too
     if chosen.what == "time":
         compare((chosen.sizes or [2048])[0], chosen.steps or 12)
+    elif chosen.what == "workers":
+        workers((chosen.sizes or [4096])[0], chosen.steps or 12)
     elif chosen.what == "scaling":
         scaling((chosen.sizes or [2048])[0], chosen.steps or 4)
     elif chosen.what == "loop":

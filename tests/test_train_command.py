@@ -234,7 +234,7 @@ def test_more_workers_without_ray_train_say_what_to_install(
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning")
-def test_two_workers_train_the_same_weights(folder: Path, tmp_path: Path) -> None:
+def test_two_workers_train(folder: Path, tmp_path: Path) -> None:
     fields = {"data": {"folder": str(folder)}, "out": str(tmp_path / "r"), "workers": 2, "device": "cpu"}
     config = TrainConfig(**{**TINY, **fields})
     training.train(config, "denoiser")
