@@ -1,7 +1,9 @@
 """Ray gives the bytes that the in-process executor gives, with any number of workers, and when a worker dies."""
 
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +97,21 @@ def test_an_error_in_a_worker_arrives_as_itself(cluster, model, tmp_path: Path) 
     with pytest.raises(ModelError, match=f"{weights} is not a whole safetensors file"):
         on_ray(job)
     assert len((tmp_path / "job" / "ledger.jsonl").read_text().splitlines()) == 1  # no task is done
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux' /proc")
+def test_no_process_stands_by(cluster) -> None:
+    """Ray would start one for each processor, and our actors, which have variables of their own, none of them."""
+    assert {"raylet", "gcs_server"} <= set(names_below(os.getpid()))
+    assert "ray::IDLE" not in names_below(os.getpid())
+
+
+def names_below(process: int) -> list[str]:
+    """Of the processes that this one started, and that those did; one that ends meanwhile is left out."""
+    names: list[str] = []
+    for thread in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, thread.read_text().split()):
+                names += names_below(child)
+                names.append(Path(f"/proc/{child}/comm").read_text().strip())
+    return names

@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from cluster.executors.contract import Runs, Work
-from cluster.machine import OF_A_WORKER, settled
+from cluster.machine import OF_A_WORKER, OF_RAY, settled
 from cluster.plan import Task
 from cluster.tasks import Outcome, finished
 
@@ -137,8 +137,8 @@ def connect(cpus: int) -> bool:
     """
     if ray.is_initialized():
         return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in OF_RAY.items():
+        os.environ.setdefault(name, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
     if address is not None:
