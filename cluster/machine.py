@@ -31,7 +31,7 @@ OF_RAY = {
     "RAY_prestart_worker_first_driver": "0",
 }
 """Variables that Ray starts with. By the last it starts no processes before they are asked for: actors with variables
-of their own could not use them, and each would stand by with 80 MB.
+of their own could not use them, and each would stand by with 80 MB (docs/log.md).
 """
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
