@@ -136,7 +136,7 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def workers(side: int, steps: int) -> None:
+def workers(side: int, steps: int, rounds: int) -> None:
     """Ray with two workers, each time between two rounds with one, so that speed which drifts evenly drops out."""
     with tempfile.TemporaryDirectory() as scratch:
         connect(3)
@@ -148,7 +148,7 @@ def workers(side: int, steps: int) -> None:
 
         seconds(1), seconds(2)  # warm
         ones, ratios = [seconds(1)], []
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             two = seconds(2)
             ones.append(seconds(1))
             ratios.append((ones[-2] + ones[-1]) / 2 / two)
@@ -251,12 +251,13 @@ def main() -> None:
     parser.add_argument("sizes", nargs="*", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of `workers`")
     chosen = parser.parse_args()
     ask_for_huge_pages()  # for the plain loop, too
     if chosen.what == "time":
         compare((chosen.sizes or [2048])[0], chosen.steps or 12)
     elif chosen.what == "workers":
-        workers((chosen.sizes or [4096])[0], chosen.steps or 12)
+        workers((chosen.sizes or [4096])[0], chosen.steps or 12, chosen.rounds)
     elif chosen.what == "scaling":
         scaling((chosen.sizes or [2048])[0], chosen.steps or 4)
     elif chosen.what == "loop":

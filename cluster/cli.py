@@ -7,12 +7,14 @@ Importing this imports no torch and no ray, so that --help is quick.
 
 from __future__ import annotations
 
+import gc
 from typing import Annotated
 
 import typer
 
 from cluster.commands import batching, doctor, evaluating, exporting, looking, making, training
 from cluster.commands.boundary import Boundary, session_of
+from cluster.machine import collect_rarely
 
 app = typer.Typer(
     name="hypermosaic",
@@ -52,7 +54,11 @@ def settings(
 
 def main() -> None:
     """The console script."""
-    app()
+    collect_rarely()
+    try:
+        app()
+    finally:
+        gc.freeze()  # the process ends: looking through what it imported once more takes up to a second
 
 
 if __name__ == "__main__":

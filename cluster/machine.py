@@ -42,6 +42,8 @@ TensorStore's too, and each keeps what it once held."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 MAPPED_FROM_BYTES, KEPT_BYTES = 2 * 2**20, 16 * 2**20
 
+NEW_OBJECTS, OLDER_GENERATIONS = 50_000, (20, 50)
+
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -99,6 +101,7 @@ def give_back_memory() -> None:
             trim(0)
 
 
+@cache
 def map_large_buffers() -> bool:
     """Let every large buffer have pages of its own, which go back when it is freed; huge ones, or it would take long.
 
@@ -134,13 +137,24 @@ def _huge_kilobytes() -> int:
     return sum(int(line.split()[1]) for line in told.splitlines() if line.startswith("AnonHugePages:"))
 
 
+def collect_rarely() -> None:
+    """Look for garbage after every 50,000 new objects, not 700, from now on: for processes that are ours alone.
+
+    Importing torch and diffusers makes a million objects, which all stay; looking through them again and again took a
+    fifth of its time (docs/log.md).
+    """
+    gc.set_threshold(NEW_OBJECTS, *OLDER_GENERATIONS)
+
+
 def settled(load: Callable[[], T]) -> T:
     """Load what stays, and leave this process' memory so that what comes after it costs little; until `gc.unfreeze`.
 
     Imported libraries have a million objects; looking through them for garbage again and again was 8 % of what the
-    engine takes beside the network (docs/log.md).
+    engine takes beside the network (docs/log.md). So what was there before is set aside as it is, and only what
+    loading made is looked through, once.
     """
     map_large_buffers()
+    gc.freeze()
     loaded = load()
     gc.collect()
     gc.freeze()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cluster.machine import collect_rarely
+
 if TYPE_CHECKING:
     from chromium import Browser
 
@@ -15,6 +17,7 @@ ROOM = 2 * 2**30
 
 
 def pytest_configure() -> None:
+    collect_rarely()
     if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK):
         usage = os.statvfs(SHARED_MEMORY)
         if usage.f_bavail * usage.f_frsize > ROOM:

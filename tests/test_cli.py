@@ -70,8 +70,9 @@ def test_help_names_every_flag(command: str) -> None:
     assert [flag for flag in FLAGS.split() if flag not in text] == []
 
 
-def test_help_is_quick_because_it_imports_no_torch() -> None:
-    program = "import cluster.cli, sys; print([name for name in ('torch', 'ray', 'diffusers') if name in sys.modules])"
+@pytest.mark.parametrize("module", ["cluster.cli", "cluster.executors.actor"])
+def test_help_and_an_actor_of_ray_begin_without_torch(module: str) -> None:
+    program = f"import {module}, sys; print([name for name in ('torch', 'ray', 'diffusers') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

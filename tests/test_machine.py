@@ -6,12 +6,13 @@ import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
 from cluster.executors.in_process import InProcess
-from cluster.machine import HUGE_PAGES
+from cluster.machine import HUGE_PAGES, settled
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != HUGE_PAGES}
@@ -79,6 +80,30 @@ class NoWork:
 
     def worker(self) -> object:
         return object()
+
+
+class Ring:
+    """Garbage, once nobody has it, that counting references does not find."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_of_all_garbage_only_that_of_loading_is_looked_for() -> None:
+    """A caller's own objects, of which there may be millions, cost a small picture nothing."""
+    left: list[weakref.ref[Ring]] = []
+
+    def leave_garbage() -> None:
+        left.append(weakref.ref(Ring()))
+
+    gc.disable()
+    try:
+        leave_garbage()
+        settled(leave_garbage)
+        assert [ring() is None for ring in left] == [False, True]
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def test_what_is_loaded_is_not_looked_through_until_the_executor_closes() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from cluster.executors.contract import Executor, Work
+if TYPE_CHECKING:
+    from cluster.executors.contract import Executor, Work
 
 
 def _in_process(work: Work) -> Executor:

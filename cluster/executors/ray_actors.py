@@ -11,18 +11,19 @@ import logging
 import os
 import re
 import socket
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
-from cluster.executors.contract import Runs, Work
-from cluster.machine import OF_A_WORKER, OF_RAY, settled
+from cluster.executors.actor import Actor
+from cluster.executors.contract import Work
+from cluster.machine import OF_A_WORKER, OF_RAY
 from cluster.plan import Task
-from cluster.tasks import Outcome, finished
+from cluster.tasks import Outcome
 
 IN_FLIGHT = 2
 ROOT = Path(__file__).parents[2]
@@ -33,27 +34,6 @@ LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
 KNOCK_SECONDS = 10
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's least is 75 MB; nothing larger than a description goes through it."""
-
-
-class Actor:
-    """One worker in a process of its own. It loads its model with its first task, whose outcome tells of errors."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._worker: Runs | None = None
-        self._loading = threading.Lock()
-
-    def run(self, task: Task) -> Outcome:
-        try:
-            return finished(self._loaded().begin(task))
-        except Exception as error:  # as a value: Ray would wrap it in one of its own
-            return Outcome(task, error=error)
-
-    def _loaded(self) -> Runs:
-        with self._loading:
-            if self._worker is None:
-                self._worker = settled(self._work.worker)
-            return self._worker
 
 
 class RayActors:
@@ -70,7 +50,9 @@ class RayActors:
         remote: Any = ray.remote(num_gpus=gpus, num_cpus=cpus)(Actor)
         variables = {name: os.environ.get(name, value) for name, value in OF_A_WORKER.items()}
         actor = remote.options(max_concurrency=work.at_once, runtime_env={"env_vars": variables})
-        self._start: Callable[[], Any] = lambda: actor.remote(work)
+        # not unpacked before the actor has made its process ready, as Ray would
+        packed = cloudpickle.dumps(work)  # type: ignore[no-untyped-call]  # Ray's is not annotated
+        self._start: Callable[[], Any] = lambda: actor.remote(packed)
         self._actors: list[Any] = [self._start() for _ in range(self.workers)]
         self._load = [0] * self.workers
         self._running: dict[Any, tuple[int, Any, Task]] = {}

@@ -1,0 +1,41 @@
+"""One worker in a process of its own, on Ray. Knows what it is sent; imports nothing, so that its process may be made
+ready before the work arrives and brings torch and diffusers with it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import TYPE_CHECKING
+
+from cluster.machine import collect_rarely, settled
+
+if TYPE_CHECKING:
+    from cluster.executors.contract import Runs, Work
+    from cluster.plan import Task
+    from cluster.tasks import Outcome
+
+
+class Actor:
+    """Does tasks. It unpacks its work and loads the model with the first of them, whose outcome tells of errors."""
+
+    def __init__(self, packed: bytes) -> None:
+        collect_rarely()
+        self._packed = packed
+        self._worker: Runs | None = None
+        self._loading = threading.Lock()
+
+    def run(self, task: Task) -> Outcome:
+        from cluster.tasks import Outcome, finished
+
+        try:
+            return finished(self._loaded().begin(task))
+        except Exception as error:  # as a value: Ray would wrap it in one of its own
+            return Outcome(task, error=error)
+
+    def _loaded(self) -> Runs:
+        with self._loading:
+            if self._worker is None:
+                work: Work = pickle.loads(self._packed)
+                self._worker = settled(work.worker)
+            return self._worker
