@@ -23,7 +23,7 @@ from cluster.outputs import Outputs
 from cluster.plan import Task
 from cluster.preview_painter import Painter, no_sketch
 from generation.decode import decode_bands
-from generation.denoise import NumericalError, Sampler
+from generation.denoise import Fields, NumericalError, Sampler
 from generation.fusion import from_fixed
 from generation.models.contracts import ClassMap, Codec
 from storage.arrays import ArrayStore, box_index
@@ -32,8 +32,8 @@ from storage.geometry import Box
 from storage.light import Pixels8
 from storage.pyramid import PyramidTask, cut, write_bands, write_superblock
 
-State = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""x and its history, and the fused prediction at x; stacked over channels."""
+Before: TypeAlias = tuple[Fields, NDArray[np.float32]]
+"""Of the step before: its fields, and the fused prediction at x, all on a block's frame."""
 SMALL_TASKS = 8
 """Denoising tasks after which freed memory is given back, as it is before each tile is decoded: each scatters some."""
 
@@ -101,11 +101,11 @@ class Worker:
         name = self.plan.state_array(k).name
         with self._computing:
             began = time.perf_counter()
-            state = self.sampler.advance(k - 1, frame, *before) if before else self.sampler.start(frame)
-            inside = state[(slice(None), *own.slices_in(frame))]
+            fields = self.sampler.advance(k - 1, frame, *before) if before else [self.sampler.start(frame)]
+            inside = np.concatenate([field[(slice(None), *own.slices_in(frame))] for field in fields])
             until_written = [self.store.begin_write(name, box_index(slice(0, len(inside)), own), inside)]
             if k < self.plan.steps:
-                sums = self._evaluate(k, own, frame, state[: self.plan.channels])
+                sums = self._evaluate(k, own, frame, fields[0])
                 until_written.append(self._begin_write_sums(k, block, sums))
             self._tasks += 1
             if self._tasks % SMALL_TASKS == 0:
@@ -121,15 +121,15 @@ class Worker:
         draw()
         return finish
 
-    def _before(self, k: int, block: int, frame: Box) -> tuple[State | None, Callable[[], None]]:
+    def _before(self, k: int, block: int, frame: Box) -> tuple[Before | None, Callable[[], None]]:
         """x[k - 1] with its history and the fused prediction there, on the frame; what draws them."""
         if k == 0:
             return None, no_sketch
         array = self.plan.state_array(k - 1)
         reading = self.store.begin_read_box(array.name, slice(0, array.shape[0]), frame, self.plan.canvas)
         prediction = from_fixed(self._fused(k - 1, block, frame))
-        state = reading()
-        return (state, prediction), self.painter.sketch(k - 1, block, state[: self.plan.channels], prediction)
+        fields = list(reading().reshape(-1, *prediction.shape))
+        return (fields, prediction), self.painter.sketch(k - 1, block, fields[0], prediction)
 
     def _fused(self, k: int, block: int, frame: Box) -> NDArray[np.int64]:
         """The neighbours' sums of step k over the frame; integers, so their order does not matter."""

@@ -13,7 +13,9 @@ own      the patches whose centre lies in the block; each patch of a step is own
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +28,9 @@ from generation.noise import Purpose, noise
 from generation.parts import Alike, Ask, Evaluations, Mixture, Network, Subject
 from generation.schedules import Schedule
 from storage.geometry import Box, Canvas
+
+Fields: TypeAlias = Sequence[NDArray[np.float32]]
+"""x, then what the scheduler remembers, each (C, h, w); not to be written to, for they may share memory."""
 
 
 class NumericalError(ArithmeticError):
@@ -58,17 +63,15 @@ class Sampler:
         drawn = torch.from_numpy(noise(self.seed, Purpose.START, 0, self.channels, box, self.canvas))
         return self.schedule.start(drawn).numpy()
 
-    def advance(
-        self, k: int, box: Box, state: NDArray[np.float32], prediction: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """State (x and history, stacked over channels) and fused prediction of step k -> state of step k + 1."""
-        x, *history = torch.split(torch.from_numpy(state), self.channels)
+    def advance(self, k: int, box: Box, fields: Fields, prediction: NDArray[np.float32]) -> Fields:
+        """Fields of step k and the fused prediction (C, h, w) there -> fields of step k + 1, none of them copied."""
+        x, *history = (torch.from_numpy(field) for field in fields)
 
         def draw(index: int) -> torch.Tensor:
             return torch.from_numpy(noise(self.seed, Purpose.STEP, k, self.channels, box, self.canvas, index))
 
         stepped, kept = self.schedule.step(k, x, history, torch.from_numpy(prediction), draw)
-        return torch.cat([stepped, *kept]).numpy()
+        return [field.numpy() for field in (stepped, *kept)]
 
     def evaluate(self, k: int, block: Box, frame: Box, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """(C, h, w) fixed-point weighted sum, over the frame, of the block's own predictions at x[k] of the frame."""

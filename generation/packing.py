@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from generation.covers import Patch, owned_patches
-from generation.denoise import NumericalError, Sampler
+from generation.denoise import Fields, NumericalError, Sampler
 from generation.fusion import Normaliser, from_fixed, to_fixed, to_storage
 from generation.parts import Ask, Evaluations
 from storage.geometry import Box, Canvas
@@ -69,13 +69,13 @@ class _Picture:
         self.sampler = sampler
         self.error: NumericalError | None = None
         self._frame = frame
-        self._state = sampler.start(sampler.canvas.box)
+        self._fields: Fields = [sampler.start(sampler.canvas.box)]
 
     def begin(self, k: int) -> Sequence[Patch]:
         """The patches of step k."""
         sampler, frame = self.sampler, self._frame
-        x = self._state[: sampler.channels]
-        self.shown = sampler.schedule.model_input(k, torch.from_numpy(wrapped(x, sampler.canvas, frame)))
+        x = wrapped(self._fields[0], sampler.canvas, frame)
+        self.shown = sampler.schedule.model_input(k, torch.from_numpy(x))
         self._normaliser = Normaliser(sampler.cover, k, frame, sampler.window)
         self._total = np.zeros((sampler.channels, *frame.shape), np.int64)
         return owned_patches(sampler.cover, k, sampler.canvas.box)
@@ -103,7 +103,7 @@ class _Picture:
             hint = "try --dtype float32 or a lower --guidance-scale"
             self.error = NumericalError(f"{error} (step {k}); {hint}")
             return
-        self._state = self.sampler.advance(k, self.sampler.canvas.box, self._state, prediction)
+        self._fields = self.sampler.advance(k, self.sampler.canvas.box, self._fields, prediction)
 
     def _folded(self, sums: NDArray[np.int32]) -> NDArray[np.int64]:
         """Sums over the frame -> over the canvas: what hangs over a border that wraps counts on the other side."""
@@ -118,7 +118,7 @@ class _Picture:
         return total
 
     def result(self) -> NDArray[np.float32] | NumericalError:
-        return self.error or self._state[: self.sampler.channels]
+        return self.error or self._fields[0]
 
 
 def wrapped(x: NDArray[np.float32], canvas: Canvas, box: Box) -> NDArray[np.float32]:

@@ -78,9 +78,8 @@ def serial(job: Job) -> tuple[np.ndarray, int]:
         mine = times[here[1:]] == step
         shown = np.where(mine, now[here], before[here])
         given = sampler.schedule.model_input(step, torch.from_numpy(shown))
-        advanced = sampler.advance(
-            step, box, shown, from_fixed(to_fixed(predicted(sampler, step, given, box)))
-        )
+        prediction = from_fixed(to_fixed(predicted(sampler, step, given, box)))
+        (advanced,) = sampler.advance(step, box, [shown], prediction)
         before[here] = np.where(mine, shown, before[here])
         now[here] = np.where(mine, advanced, now[here])
         times[here[1:]] += mine

@@ -20,7 +20,7 @@ from cluster.job import Job
 from cluster.plan import Plan
 from cluster.worker import build_sampler
 from generation.covers import Patch, owned_patches
-from generation.denoise import Sampler
+from generation.denoise import Fields, Sampler
 from generation.fusion import from_fixed
 from generation.packing import draw_together
 from generation.parts import Part
@@ -113,18 +113,18 @@ def slow_weights(job: Job) -> NDArray[np.float64]:
 def composed(job: Job, samplers: list[Sampler], weights: NDArray[np.float64]) -> NDArray[np.float32]:
     canvas, frame = job.plan.canvas, job.plan.frame(0)
     first = samplers[0]
-    state = first.start(canvas.box)
+    fields: Fields = [first.start(canvas.box)]
     for k in range(job.plan.steps):
         rows, columns = np.arange(frame.y0, frame.y1), np.arange(frame.x0, frame.x1)
-        x = state[: first.channels][:, rows[:, None] % canvas.height, columns % canvas.width]
+        x = fields[0][:, rows[:, None] % canvas.height, columns % canvas.width]
         fused = np.zeros((first.channels, canvas.height, canvas.width))
         for sampler, weight in zip(samplers, weights, strict=True):
             sums = from_fixed(sampler.evaluate(k, canvas.box, frame, x).astype(np.int64))
             whole = np.zeros_like(fused)
             np.add.at(whole, (slice(None), rows[:, None] % canvas.height, columns[None] % canvas.width), sums)
             fused += weight * whole
-        state = first.advance(k, canvas.box, state, fused.astype(np.float32))
-    return state[: first.channels]
+        fields = first.advance(k, canvas.box, fields, fused.astype(np.float32))
+    return fields[0]
 
 
 # --- one region ------------------------------------------------------------------------------------------------------

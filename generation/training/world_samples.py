@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from generation.covers import overlapping_grid, shifted_tiling
-from generation.denoise import Sampler
+from generation.denoise import Fields, Sampler
 from generation.fusion import WINDOWS, from_fixed
 from generation.models.maps import Calm, MapDenoiser, WishConditioner, smoothed
 from generation.schedules import Schedule
@@ -89,11 +89,11 @@ def map_sampler(
 def invent(network: MapNetwork, conditioner: WishConditioner, canvas: Canvas, settings: MapSampling) -> Bytes:
     """(h, w) class ids of a whole canvas, in one block."""
     sampler = map_sampler(network, conditioner, canvas, settings)
-    state = sampler.start(canvas.box)
+    fields: Fields = [sampler.start(canvas.box)]
     for k in range(len(sampler.schedule)):
-        total = sampler.evaluate(k, canvas.box, canvas.box, state[: sampler.channels])
-        state = sampler.advance(k, canvas.box, state, from_fixed(total.astype(np.int64)))
-    ids: Bytes = state[: sampler.channels].argmax(axis=0).astype(np.uint8)
+        total = sampler.evaluate(k, canvas.box, canvas.box, fields[0])
+        fields = sampler.advance(k, canvas.box, fields, from_fixed(total.astype(np.int64)))
+    ids: Bytes = fields[0].argmax(axis=0).astype(np.uint8)
     return smoothed(ids, settings.filter_votes) if settings.filter_votes else ids
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from generation.covers import Cover
 from generation.decode import Tiling, decode_box
-from generation.denoise import Sampler
+from generation.denoise import Fields, Sampler
 from generation.fusion import from_fixed
 from generation.methods import Method, blended
 from generation.models.contracts import ClassMap, Conditioner, Model
@@ -203,12 +203,12 @@ def paint_canvas(painter: Painter, side: int, seed: int) -> Painted:
         device=painter.device,
         dtype=torch.float32,
     )
-    state = sampler.start(canvas.box)
+    fields: Fields = [sampler.start(canvas.box)]
     for k in range(len(sampler.schedule)):
-        total = sampler.evaluate(k, canvas.box, canvas.box, state[: info.latent_channels])
-        state = sampler.advance(k, canvas.box, state, from_fixed(total.astype(np.int64)))
+        total = sampler.evaluate(k, canvas.box, canvas.box, fields[0])
+        fields = sampler.advance(k, canvas.box, fields, from_fixed(total.astype(np.int64)))
     tiling = Tiling(canvas, info.scale, info.tile, info.tile_margin, info.local_codec)
-    latents = state[: info.latent_channels]
+    latents = fields[0]
     pixels = decode_box(
         painter.model.codec,
         tiling,
