@@ -34,7 +34,7 @@ from storage.pyramid import PyramidTask, cut, write_bands, write_superblock
 
 Before: TypeAlias = tuple[Fields, NDArray[np.float32]]
 """Of the step before: its fields, and the fused prediction at x, all on a block's frame."""
-SMALL_TASKS = 8
+SMALL_TASKS = 4
 """Denoising tasks after which freed memory is given back, as it is before each tile is decoded: each scatters some."""
 
 
