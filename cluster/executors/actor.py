@@ -1,5 +1,5 @@
-"""One worker in a process of its own, on Ray. Knows what it is sent; imports nothing, so that its process may be made
-ready before the work arrives and brings torch and diffusers with it.
+"""One worker in a process of its own, on Ray. Knows what it is sent; imports nothing large, so that its process may be
+made ready before the work arrives and brings torch and diffusers with it.
 """
 
 from __future__ import annotations
