@@ -26,7 +26,8 @@ from pathlib import Path
 
 import torch
 
-from cluster.driver import run
+from cluster import driver
+from cluster.closing import open_ledger
 from cluster.events import Event, JobStarted, TaskDone
 from cluster.executors import make
 from cluster.executors.contract import Executor
@@ -95,7 +96,8 @@ def denoise_seconds(job: Job, executor: Executor, clock: DenoiseClock | None = N
     """Denoise, decode and pyramid from nothing; seconds of the first."""
     subprocess.run(["rm", "-rf", str(job.spec.out)], check=True)
     clock = clock or DenoiseClock()
-    run(job, executor, clock)
+    with open_ledger(job) as ledger:
+        driver.run(job, executor, ledger, clock)
     return clock.seconds
 
 
@@ -236,7 +238,8 @@ def peak_rss(side: int, steps: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         job = job_of(Path(scratch) / "job", side, steps, "ray", 1)
         executor, watch = make(job), MemoryWatch()
-        run(job, executor, watch)
+        with open_ledger(job) as ledger:
+            driver.run(job, executor, ledger, watch)
         executor.close()
     print(f"{side:>6} x {side:<6} {watch.peak:8.0f} MiB")
 

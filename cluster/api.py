@@ -19,7 +19,9 @@ from cluster.events import OnEvent, as_map, unheard
 from cluster.machine import ask_for_huge_pages
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import ExecutorName, JobSpec, SpecError, SpecFields
-from cluster.status import LEDGER, Status, read_status
+from cluster.status import Status, read_status
+from storage import claim
+from storage.claim import Claim
 from storage.fingerprint import FormatError
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from cluster.job import Job
     from cluster.report import Pace, PlanReport
     from storage.exports.contract import OnProgress
+    from storage.ledger import Ledger
 
 __all__ = [
     "JobSpec",
@@ -48,10 +51,14 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """A finished picture: the job's folder, and in it the page that shows the picture."""
+    """A finished picture: the job's folder, and in it the page that shows the picture.
+
+    before: whether the folder was found finished and whole, so that nothing was left to do.
+    """
 
     folder: Path
     page: Path
+    before: bool = False
 
 
 def generate(
@@ -238,27 +245,43 @@ def _executor(work: Work) -> Executor:
     return executors.make(work)
 
 
-def run(job: Job, *, resume: bool, on_event: OnEvent, make: Callable[[Work], Executor] = _executor) -> Result:
-    """Do what is left of a prepared job. make: its executor, and its map's, which are closed when they are done."""
+def run(
+    job: Job,
+    *,
+    resume: bool,
+    on_event: OnEvent,
+    make: Callable[[Work], Executor] = _executor,
+    thorough: bool = False,
+) -> Result:
+    """Do what is left of a prepared job; what is found missing or damaged is made again.
+
+    make: its executor, and its map's, which are closed when they are done. thorough: of a finished job, read all that
+    it keeps, not only the sizes. Raises BlockingIOError where another process runs the job; then nothing is changed.
+    """
+    from cluster.closing import needs_work, open_ledger
+
     folder = job.spec.out
-    result = Result(folder, folder / "index.html")
     enter(job, resume)
-    if is_finished(job):
-        return result
-    job_file.save(job.spec, job.fingerprint)
-    if job.map is not None:
-        run(job.map, resume=True, on_event=as_map(on_event), make=make)
-    _execute(job, on_event, make)
-    return result
+    with Claim(folder):
+        enter(job, resume)  # nobody was here in between
+        job_file.save(job.spec, job.fingerprint)
+        with open_ledger(job) as ledger:
+            page = folder / "index.html"
+            if not needs_work(job, ledger, thorough=thorough):
+                return Result(folder, page, before=True)
+            if job.map is not None:
+                run(job.map, resume=True, on_event=as_map(on_event), make=make, thorough=True)
+            _execute(job, ledger, on_event, make)
+            return Result(folder, page)
 
 
-def _execute(job: Job, on_event: OnEvent, make: Callable[[Work], Executor]) -> None:
+def _execute(job: Job, ledger: Ledger, on_event: OnEvent, make: Callable[[Work], Executor]) -> None:
     from cluster import driver
 
     with JsonLines(job.spec.out / EVENTS) as log:
         try:
             with closing(make(job)) as executor:
-                driver.run(job, executor, fan_out(log, on_event))
+                driver.run(job, executor, ledger, fan_out(log, on_event))
         except KeyboardInterrupt:  # while the workers were starting or stopping
             raise driver.Interrupted from None
 
@@ -269,7 +292,7 @@ def enter(job: Job, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise SpecError(f"{folder} is a file; name a folder with --out")
     if not is_job(folder):
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(path.name != claim.NAME for path in folder.iterdir()):
             raise SpecError(f"{folder} holds other files; name a new or empty folder with --out")
         return
     saved = job_file.load(folder)
@@ -299,16 +322,6 @@ def _differences(old: JobSpec, new: JobSpec) -> str:
 def is_job(folder: Path) -> bool:
     """Whether a folder holds a job, begun or finished."""
     return (folder / job_file.NAME).is_file()
-
-
-def is_finished(job: Job) -> bool:
-    """Whether every task is in the ledger and the last run closed its outputs."""
-    folder = job.spec.out
-    if not (folder / LEDGER).exists():
-        return False
-    state = read_status(folder)
-    tasks = sum(stage.tasks for stage in job.plan.stages)
-    return state.state == "finished" and sum(group.done for group in state.groups) == tasks
 
 
 def _say_versions_changed(saved: job_file.SavedJob) -> None:

@@ -12,9 +12,11 @@ import heapq
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Container, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
+from cluster.closing import Closing
 from cluster.events import (
     Event,
     JobFailed,
@@ -27,17 +29,17 @@ from cluster.events import (
 )
 from cluster.executors.contract import Executor
 from cluster.job import Job
-from cluster.outputs import outputs_for
-from cluster.plan import WORK, Plan, Task
+from cluster.plan import Plan, Task
+from cluster.recovery import DamagedInputs, missing, to_redo
 from cluster.tasks import Outcome
 from storage.arrays import ArrayStore
-from storage.formats.contract import MissingPixels
+from storage.damage import DamagedData
 from storage.ledger import Ledger
+from storage.task_set import TaskSet
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
-LEDGER = "ledger.jsonl"
 
 
 class Interrupted(Exception):
@@ -48,24 +50,15 @@ class TaskFailed(RuntimeError):
     """A task kept losing its worker."""
 
 
-def run(job: Job, executor: Executor, on_event: Callable[[Event], None]) -> None:
-    """Do every task of a job that its ledger does not have. Raises Interrupted, or what a task raised."""
+def run(job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Event], None]) -> None:
+    """Do every task of a job that its ledger does not have, close its outputs, and check that all of them are whole.
+
+    What is found missing or damaged is made again. For a process that has claimed the job's folder. Raises
+    Interrupted, or what a task raised.
+    """
     began = time.perf_counter()
-    outputs = outputs_for(job)
-    outputs.create()
     try:
-        with Ledger(Path(job.spec.out) / LEDGER, job.fingerprint) as ledger:
-            on_event(_started(job.plan, ledger.done, executor.workers))
-            _loop(job, executor, ledger, on_event)
-            try:
-                outputs.finish()
-            except MissingPixels as missing:  # done by an earlier run, and lost since
-                log.warning("%s; the pixels are drawn again from the latents", missing)
-                ledger.forget(job.plan.decode_stage)
-                on_event(_started(job.plan, ledger.done, executor.workers))
-                _loop(job, executor, ledger, on_event)
-                outputs.finish()
-        ArrayStore(job.spec.out).delete(WORK)
+        Run(job, executor, ledger, on_event).to_the_end()
     except KeyboardInterrupt:
         on_event(JobInterrupted())
         raise Interrupted from None
@@ -75,27 +68,87 @@ def run(job: Job, executor: Executor, on_event: Callable[[Event], None]) -> None
     on_event(JobFinished(time.perf_counter() - began))
 
 
-def _loop(job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Event], None]) -> None:
-    arrays = Arrays(job, ledger)
-    queue = Queue(job.plan, ledger.done)
-    under_way = 0
-    while under_way or queue:
-        while queue and under_way < executor.capacity(len(queue)):
-            task = queue.pop()
-            arrays.need(task)
-            executor.submit(task)
-            under_way += 1
+class Run:
+    """One run of a job."""
+
+    def __init__(
+        self, job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Event], None]
+    ) -> None:
+        self.job = job
+        self.plan = job.plan
+        self.executor = executor
+        self.ledger = ledger
+        self.on_event = on_event
+        self.closing = Closing(job, ledger)
+        self.outputs = self.closing.outputs
+        self._damaged: Counter[Task] = Counter()
+
+    def to_the_end(self) -> None:
+        """Tasks, then the check of what they wrote, until nothing is left to be made again."""
+        self.closing.begin()
+        self._make_again(missing(self.plan, self.ledger.done, self.outputs.serves))
+        with closing(Arrays(self.job, self.ledger)) as arrays:
+            while True:
+                arrays.mend()
+                self.on_event(_started(self.plan, self.ledger.done, self.executor.workers))
+                self._do_tasks(arrays)
+                redo = self._make_again(self.closing.damaged())
+                if not redo:
+                    break
+                arrays.undo(redo)
+        self.closing.end()
+
+    def _do_tasks(self, arrays: Arrays) -> None:
+        queue = Queue(self.plan, self.ledger.done)
+        under_way: set[Task] = set()
+        while under_way or queue:
+            while queue and len(under_way) < self.executor.capacity(len(queue)):
+                task = queue.pop()
+                arrays.need(task)
+                self.executor.submit(task)
+                under_way.add(task)
+            arrays.tidy()
+            outcome = self.executor.next()
+            under_way.remove(outcome.task)
+            if outcome.error is None:
+                self.ledger.record(*outcome.task, outcome.written)
+                queue.release_after(outcome.task)
+                arrays.done(outcome.task)
+                self.on_event(_done(self.plan, outcome))
+            elif isinstance(outcome.error, DamagedInputs):
+                arrays.undo(self._make_again(outcome.error.tasks, found_by=outcome))
+                arrays.mend()
+                queue = queue.anew(under_way)
+            else:
+                self.on_event(queue.retry(outcome))
         arrays.tidy()
-        outcome = executor.next()
-        under_way -= 1
-        if outcome.error is None:
-            ledger.record(*outcome.task)
-            queue.release_after(outcome.task)
-            arrays.done(outcome.task)
-            on_event(_done(job.plan, outcome))
-        else:
-            on_event(queue.retry(outcome))
-    arrays.tidy()
+
+    def _make_again(self, damaged: Iterable[Task], found_by: Outcome | None = None) -> set[Task]:
+        """Forget these tasks, and before them those whose output is gone; says so in a line. Returns all of them."""
+        damaged = tuple(damaged)
+        for task in damaged or ([found_by.task] if found_by else []):
+            self._count_damage(task, found_by)
+        redo = to_redo(self.plan, self.ledger.done, damaged, self.outputs.serves)
+        if redo:
+            self.ledger.forget(sorted(redo))
+            log.warning("%s", _made_again(self.plan, redo))
+        return redo
+
+    def _count_damage(self, task: Task, found_by: Outcome | None) -> None:
+        """Raises DamagedData where a task's output, or what it reads, is damaged again and again."""
+        self._damaged[task] += 1
+        if self._damaged[task] >= ATTEMPTS:
+            how = f" ({found_by.error})" if found_by else ""
+            raise DamagedData(
+                f"{self.outputs.name(task)} was found damaged {ATTEMPTS} times{how}; is the disk in order?"
+            )
+
+
+def _made_again(plan: Plan, redo: set[Task]) -> str:
+    """In a line, how much is made again, and from where."""
+    first = plan.stages[min(stage for stage, _ in redo)].name
+    total = sum(stage.tasks for stage in plan.stages)
+    return f"stored data is missing or damaged: {len(redo)} of {total} tasks are done again, from {first} on"
 
 
 class Queue:
@@ -104,14 +157,25 @@ class Queue:
     Long tasks first leaves the least waiting where blocks need each other's steps (Graham 1969).
     """
 
-    def __init__(self, plan: Plan, done: set[Task]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        done: TaskSet,
+        under_way: Container[Task] = (),
+        attempts: Counter[Task] | None = None,
+    ) -> None:
         self.plan = plan
         self.done = done
         self._missing: dict[Task, int] = {}
-        self._attempts: Counter[Task] = Counter()
+        self._attempts: Counter[Task] = Counter() if attempts is None else attempts
         self._heap: list[tuple[int, int, int]] = []
         for task in _frontier(plan, done):
-            self._push(task)
+            if task not in under_way:
+                self._push(task)
+
+    def anew(self, under_way: Container[Task]) -> Queue:
+        """The queue of a job of which tasks were forgotten, while some are under way."""
+        return Queue(self.plan, self.done, under_way, self._attempts)
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -155,10 +219,12 @@ class Queue:
         return TaskRetried(stage, name, block, str(outcome.error).splitlines()[0])
 
 
-def _frontier(plan: Plan, done: set[Task]) -> Iterator[Task]:
+def _frontier(plan: Plan, done: TaskSet) -> Iterator[Task]:
     """Tasks that are not done and whose dependencies are; none lie beyond the stage after the last one begun."""
-    begun = max((stage for stage, _ in done), default=-1)
+    begun = max((stage for stage in done.stages_seen if done.count(stage)), default=-1)
     for stage in range(min(begun + 2, len(plan.stages))):
+        if done.count(stage) == plan.stages[stage].tasks:
+            continue
         for block in range(plan.stages[stage].tasks):
             task = (stage, block)
             if task not in done and all(before in done for before in plan.dependencies(task)):
@@ -168,7 +234,8 @@ def _frontier(plan: Plan, done: set[Task]) -> Iterator[Task]:
 class Arrays:
     """Creates a stage's arrays before its first task, deletes them after the last task that reads them.
 
-    Both at leisure, while workers work: those of the next stage are there before it begins.
+    Both at leisure, while workers work: those of the next stage are there before it begins, and a thread of its own
+    removes files. Arrays whose removal has begun have no name by which anyone could read them.
     """
 
     def __init__(self, job: Job, ledger: Ledger) -> None:
@@ -177,10 +244,9 @@ class Arrays:
         self._ledger = ledger
         self._created: set[int] = set()
         self._wanted: set[int] = set()
-        self._left = [stage.tasks for stage in self.plan.stages]
-        for stage, _ in ledger.done:
-            self._left[stage] -= 1
+        self._left = [stage.tasks - ledger.done.count(index) for index, stage in enumerate(self.plan.stages)]
         self._over = [stage for stage, left in enumerate(self._left) if left == 0]
+        self._remover = ThreadPoolExecutor(1)
 
     def need(self, task: Task) -> None:
         stage = task[0]
@@ -194,6 +260,22 @@ class Arrays:
         if self._left[stage] == 0:
             self._over.append(stage)
 
+    def undo(self, tasks: Iterable[Task]) -> None:
+        """These are to be done again: their arrays are needed, and those that they read."""
+        for stage, _ in tasks:
+            self._left[stage] += 1
+            self._created.discard(stage)
+            if stage in self._over:
+                self._over.remove(stage)
+
+    def mend(self) -> None:
+        """Write damaged metadata anew, of all arrays that are there or should be: they hold something to be read."""
+        self._created.clear()
+        for stage in range(self.plan.steps + 1):
+            begun = self._left[stage] < self.plan.stages[stage].tasks
+            if begun and (stage == self.plan.steps or self._left[stage + 1]):
+                self._create(stage)
+
     def tidy(self) -> None:
         """What need not be done before the workers go on."""
         for stage in self._wanted:
@@ -203,7 +285,11 @@ class Arrays:
         if names:
             self._ledger.sync()
         for name in names:
-            self._store.delete(name)
+            self._remover.submit(self._store.set_aside(name))
+
+    def close(self) -> None:
+        """Wait for what is being removed."""
+        self._remover.shutdown()
 
     def _create(self, stage: int) -> None:
         if stage not in self._created:
@@ -212,9 +298,10 @@ class Arrays:
             self._created.add(stage)
 
 
-def _started(plan: Plan, done: set[Task], workers: int) -> JobStarted:
-    finished = Counter(stage for stage, _ in done)
-    totals = (StageTotal(stage.name, stage.tasks, finished[index]) for index, stage in enumerate(plan.stages))
+def _started(plan: Plan, done: TaskSet, workers: int) -> JobStarted:
+    totals = (
+        StageTotal(stage.name, stage.tasks, done.count(index)) for index, stage in enumerate(plan.stages)
+    )
     return JobStarted(tuple(totals), workers)
 
 

@@ -17,9 +17,7 @@ from typing import Any
 from cluster.progress import RECENT, group_of
 from storage import ledger
 from storage.fingerprint import FormatError
-
-DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What reading a line raises that nobody here wrote."""
+from storage.task_set import TaskSet
 
 
 class Tail:
@@ -74,13 +72,14 @@ class DoneTasks:
             self._clear()
         try:
             self._hear(lines)
-        except DAMAGE as error:
+        except ledger.DAMAGE as error:
             self._tail.begin_anew()
             self._clear()
             raise _damaged(self._tail.path, error) from None
 
     def _clear(self) -> None:
-        self.blocks: dict[int, set[int]] = {}
+        self.tasks = TaskSet()
+        self.is_closed = False
         self._header = False
 
     def _hear(self, lines: list[bytes]) -> None:
@@ -88,13 +87,20 @@ class DoneTasks:
             ledger.check_header(lines.pop(0), self._tail.path)
             self._header = True
         for line in lines:
-            stage, block = ledger.task_of(line)
-            if not (isinstance(stage, int) and isinstance(block, int) and min(stage, block) >= 0):
-                raise ValueError(f"stage {stage!r} and block {block!r} name no task")
-            self.blocks.setdefault(stage, set()).add(block)
+            self._hear_entry(ledger.entry_of(line))
+
+    def _hear_entry(self, entry: ledger.Done | ledger.Closed) -> None:
+        match entry:
+            case ledger.Closed():
+                self.is_closed = True
+            case ledger.Done(task, None):
+                self.tasks.discard(task)
+                self.is_closed = False
+            case ledger.Done(task, _):
+                self.tasks.add(task)
 
     def count(self, stage: int) -> int:
-        return len(self.blocks.get(stage, ()))
+        return self.tasks.count(stage)
 
 
 @dataclass
@@ -167,7 +173,7 @@ class Events:
         try:
             for line in lines:
                 self._hear_line(line)
-        except DAMAGE as error:
+        except ledger.DAMAGE as error:
             self._tail.begin_anew()
             self._clear()
             raise _damaged(self._tail.path, error) from None

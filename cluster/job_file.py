@@ -24,8 +24,8 @@ from typing import Any
 import yaml
 
 from cluster.spec import JobSpec, SpecError
+from storage.files import replace_file
 from storage.fingerprint import FormatError
-from storage.formats.atomic import replace_file
 
 FORMAT_VERSION = 1
 NAME = "job.yaml"

@@ -17,14 +17,14 @@ from cluster import job_file
 from cluster.legend import legend_of
 from cluster.spec import JobSpec
 from storage.exports import metadata
-from storage.formats.atomic import replace_file
-from storage.formats.class_layer import write_class_layer
+from storage.files import replace_file
+from storage.formats.class_layer import layer_path, write_class_layer
 from storage.formats.contract import FORMATS, PyramidFormat
-from storage.formats.deep_zoom import INDEX
 from storage.formats.labels import Labels
 from storage.formats.ome_zarr import OmeZarr, image_root
-from storage.formats.page import Page, write_page
-from storage.formats.panorama import write_panorama
+from storage.formats.page import Page, page_files, write_page
+from storage.formats.panorama import panorama_path, write_panorama
+from storage.pyramid import PyramidTask
 
 if TYPE_CHECKING:
     from cluster.job import Job
@@ -54,35 +54,77 @@ class Outputs:
     facts: Mapping[str, Any]
 
     def create(self) -> None:
-        """What all writers share, and the page, which fills as tiles come."""
+        """What all writers share, and the page, which fills as tiles come. Mends what of it is damaged."""
         for output in self.formats:
             output.create()
         if self.labels is not None:
             self.labels.create()
         write_page(self.folder, self.page)
 
-    def finish(self) -> None:
-        """Raises MissingPixels, naming what is missing, where the picture is not complete."""
-        if not self._is_closed():
-            self._close()
-        replace_file(self.folder / PROVENANCE, metadata.xmp(self.facts))
-        if not self.keeps_master:
-            shutil.rmtree(image_root(self.folder))
+    def kept_files(self, task: PyramidTask) -> list[Path]:
+        """The files that a task wrote and that a finished picture keeps, in a fixed order."""
+        kept = self.formats if self.keeps_master else self.formats[1:]
+        places = self.page.layout.writes(task)
+        files = [file for output in kept for place in places for file in output.files(place.level, place.box)]
+        return files + (self._label_files(task) if self.keeps_master else [])
 
-    def _close(self) -> None:
-        """All that is read from the master and its labels first, the other formats last."""
-        self.master.finish()
-        if self.labels is not None:
+    def master_files(self, task: PyramidTask) -> list[Path]:
+        """The files that a task wrote and that later tasks, and the end of the job, read."""
+        places = self.page.layout.writes(task)
+        files = [file for place in places for file in self.master.files(place.level, place.box)]
+        return files + self._label_files(task)
+
+    def read_master(self, task: PyramidTask) -> None:
+        """Read all that a task wrote into the master and its labels. Raises DamagedData where it is not whole."""
+        for place in self.page.layout.writes(task):
+            if place.level < self.page.layout.levels:
+                self.master.read_level(place.level, place.box)
+                if self.labels is not None:
+                    self.labels.read_level(place.level, place.box)
+
+    def _label_files(self, task: PyramidTask) -> list[Path]:
+        if self.labels is None:
+            return []
+        places = self.page.layout.writes(task)
+        return [file for place in places for file in self.labels.files(place.level, place.box)]
+
+    # --- the end
+
+    def derived_files(self) -> list[Path]:
+        """The files that `close` makes from the master, which may be gone when they are to be made again."""
+        layer = [layer_path(self.folder)] if self.labels is not None else []
+        return layer + ([panorama_path(self.folder)] if self.page.panorama else [])
+
+    def own_files(self) -> list[Path]:
+        """The files that a finished picture keeps beside those of its tasks."""
+        kept = self.formats if self.keeps_master else self.formats[1:]
+        labels = self.labels.own_files() if self.labels is not None and self.keeps_master else []
+        files = [file for output in kept for file in output.own_files()] + labels
+        return [*page_files(self.folder, self.page), *files, *self.derived_files(), self.folder / PROVENANCE]
+
+    def close(self, *, derive: bool) -> None:
+        """Write what can be written only now that all tasks are done. Raises DamagedData for an incomplete picture.
+
+        derive: whether to make the derived files, too, for which the master must be complete.
+        """
+        if derive:
+            self._derive()
+        for output in self.formats if self.keeps_master else self.formats[1:]:
+            output.finish()
+        if self.labels is not None and self.keeps_master:
             self.labels.finish()
+        replace_file(self.folder / PROVENANCE, metadata.xmp(self.facts))
+
+    def _derive(self) -> None:
+        if self.labels is not None:
             write_class_layer(self.folder, self.labels, self.grain)
         if self.page.panorama:
             write_panorama(self.folder, self.page.layout, self.master.read_level)
-        for output in self.formats[1:]:
-            output.finish()
 
-    def _is_closed(self) -> bool:
-        """Whether a run closed all, and ended before the last of a master that goes was gone: the index comes last."""
-        return not self.keeps_master and (self.folder / INDEX).is_file()
+    def drop_master(self) -> None:
+        """Remove the master of a closed picture that does not keep it; nothing happens where there is none."""
+        if not self.keeps_master:
+            shutil.rmtree(image_root(self.folder), ignore_errors=True)
 
 
 def outputs_for(job: Job) -> Outputs:

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from storage.files import replace_file
 from storage.fingerprint import FormatError
-from storage.formats.atomic import replace_file
 
 FORMAT_VERSION = 1
 FOLDER = "work/preview"
@@ -117,15 +117,14 @@ class PreviewWriter:
             self._begin()
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "PNG", compress_level=1)
-        replace_file(self._folder / _name(corner, step), encoded.getvalue())
+        replace_file(self._folder / _name(corner, step), encoded.getvalue(), durable=False)
         for earlier in range(1, step):
             (self._folder / _name(corner, earlier)).unlink(missing_ok=True)
 
     def _begin(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         height, width = self._shape
         layout = {"format_version": FORMAT_VERSION, "height": height, "width": width}
-        replace_file(self._folder / LAYOUT, json.dumps(layout).encode())
+        replace_file(self._folder / LAYOUT, json.dumps(layout).encode(), durable=False)
 
 
 def _name(corner: Corner, step: int) -> str:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from generation.lattices import HORIZONTAL, VERTICAL
 from generation.seams import BLOCK, GATE, Parts, Tally, verdict
 from storage.exports.picture import Picture
-from storage.formats.atomic import replace_file
+from storage.files import replace_file
 from storage.geometry import Box, Canvas
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,21 @@ from cluster.machine import give_back_memory
 from cluster.outputs import Outputs
 from cluster.plan import Task
 from cluster.preview_painter import Painter, no_sketch
+from cluster.recovery import damaged_inputs
+from cluster.written import TaskOutputs
 from generation.decode import decode_bands
 from generation.denoise import Fields, NumericalError, Sampler
 from generation.fusion import from_fixed
 from generation.models.contracts import ClassMap, Codec
 from storage.arrays import ArrayStore, box_index
+from storage.damage import DamagedData
 from storage.formats.labels import enlarged, label_values
 from storage.geometry import Box
+from storage.ledger import Written
 from storage.light import Pixels8
 from storage.pyramid import PyramidTask, cut, write_bands, write_superblock
+
+T = TypeVar("T")
 
 Before: TypeAlias = tuple[Fields, NDArray[np.float32]]
 """Of the step before: its fields, and the fused prediction at x, all on a block's frame."""
@@ -38,11 +44,15 @@ SMALL_TASKS = 4
 """Denoising tasks after which freed memory is given back, as it is before each tile is decoded: each scatters some."""
 
 
+NOTHING_WRITTEN = Written(0)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What the driver hears of a task: small values only. `error` is None where it succeeded.
 
-    seconds: of computing; reading and waiting for the disk go on while other tasks compute.
+    written: of its output, as the ledger keeps it. seconds: of computing; reading and waiting for the disk go on
+    while other tasks compute.
     """
 
     task: Task
@@ -50,6 +60,7 @@ class Outcome:
     evaluations: int = 0
     worker: str = ""
     error: Exception | None = None
+    written: Written = NOTHING_WRITTEN
     lost: bool = False
     """The worker went away under the task, which can be given to another."""
 
@@ -81,6 +92,7 @@ class Worker:
         self.labels = outputs.labels
         self.classes = classes
         self.store = ArrayStore(job.spec.out)
+        self.written = TaskOutputs(job.plan, self.store, outputs)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._computing = threading.Lock()
         self._tasks = 0
@@ -88,10 +100,20 @@ class Worker:
     def begin(self, task: Task) -> Begun:
         """Compute a denoising task and leave its way to the disk; leave all of a task of pixels.
 
-        Raises what the task raises, as does what comes back.
+        Raises what the task raises, as does what comes back: DamagedInputs where it cannot read what others wrote.
         """
         stage, block = task
-        return self._denoise(stage, block) if stage <= self.plan.steps else partial(self._pixels, task)
+        if stage > self.plan.steps:
+            return partial(self._naming_damage, task, partial(self._pixels, task))
+        rest = self._naming_damage(task, partial(self._denoise, stage, block))
+        return partial(self._naming_damage, task, rest)
+
+    def _naming_damage(self, task: Task, act: Callable[[], T]) -> T:
+        """Do it; where it finds damage, say which tasks wrote what is damaged."""
+        try:
+            return act()
+        except DamagedData as error:
+            raise damaged_inputs(self.plan, task, error, self.written.check) from error
 
     # --- denoise
 
@@ -116,7 +138,9 @@ class Worker:
             for wait in until_written:
                 wait()
             evaluations = self.plan.spent_on(k, own).told if k < self.plan.steps else 0
-            return Outcome((k, block), seconds, evaluations, self.name)
+            return Outcome(
+                (k, block), seconds, evaluations, self.name, written=self.written.written((k, block))
+            )
 
         draw()
         return finish
@@ -175,7 +199,8 @@ class Worker:
                 self._decode(task[1])
             else:
                 self._reduce(self.plan.layout.task(stage, task[1]))
-            return Outcome(task, time.perf_counter() - began, worker=self.name)
+            seconds = time.perf_counter() - began
+        return Outcome(task, seconds, worker=self.name, written=self.written.written(task))
 
     def _decode(self, superblock: int) -> None:
         task = self.plan.layout.task(0, superblock)

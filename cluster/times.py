@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cluster import job_file
 from cluster.history import DoneTasks
 from cluster.status import LEDGER
-from storage.formats.atomic import replace_file
+from storage.files import replace_file
 
 if TYPE_CHECKING:
     from cluster.plan import Plan
@@ -84,7 +84,7 @@ def read_times(folder: Path) -> Reached:
     done.look()
     stages = np.zeros(plan.blocks, np.int64)
     for stage in range(plan.steps + 1):
-        stages[list(done.blocks.get(stage, ()))] += 1
+        stages[done.tasks.blocks(stage)] += 1
     return reached_by(plan, stages)
 
 

@@ -32,6 +32,7 @@ from cluster.progress import EVENTS
 from cluster.spec import SpecError
 from cluster.status import Follower, GroupStatus, State, Status
 from storage.fingerprint import FormatError
+from storage.task_set import TaskSet
 from storage.viewer.pages import description_of
 from storage.viewer.told import Card, Preview, Sheet, reason_of
 
@@ -290,30 +291,33 @@ class Passed:
     """How many stages each block has passed; a stage is counted again only when more of its blocks are done."""
 
     def __init__(self) -> None:
-        self._counted: dict[int, tuple[set[int], int, NDArray[np.uint8] | np.uint8]] = {}
+        self._done: TaskSet | None = None
+        self._counted: dict[int, tuple[int, NDArray[np.uint8]]] = {}
         self.total = np.zeros(0, np.int64)
 
-    def count(self, stages: Mapping[int, set[int]], blocks: int) -> NDArray[np.int64]:
-        """Of `blocks` blocks. stages: those done of each. Raises FormatError where one is not among them."""
-        if len(self.total) != blocks:
-            self._counted, self.total = {}, np.zeros(blocks, np.int64)
-        for stage in self._counted.keys() | stages.keys():
-            self._count(stage, stages.get(stage) or set())
+    def count(self, done: TaskSet, stages: int, blocks: int) -> NDArray[np.int64]:
+        """Of `blocks` blocks, in the first `stages` stages. Raises FormatError where a block is not among them."""
+        if done is not self._done or len(self.total) != blocks:
+            self._done, self._counted, self.total = done, {}, np.zeros(blocks, np.int64)
+        for stage in done.stages_seen:
+            if stage < stages:
+                self._count(done, stage)
         return self.total
 
-    def _count(self, stage: int, done: set[int]) -> None:
-        before, count, flags = self._counted.get(stage, (None, 0, np.uint8(0)))
-        if before is done and count == len(done):
+    def _count(self, done: TaskSet, stage: int) -> None:
+        changes, flags = self._counted.get(stage, (0, None))
+        if changes == done.changes(stage):
             return
-        if done and max(done) >= len(self.total):
+        those = done.blocks(stage)
+        if those.size and those[-1] >= len(self.total):
             raise FormatError(
-                f"the ledger says that block {max(done)} of stage {stage} is done, and there are {len(self.total)}; "
+                f"the ledger says that block {those[-1]} of stage {stage} is done, and there are {len(self.total)}; "
                 "start the job again in another folder"
             )
         now = np.zeros(len(self.total), np.uint8)
-        now[list(done)] = 1
-        self.total += now.astype(np.int64) - flags
-        self._counted[stage] = done, len(done), now
+        now[those] = 1
+        self.total += now if flags is None else now.astype(np.int64) - flags
+        self._counted[stage] = done.changes(stage), now
 
 
 def blocks_of(follower: Follower, passed: Passed) -> Blocks | None:
@@ -326,8 +330,7 @@ def blocks_of(follower: Follower, passed: Passed) -> Blocks | None:
     rows, columns = -(-height // block), -(-width // block)
     if rows * columns != totals[0]:  # arrays of another program's job
         return None
-    denoised = {stage: blocks for stage, blocks in follower.done.blocks.items() if stage < len(totals)}
-    done = passed.count(denoised, totals[0])
+    done = passed.count(follower.done.tasks, len(totals), totals[0])
     return Blocks(rows, columns, block, height, width, len(totals), tuple(done.tolist()))
 
 

@@ -1,69 +1,136 @@
-"""Which tasks of a job are done. Knows lines in a file; knows nothing of what a task does.
+"""Which tasks of a job are done, and how large their output is. Knows lines in a file; knows no task.
 
 One writer, the driver, appends a line after a task's output is durable:
 
-    {"format": "hypermosaic-ledger", "version": 3, "fingerprint": "..."}
-    {"stage": 3, "block": 17}
+    {"format": "hypermosaic-ledger", "version": 4, "fingerprint": "..."}
+    {"stage": 3, "block": 17, "bytes": 589824}
+    {"stage": 13, "block": 0, "bytes": 3145728, "digest": "9f86d081884c7d65"}
+    {"stage": 3, "block": 17, "lost": true}              its output was found damaged: the task is to be done again
+    {"closed": {"image.dzi": {"bytes": 201, "digest": "..."}, ...}}      the small files that a finished job ends with
 
-A line that a crash tore or lost is missing when the file is read again; the task is then simply done once more.
+Later lines count. A line that a crash tore, or that is no line of ours, is left out; its task is simply done again. A
+file without a whole header is as good as none.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from storage.fingerprint import FormatError
-from storage.formats.atomic import replace_file
+import numpy as np
 
-VERSION = 3
+from storage.files import replace_by, replace_file
+from storage.fingerprint import FormatError
+from storage.task_set import Task, TaskSet
+
+VERSION = 4
 SYNC_SECONDS = 1.0
 _FORMAT = "hypermosaic-ledger"
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a line raises that nobody here wrote."""
+MOST_STAGES, MOST_BLOCKS = 2**16, 2**28
+"""More than any job has; the number of a rotten line could be larger than memory."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is known of files that were written: their bytes in all, and a digest of their names and contents.
+
+    digest: "" where the files tell of damage themselves, by checksums of their own.
+    """
+
+    bytes: int
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A line of a task: what it wrote, or None where that is lost."""
+
+    task: Task
+    written: Written | None
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The line of a finished job: the files that it ends with, by their paths in its folder."""
+
+    files: Mapping[str, Written]
 
 
 class Ledger:
-    """The done tasks of one job, as (stage, block) pairs, on disk and in memory."""
+    """The done tasks of one job, on disk and in memory. For the process that has claimed the job's folder.
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    totals: how many tasks each stage has; lines of others are left out. Raises FormatError for a ledger of another
+    job or version. closed: how the job ended, unless something was lost since; last_closed: how it ended when it
+    last did.
+    """
+
+    def __init__(self, path: Path, fingerprint: str, totals: Sequence[int]) -> None:
         self.path = path
-        self.done: set[tuple[int, int]] = set()
-        if path.exists():
-            self._load(fingerprint)
-        else:
+        self._totals = totals
+        self.done = TaskSet()
+        self.closed: Closed | None = None
+        self.last_closed: Closed | None = None
+        if not _has_header(path):
             header = {"format": _FORMAT, "version": VERSION, "fingerprint": fingerprint}
-            path.write_text(json.dumps(header) + "\n")
-        self._file = path.open("a")
+            replace_file(path, (json.dumps(header) + "\n").encode())
+        self._load(fingerprint)
+        self._file = path.open("ab")
         self._synced = time.monotonic()
-        self._lock()
 
-    def record(self, stage: int, block: int) -> None:
+    def record(self, stage: int, block: int, written: Written) -> None:
         """Append one done task: it outlives this process at once, and a crash of the machine after sync()."""
-        self._file.write(json.dumps({"stage": stage, "block": block}) + "\n")
-        self._file.flush()
+        digest = {"digest": written.digest} if written.digest else {}
+        self._append({"stage": stage, "block": block, "bytes": written.bytes, **digest})
         self.done.add((stage, block))
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
 
-    def forget(self, first: int) -> None:
-        """What was done of this stage and later ones is to be done again; the file is replaced whole."""
+    def forget(self, tasks: Iterable[Task]) -> None:
+        """What these tasks wrote is lost, and with it the end of a finished job; durable when this returns."""
+        for stage, block in tasks:
+            self._append({"stage": stage, "block": block, "lost": True})
+            self.done.discard((stage, block))
+        self.closed = None
         self.sync()
-        header, *lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if task_of(line)[0] < first]
-        replace_file(self.path, b"".join([header, *kept]))
-        self._file.close()
-        self._file = self.path.open("a")
-        self._lock()
-        self.done = {task for task in self.done if task[0] < first}
+
+    def close_job(self, files: Mapping[str, Written]) -> None:
+        """The job is finished, and these files are what it ends with; durable when this returns."""
+        told = {name: {"bytes": written.bytes, "digest": written.digest} for name, written in files.items()}
+        self._append({"closed": told})
+        self.closed = self.last_closed = Closed(dict(files))
+        self.sync()
+
+    def written(self, stages: range) -> Iterator[Done]:
+        """What each done task of these stages wrote, in ascending order.
+
+        Read from the file, for a job need not remember it while it runs: 16 bytes a task of these stages meanwhile.
+        """
+        sizes = {stage: np.zeros(self._totals[stage], np.int64) for stage in stages}
+        digests = {stage: np.zeros(self._totals[stage], np.uint64) for stage in stages}
+        for entry in self._entries():
+            if isinstance(entry, Done) and entry.task[0] in stages and entry.written is not None:
+                stage, block = entry.task
+                sizes[stage][block], digests[stage][block] = (
+                    entry.written.bytes,
+                    int(entry.written.digest or "0", 16),
+                )
+        for stage in stages:
+            for block in self.done.blocks(stage).tolist():
+                yield Done(
+                    (stage, block), Written(int(sizes[stage][block]), _digest(int(digests[stage][block])))
+                )
 
     def sync(self) -> None:
         """Make all records durable: due before anything is deleted that their tasks would have to read again."""
+        self._file.flush()
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
@@ -80,35 +147,77 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def _lock(self) -> None:
-        """One driver a job: the lock goes with the process that holds it."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise BlockingIOError(
-                errno.EWOULDBLOCK,
-                f"another process is running the job in {self.path.parent}; wait for it or stop it",
-            ) from None
+    def _append(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
 
     def _load(self, fingerprint: str) -> None:
-        header, self.done, whole = read(self.path)
+        header = _header(self.path)
         if header.get("fingerprint") != fingerprint:
             raise FormatError(
                 f"{self.path} belongs to another job (fingerprint {str(header.get('fingerprint'))[:12]}, "
                 f"this one is {fingerprint[:12]}); choose another folder with --out"
             )
-        if whole < self.path.stat().st_size:
-            os.truncate(self.path, whole)
+        if any(entry is None for entry in lines_of(self.path)):
+            _leave_out_rotten(self.path)
+        for entry in self._entries():
+            self._hear(entry)
+
+    def _entries(self) -> Iterator[Done | Closed]:
+        for entry in lines_of(self.path):
+            if isinstance(entry, Closed) or (entry is not None and self._is_task(*entry.task)):
+                yield entry
+
+    def _is_task(self, stage: int, block: int) -> bool:
+        return stage < len(self._totals) and block < self._totals[stage]
+
+    def _hear(self, entry: Done | Closed) -> None:
+        match entry:
+            case Closed():
+                self.closed = self.last_closed = entry
+            case Done(task, None):
+                self.done.discard(task)
+                self.closed = None
+            case Done(task, _):
+                self.done.add(task)
 
 
-def read(path: Path) -> tuple[Mapping[str, Any], set[tuple[int, int]], int]:
-    """Header, done tasks, and how many bytes of the file are whole lines."""
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    lines = content[:whole].splitlines()
-    header = check_header(lines[0] if lines else b"{}", path)
-    return header, {task_of(line) for line in lines[1:]}, whole
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+
+def lines_of(path: Path) -> Iterator[Done | Closed | None]:
+    """The lines of a ledger after its header, read one by one; None for one that is torn or rotten."""
+    with path.open("rb") as file:
+        next(file, b"")
+        for line in file:
+            try:
+                yield entry_of(line) if line.endswith(b"\n") else None
+            except DAMAGE:
+                yield None
+
+
+def entry_of(line: bytes) -> Done | Closed:
+    """What a line says. Raises one of DAMAGE where it is none of ours."""
+    record = json.loads(line)
+    if "closed" in record:
+        return Closed({str(name): _written(told) for name, told in record["closed"].items()})
+    stage, block = record["stage"], record["block"]
+    if not (_is_number(stage, MOST_STAGES) and _is_number(block, MOST_BLOCKS)):
+        raise ValueError(f"stage {stage!r} and block {block!r} name no task")
+    return Done((stage, block), None if record.get("lost") else _written(record))
+
+
+def _is_number(value: object, limit: int) -> bool:
+    return type(value) is int and 0 <= value < limit
+
+
+def _written(record: Mapping[str, Any]) -> Written:
+    digest = int(record.get("digest", "") or "0", 16)
+    return Written(int(record["bytes"]), _digest(digest))
+
+
+def _digest(number: int) -> str:
+    return f"{number:016x}" if number else ""
 
 
 def check_header(line: bytes, path: Path) -> Mapping[str, Any]:
@@ -121,7 +230,29 @@ def check_header(line: bytes, path: Path) -> Mapping[str, Any]:
     return header
 
 
-def task_of(line: bytes) -> tuple[int, int]:
-    """(stage, block) of any other line."""
-    record = json.loads(line)
-    return record["stage"], record["block"]
+def _header(path: Path) -> Mapping[str, Any]:
+    with path.open("rb") as file:
+        return check_header(file.readline(), path)
+
+
+def _has_header(path: Path) -> bool:
+    """Whether a file begins with a whole line that is JSON; another version's is refused later, not replaced."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline()
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _leave_out_rotten(path: Path) -> None:
+    """Write the file anew with its whole lines, so that everybody can read it and go on with it."""
+
+    def write(unfinished: Path) -> None:
+        with path.open("rb") as old, unfinished.open("wb") as new:
+            new.write(next(old))
+            for line, entry in zip(old, lines_of(path), strict=True):
+                if entry is not None:
+                    new.write(line)
+
+    replace_by(path, write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster.driver import run
+from cluster import driver
+from cluster.closing import open_ledger
+from cluster.events import OnEvent
+from cluster.executors.contract import Executor
 from cluster.executors.in_process import InProcess
 from cluster.job import Job, prepare
 from cluster.job_file import LATENTS
@@ -118,6 +122,12 @@ def tiny_worker(job: Job, denoiser: Any = None) -> Worker:
     return Worker(job, build_sampler(job, model), model.codec, outputs_for(job))
 
 
+def run(job: Job, executor: Executor, on_event: OnEvent) -> None:
+    """Run a job on an executor that the caller closes."""
+    with open_ledger(job) as ledger:
+        driver.run(job, executor, ledger, on_event)
+
+
 def run_here(job: Job, denoiser: Any = None, executor: Any = None) -> list[Any]:
     """Run a job in process; the events."""
     events: list[Any] = []
@@ -143,3 +153,12 @@ def whole_block(job: Job) -> Job:
     side = max(job.plan.canvas.height, job.plan.canvas.width)
     grid = replace(job.plan.grid, block=side)
     return replace(job, plan=replace(job.plan, grid=grid))
+
+
+def hash_of(folder: Path) -> str:
+    """Of every name and byte in it, and when each was written."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        digest.update(f"{path}\0{path.stat().st_mtime_ns}\0".encode())
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()

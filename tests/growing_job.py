@@ -18,7 +18,7 @@ from storage.formats.contract import PyramidFormat
 from storage.formats.deep_zoom import DeepZoom
 from storage.formats.ome_zarr import OmeZarr
 from storage.formats.page import Page, write_page
-from storage.ledger import Ledger
+from storage.ledger import Ledger, Written
 from storage.pyramid import PyramidLayout, write_superblock
 
 WIDTH, HEIGHT, TILE, SUPERBLOCK = 512, 256, 64, 256
@@ -53,11 +53,14 @@ class GrowingJob:
 
     def tell(self, *events: Event) -> None:
         """Write events, and the tasks among them into the ledger."""
-        with Ledger(self.folder / LEDGER, "f00d") as ledger, JsonLines(self.folder / EVENTS) as log:
+        with (
+            Ledger(self.folder / LEDGER, "f00d", [stage.total for stage in self.stages]) as ledger,
+            JsonLines(self.folder / EVENTS) as log,
+        ):
             for event in events:
                 log(event)
                 if isinstance(event, TaskDone):
-                    ledger.record(event.stage, event.block)
+                    ledger.record(event.stage, event.block, Written(64))
 
     def done(self, stage: int, *blocks: int) -> None:
         name = self.stages[stage].name

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from engine import ConvolutionalDenoiser, NearestCodec, tiny_job
+from engine import ConvolutionalDenoiser, NearestCodec, run, tiny_job
 from numpy.typing import NDArray
 from PIL import Image
 
-from cluster.driver import run
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
 from cluster.outputs import outputs_for

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from batches import ROWS, made, settings, table_in
+from engine import hash_of
 from PIL import Image
 from tiny_class_models import build_class_map
 from typer.testing import CliRunner, Result
@@ -26,6 +27,7 @@ from cluster.cli import app
 from cluster.commands.batching import _sides
 from cluster.spec import JobSpec, SpecError
 from generation.models.loading import describe
+from storage.claim import Claim
 
 GIVEN = ("prompt", "seed", "width", "height")
 
@@ -266,13 +268,14 @@ def test_other_files_in_the_folder_are_left_alone(model: Path, tmp_path: Path) -
 
 
 def test_two_at_once_in_a_folder_are_refused(model: Path, tmp_path: Path) -> None:
-    from cluster.batch.files import locked
-
-    with (
-        locked(tmp_path / "out" / "work"),
-        pytest.raises(BlockingIOError, match="another process is at work"),
-    ):
-        made(model, tmp_path / "out")
+    """And the second changes nothing, of a batch that is under way least of all."""
+    with Claim(tmp_path / "out"):
+        (tmp_path / "out/work/parts").mkdir(parents=True)
+        (tmp_path / "out/work/parts/0.parquet").write_bytes(b"drawn")
+        before = hash_of(tmp_path)
+        with pytest.raises(BlockingIOError, match="belongs to another process"):
+            made(model, tmp_path / "out")
+        assert hash_of(tmp_path) == before
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

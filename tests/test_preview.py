@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from engine import FLOW_CONFIG, INFO, SCALE, NearestCodec, files_of, latents_of, tiny_job, tiny_worker
+from engine import FLOW_CONFIG, INFO, SCALE, NearestCodec, files_of, latents_of, run, tiny_job, tiny_worker
 from PIL import Image
 
-from cluster.driver import Interrupted, run
+from cluster.driver import Interrupted
 from cluster.executors.in_process import InProcess
 from cluster.job import Job, prepare
 from cluster.preview import EMPTY, LARGEST, PreviewWriter, read_preview

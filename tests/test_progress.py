@@ -25,7 +25,7 @@ from cluster.history import Tail
 from cluster.progress import EVENTS, Bars, JsonLines, Lines, Tally, duration, fan_out
 from cluster.spec import JobSpec
 from cluster.status import LEDGER, read_status
-from storage.ledger import Ledger
+from storage.ledger import Ledger, Written
 
 STAGES = (StageTotal("denoise 0", 3, 0), StageTotal("denoise 1", 3, 0), StageTotal("decode", 2, 0))
 STARTED = JobStarted(STAGES, workers=2)
@@ -138,11 +138,11 @@ def test_durations_in_words(seconds: float | None, words: str) -> None:
 def job_folder(folder: Path, *events: Event) -> Path:
     """A job's folder after these events, with a ledger that agrees."""
     job_file.save(JobSpec(prompt="islands", width=64, height=32, out=folder), "f00d")
-    with Ledger(folder / LEDGER, "f00d") as ledger, JsonLines(folder / EVENTS) as log:
+    with Ledger(folder / LEDGER, "f00d", [64] * 16) as ledger, JsonLines(folder / EVENTS) as log:
         for event in events:
             log(event)
             if isinstance(event, TaskDone):
-                ledger.record(event.stage, event.block)
+                ledger.record(event.stage, event.block, Written(64))
     return folder
 
 

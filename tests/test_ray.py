@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from engine import files_of
+from engine import files_of, run
 from PIL import Image
 from tiny_class_models import build_class_map
 
-from cluster.driver import run
 from cluster.executors.in_process import InProcess
 from cluster.executors.ray_actors import RayActors, connect
 from cluster.job import Job, prepare

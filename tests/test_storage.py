@@ -1,4 +1,4 @@
-"""Arrays and ledger: what is written is what is read, damage is an error, and a torn line costs one task."""
+"""Arrays: what is written is what is read, and what is missing, torn or rotten is an error and never a picture."""
 
 import errno
 from pathlib import Path
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import zarr
 
-from storage.arrays import ArraySpec, ArrayStore, as_os_error, box_index
-from storage.fingerprint import FormatError, file_hash, fingerprint
+from storage.arrays import FILL, ArraySpec, ArrayStore, as_os_error, box_index
+from storage.damage import DamagedData
+from storage.fingerprint import file_hash, fingerprint
 from storage.geometry import RING, Box, Canvas
-from storage.ledger import Ledger, read
 
 SPEC = ArraySpec("a.zarr", (3, 20, 30), (3, 8, 8), "float32", ("c", "y", "x"))
 
@@ -47,7 +47,7 @@ def test_zarr_python_reads_the_same(filled, tmp_path: Path) -> None:
 SHARDED = ArraySpec("b.zarr", (3, 20, 30), (3, 8, 8), "float32", ("c", "y", "x"), (3, 4, 4))
 
 
-@pytest.mark.parametrize("damage", ["rotten part", "rotten index", "torn"])
+@pytest.mark.parametrize("damage", ["rotten part", "rotten index", "torn", "missing"])
 def test_a_damaged_shard_is_an_error_and_its_neighbours_are_not(damage: str, tmp_path: Path) -> None:
     store = ArrayStore(tmp_path)
     store.create(SHARDED)
@@ -56,14 +56,16 @@ def test_a_damaged_shard_is_an_error_and_its_neighbours_are_not(damage: str, tmp
     assert np.array_equal(np.asarray(zarr.open_array(tmp_path / SHARDED.name, mode="r")), values)
     shard = tmp_path / SHARDED.name / "c.0.1.1"
     content = bytearray(shard.read_bytes())
-    if damage == "torn":
+    if damage in ("torn", "missing"):
         content = content[: len(content) // 2]
     else:
         content[17 if damage == "rotten part" else -9] ^= 1
     shard.write_bytes(bytes(content))
+    if damage == "missing":
+        shard.unlink()
     fresh = ArrayStore(tmp_path)
     assert np.array_equal(fresh.read(SHARDED.name, box_index(slice(0, 3), Box(0, 8, 0, 30))), values[:, :8])
-    with pytest.raises(OSError, match=r"b\.zarr"):
+    with pytest.raises(DamagedData, match=r"b\.zarr"):
         fresh.read(SHARDED.name, box_index(slice(0, 3), Box(8, 16, 8, 16)))
 
 
@@ -72,8 +74,54 @@ def test_a_damaged_chunk_is_an_error_and_never_a_picture(filled, tmp_path: Path)
     content = bytearray(chunk.read_bytes())
     content[17] ^= 1
     chunk.write_bytes(bytes(content))
-    with pytest.raises(OSError, match=r"a\.zarr.*Digest mismatch"):
+    with pytest.raises(DamagedData, match=r"a\.zarr.*Digest mismatch"):
         ArrayStore(tmp_path).read(SPEC.name, (slice(None),) * 3)
+
+
+@pytest.mark.parametrize("dtype", sorted(FILL))
+def test_what_was_never_written_is_an_error_whatever_was(dtype: str, tmp_path: Path) -> None:
+    """Zeros, NaN and the extremes are values like any other; only the filling is none."""
+    spec = ArraySpec("c.zarr", (1, 4, 8), (1, 4, 4), dtype, ("c", "y", "x"), (1, 2, 2))
+    store = ArrayStore(tmp_path)
+    store.create(spec)
+    values = np.zeros((1, 4, 4), dtype)
+    values[0, 0, :2] = (np.nan, -np.inf) if dtype == "float32" else (2**31 - 1, -(2**31) + 1)
+    store.begin_write(spec.name, box_index(slice(0, 1), Box(0, 4, 0, 4)), values)()
+    assert np.array_equal(
+        store.read(spec.name, box_index(slice(0, 1), Box(0, 4, 0, 4))), values, equal_nan=True
+    )
+    assert store.bytes_of(spec, (0, 0, 0)) and store.bytes_of(spec, (0, 0, 1)) is None
+    with pytest.raises(DamagedData, match=r"c\.zarr: a chunk is missing"):
+        store.read(spec.name, box_index(slice(0, 1), Box(0, 4, 3, 5)))
+
+
+def test_a_damaged_chunk_is_written_over(filled, tmp_path: Path) -> None:
+    """The last one of a row reaches out of the array, and TensorStore reads such a chunk before it writes it."""
+    store, values = filled
+    (tmp_path / SPEC.name / "c.0.1.3").write_bytes(b"rotten")
+    store.begin_write(SPEC.name, box_index(slice(0, 3), Box(8, 16, 24, 30)), values[:, 8:16, 24:])()
+    assert np.array_equal(store.read(SPEC.name, (slice(None),) * 3), values)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"zarr_format": 3}'])
+def test_damaged_metadata_is_written_anew_and_the_chunks_stay(content: bytes, filled, tmp_path: Path) -> None:
+    _, values = filled
+    (tmp_path / SPEC.name / "zarr.json").write_bytes(content)
+    fresh = ArrayStore(tmp_path)
+    with pytest.raises(DamagedData, match=r"a\.zarr"):
+        fresh.read(SPEC.name, (slice(None),) * 3)
+    fresh.create(SPEC)
+    assert np.array_equal(fresh.read(SPEC.name, (slice(None),) * 3), values)
+
+
+def test_an_array_is_set_aside_at_once_and_removed_later(filled, tmp_path: Path) -> None:
+    store, values = filled
+    remove = store.set_aside(SPEC.name)
+    store.create(SPEC)
+    store.begin_write(SPEC.name, (slice(None),) * 3, values + 1)()
+    remove()
+    assert np.array_equal(store.read(SPEC.name, (slice(None),) * 3), values + 1)
+    assert [path.name for path in tmp_path.iterdir()] == [SPEC.name]
 
 
 def test_arrays_are_created_twice_and_deleted_twice(filled, tmp_path: Path) -> None:
@@ -100,36 +148,6 @@ def test_a_url_is_a_root_too(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_as_one() -> None:
     said = ValueError("RESOURCE_EXHAUSTED: Error writing \"x\": No space left on device [os_error_code='28']")
     assert as_os_error(said, "x").errno == errno.ENOSPC
-
-
-def test_a_ledger_remembers_and_drops_a_torn_line(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.jsonl"
-    with Ledger(path, "abc") as ledger:
-        ledger.record(0, 7)
-        ledger.record(1, 11)
-    with path.open("a") as file:
-        file.write('{"stage": 2, "blo')
-    with Ledger(path, "abc") as ledger:
-        assert ledger.done == {(0, 7), (1, 11)}
-        ledger.record(2, 13)
-    assert read(path)[1] == {(0, 7), (1, 11), (2, 13)}
-
-
-def test_a_ledger_of_another_job_or_version_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.jsonl"
-    Ledger(path, "abc").close()
-    with pytest.raises(FormatError, match="belongs to another job"):
-        Ledger(path, "abd")
-    path.write_text('{"format": "hypermosaic-ledger", "version": 4, "fingerprint": "abc"}\n')
-    with pytest.raises(FormatError, match="version 4 of its format; this program reads 3"):
-        Ledger(path, "abc")
-
-
-def test_two_drivers_cannot_run_one_job(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.jsonl"
-    with Ledger(path, "abc"), pytest.raises(BlockingIOError, match="another process is running the job"):
-        Ledger(path, "abc")
-    Ledger(path, "abc").close()
 
 
 def test_fingerprints(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from cluster.status import Follower, read_status
 from cluster.viewing import Passed, blocks_of
 from storage.arrays import ArrayStore
 from storage.fingerprint import FormatError
+from storage.task_set import TaskSet
 
 
 def test_following_a_job_is_reading_it_anew(tmp_path: Path) -> None:
@@ -141,8 +142,8 @@ def test_blocks_are_counted_as_if_they_were_counted_anew(tmp_path: Path) -> None
 
 
 def test_stages_that_did_not_go_on_are_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    stages, passed, counted = {0: {0, 1, 2}, 1: {1}}, Passed(), [0]
-    assert passed.count(stages, 3).tolist() == [1, 2, 1]
+    done, passed, counted = TaskSet([(0, 0), (0, 1), (0, 2), (1, 1), (2, 0)]), Passed(), [0]
+    assert passed.count(done, 2, 3).tolist() == [1, 2, 1]
 
     def zeros(*shape: Any, **more: Any) -> Any:
         counted[0] += 1
@@ -150,11 +151,13 @@ def test_stages_that_did_not_go_on_are_not_counted_again(monkeypatch: pytest.Mon
 
     made = np.zeros
     monkeypatch.setattr(viewing.np, "zeros", zeros)
-    assert passed.count(stages, 3).tolist() == [1, 2, 1] and counted[0] == 0
-    stages[1].add(0)
-    assert passed.count(stages, 3).tolist() == [2, 2, 1] and counted[0] == 1
+    assert passed.count(done, 2, 3).tolist() == [1, 2, 1] and counted[0] == 0
+    done.add((1, 0))
+    assert passed.count(done, 2, 3).tolist() == [2, 2, 1] and counted[0] == 1
+    done.discard((1, 1))
+    assert passed.count(done, 2, 3).tolist() == [2, 1, 1] and counted[0] == 2
     with pytest.raises(FormatError, match="block 3 of stage 0"):
-        passed.count({0: {3}}, 3)
+        passed.count(TaskSet([(0, 3)]), 1, 3)
 
 
 def test_without_arrays_there_is_no_map_of_blocks(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from cluster.batch.columns import features, table_schema
-from cluster.batch.files import write_bytes_durably
 from cluster.batch.names import FAILED, FILTERED, NAME
 from cluster.batch.plan import Batch
 from cluster.batch.shards import Manifest
 from cluster.job_file import versions
 from cluster.outputs import model_in_public
+from storage.files import replace_file
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 EMBEDDED_LICENCE = (
@@ -34,7 +34,7 @@ def write_card(batch: Batch, manifests: Sequence[Manifest]) -> None:
     """README.md of a batch whose shards are all there. Raises OSError."""
     front = yaml.safe_dump(_front(batch, manifests), sort_keys=False, allow_unicode=True)
     text = f"---\n{front}---\n\n{_body(batch, manifests)}"
-    write_bytes_durably(batch.out / "README.md", text.encode())
+    replace_file(batch.out / "README.md", text.encode())
 
 
 def is_embedded(batch: Batch) -> bool:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.batch.files import write_bytes_durably
 from cluster.batch.names import MASKS
 from cluster.batch.plan import (
     FULL_BATCHES,
@@ -36,6 +35,7 @@ from cluster.batch.requests import Placed, Table
 from cluster.job import canvas_of, check_words, prepare_described, schedule_of
 from cluster.regions import regions_of
 from cluster.spec import JobSpec, SpecError, resolve
+from storage.files import replace_file
 from storage.fingerprint import fingerprint, stamp, tree_hash
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _class_map(given: Any, folder: Path, masks: Path) -> Path:
         content = bytes(given)
         path = masks / f"{hashlib.sha256(content).hexdigest()}.png"
         if not path.is_file():
-            write_bytes_durably(path, content)
+            replace_file(path, content)
         return path.absolute()
     if not isinstance(given, str | Path):
         raise SpecError(f"classes {str(given)[:40]!r} is neither a path nor the bytes of an image")

@@ -14,7 +14,6 @@ from cluster.batch import run as running
 from cluster.batch.checking import planned
 from cluster.batch.disk import DiskNeed, disk_need, warn_if_tight
 from cluster.batch.extras import Extras
-from cluster.batch.files import locked
 from cluster.batch.filters import Judge, check_sendable, load_filter, name_of
 from cluster.batch.names import NAME, SUCCESS, WORK
 from cluster.batch.plan import UNCLAIMED, Batch, Sizes, check_folder, enter
@@ -25,6 +24,8 @@ from cluster.events import OnEvent, unheard
 from cluster.machine import ask_for_huge_pages
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import JobSpec, SpecError
+from storage.claim import NAME as LOCK
+from storage.claim import Claim
 
 UNSAID = {"prompt": "-", "width": 1, "height": 1}
 """What settings say where only the rows do."""
@@ -96,12 +97,8 @@ def _planned(
     name, judge = _filter_of(filter, settings)
     check_folder(settings.out)
     info = describe(settings.model, loras=settings.loras, allow_pickle=settings.allow_pickle)
-    work = settings.out / WORK
-    try:
-        with locked(work), _unwarned():
-            yield replace(planned(settings, info, table, given, name, sizes or Sizes()), judge=judge)
-    finally:
-        _forget(settings.out)
+    with _claimed(settings.out), _unwarned():
+        yield replace(planned(settings, info, table, given, name, sizes or Sizes()), judge=judge)
 
 
 def _filter_of(filter: str | Judge | None, settings: JobSpec) -> tuple[str | None, Judge | None]:
@@ -116,6 +113,22 @@ def _filter_of(filter: str | Judge | None, settings: JobSpec) -> tuple[str | Non
     if settings.executor == "ray":
         check_sendable(filter)
     return name_of(filter), filter
+
+
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """The folder is this process' own; in the end, what nobody needs of it goes. Raises BlockingIOError."""
+    claim = Claim(out)
+    try:
+        check_folder(out)  # nobody was here in between
+        yield
+    finally:
+        if not (out / NAME).is_file() or (out / SUCCESS).is_file():
+            shutil.rmtree(out / WORK, ignore_errors=True)
+        if [path.name for path in out.iterdir()] == [LOCK]:
+            claim.withdraw()
+        else:
+            claim.close()
 
 
 @contextmanager
@@ -137,14 +150,6 @@ def _run(batch: Batch, extras: Extras, on_event: OnEvent) -> Summary:
         return read_success(batch.out)
     with JsonLines(batch.out / EVENTS) as log:
         return running.run(batch, extras, fan_out(log, on_event))
-
-
-def _forget(out: Path) -> None:
-    """Without a batch in the folder, or with a finished one, its work is nothing that anyone needs."""
-    if not (out / NAME).is_file() or (out / SUCCESS).is_file():
-        shutil.rmtree(out / WORK, ignore_errors=True)
-    if out.is_dir() and not any(out.iterdir()):
-        out.rmdir()
 
 
 def table_of(requests: Path | str | Iterable[Row] | None, n_images: int | None) -> Table:

@@ -17,9 +17,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from cluster.batch.files import write_durably
 from cluster.batch.plan import Batch
 from cluster.batch.shards import shard_path
+from storage.files import replace_by
 
 TARS, FOLDERS, METADATA = "webdataset", "folders", "metadata.jsonl"
 ROWS_AT_ONCE = 64
@@ -71,7 +71,7 @@ def _write_tar(batch: Batch, shard: int) -> None:
                     _add(tar, f"{key}.mask.png", row["mask"]["bytes"])
                 _add(tar, f"{key}.json", json.dumps(_told(row)).encode())
 
-    write_durably(path, fill)
+    replace_by(path, fill)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -19,13 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cluster.batch.files import write_bytes_durably
 from cluster.batch.names import NAME, REQUESTS, WORK
 from cluster.job import PICTURE_VERSION, check_out
 from cluster.legend import legend_of
 from cluster.outputs import model_in_public
 from cluster.regions import JobRegions, has_regions
 from cluster.spec import JobSpec, SpecError, picture_facts
+from storage.claim import NAME as LOCK
+from storage.files import replace_file
 from storage.fingerprint import FormatError, file_hash
 from storage.formats.labels import Legend
 from storage.geometry import Canvas
@@ -182,7 +183,7 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise SpecError(f"{folder} is a file; name a folder with --out")
     if folder.is_dir() and not (folder / NAME).is_file():
-        others = [path.name for path in folder.iterdir() if path.name != WORK]
+        others = [path.name for path in folder.iterdir() if path.name not in (WORK, LOCK)]
         if others:
             raise SpecError(
                 f"{folder} holds other files ({others[0]}); name a new or empty folder with --out"
@@ -215,7 +216,7 @@ def _claim(batch: Batch, resume: bool) -> None:
         "model": model_in_public(batch.spec.model),
     }
     document |= {"legend": _legend(batch)}
-    write_bytes_durably(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+    replace_file(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _legend(batch: Batch) -> Legend:

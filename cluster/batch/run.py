@@ -22,7 +22,6 @@ from cluster.batch.columns import ERRORS
 from cluster.batch.counting import DRAWN, Counts, Part, read_part
 from cluster.batch.drawing import BatchWorker
 from cluster.batch.extras import Extras
-from cluster.batch.files import write_bytes_durably, write_durably
 from cluster.batch.giants import draw_giant, give_up
 from cluster.batch.names import DRAW, ERROR_TABLE, FAILED, FILTERED, GIANT, SUCCESS, TIMINGS, WRITE
 from cluster.batch.packing import Group, groups_of
@@ -46,6 +45,7 @@ from cluster.events import (
 from cluster.executors.contract import Executor
 from cluster.plan import Task
 from cluster.tasks import Outcome
+from storage.files import replace_by, replace_file
 
 MakeExecutor = Callable[[Batch], Executor]
 Done = Callable[[Outcome, str], None]
@@ -278,12 +278,12 @@ def _finish(batch: Batch, extras: Extras) -> Summary:
     manifests = [read_manifest(batch, shard) for shard in range(batch.shards)]
     missing = [request for manifest in manifests for request in manifest.missing]
     table = pa.Table.from_pylist([{name: row[name] for name in ERRORS.names} for row in missing], ERRORS)
-    write_durably(batch.out / ERROR_TABLE, lambda path: pq.write_table(table, path))
+    replace_by(batch.out / ERROR_TABLE, lambda path: pq.write_table(table, path))
     summary = _summary(batch, manifests)
     write_card(batch, manifests)
     write_seconds(batch)
     extras.write(batch)
-    write_bytes_durably(batch.out / SUCCESS, (json.dumps(asdict(summary)) + "\n").encode())
+    replace_file(batch.out / SUCCESS, (json.dumps(asdict(summary)) + "\n").encode())
     return summary
 
 

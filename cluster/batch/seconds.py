@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.batch.files import write_durably
 from cluster.batch.names import SECONDS, TIMINGS
 from cluster.history import Tail
+from storage.files import replace_by
 
 if TYPE_CHECKING:
     from cluster.batch.plan import Batch
@@ -70,4 +70,4 @@ def write_seconds(batch: Batch) -> None:
                 columns = [[row.id for row in rows], indices, seconds.of(indices)]
                 writer.write_table(pa.table(columns, schema=schema))
 
-    write_durably(batch.out / SECONDS, fill)
+    replace_by(batch.out / SECONDS, fill)

@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.batch.columns import as_table, part_schema, table_schema
-from cluster.batch.files import write_bytes_durably, write_durably
 from cluster.batch.names import DATA, MANIFESTS, PARTS
 from cluster.batch.plan import ROW_BYTES, Batch
 from cluster.plan import Task
+from storage.files import replace_by, replace_file
 from storage.fingerprint import FormatError, file_hash
 
 RAW = ("image.bytes", "mask.bytes")
@@ -56,7 +56,7 @@ def write_part(batch: Batch, shard: int, group: int, rows: list[dict[str, Any]])
 
 def _write(path: Path, batch: Batch, rows: list[dict[str, Any]]) -> None:
     table = as_table(list(rows), part_schema(batch))
-    write_durably(
+    replace_by(
         path,
         lambda path: pq.write_table(
             table, path, compression="none", use_dictionary=False, write_statistics=False
@@ -127,7 +127,7 @@ def assemble(batch: Batch, shard: int, groups: int) -> None:
         )
     drawn = [entry for entry in entries if entry["kind"] is None]
     path = shard_path(batch, shard)
-    write_durably(path, lambda unfinished: _write_shard(unfinished, batch, drawn))
+    replace_by(path, lambda unfinished: _write_shard(unfinished, batch, drawn))
     missing = [
         {name: entry[name] for name in ("index", "id", "kind", "error")} for entry in entries if entry["kind"]
     ]
@@ -139,7 +139,7 @@ def assemble(batch: Batch, shard: int, groups: int) -> None:
         "image_bytes": sum(entry["size"] for entry in drawn),
         "missing": missing,
     }
-    write_bytes_durably(manifest_path(batch, shard), (json.dumps(manifest, indent=1) + "\n").encode())
+    replace_file(manifest_path(batch, shard), (json.dumps(manifest, indent=1) + "\n").encode())
     shutil.rmtree(parts[0].parent)
 
 

@@ -107,12 +107,10 @@ def finish(context: typer.Context, job: Job) -> None:
 
     session = session_of(context)
     session.folder, session.running = job.spec.out, True
-    if api.is_finished(job):
+    with shown() as listener:
+        result = api.run(job, resume=True, on_event=listener)
+    if result.before:
         print("this job is finished already", file=sys.stderr)
-        result = api.Result(job.spec.out, job.spec.out / "index.html")
-    else:
-        with shown() as listener:
-            result = api.run(job, resume=True, on_event=listener)
     session.running = False
     print(result.page)
 

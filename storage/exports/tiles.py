@@ -21,7 +21,7 @@ from typing import Any
 from storage.exports import metadata
 from storage.exports.contract import OnProgress, Wishes
 from storage.exports.view import View
-from storage.formats.atomic import replace_file
+from storage.files import replace_file
 from storage.formats.deep_zoom import DeepZoom, deep_zoom_level, encode, tile_box
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout

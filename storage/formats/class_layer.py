@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from storage.formats.atomic import replace_file
+from storage.files import replace_file
 from storage.formats.labels import Labels, Legend
 from storage.geometry import Box
 
@@ -38,10 +38,12 @@ def write_layer(folder: Path, ids: NDArray[np.uint8], legend: Legend) -> None:
     height, width = ids.shape
     png = base64.b64encode(_png(ids, legend)).decode()
     layer = {"width": width, "height": height, "png": f"data:image/png;base64,{png}"}
-    (folder / "viewer").mkdir(parents=True, exist_ok=True)
-    replace_file(
-        folder / "viewer" / "classes.js", f"window.hypermosaicClasses = {json.dumps(layer)};\n".encode()
-    )
+    replace_file(layer_path(folder), f"window.hypermosaicClasses = {json.dumps(layer)};\n".encode())
+
+
+def layer_path(folder: Path) -> Path:
+    """Where the layer of a job's folder is, or will be."""
+    return folder / "viewer" / "classes.js"
 
 
 def layer_size(height: int, width: int, grain: int) -> tuple[int, int]:

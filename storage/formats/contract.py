@@ -18,10 +18,6 @@ LARGEST_TILE = 4096
 """Side in pixels; a tile is decoded whole, and whoever reads a folder may not have made it."""
 
 
-class MissingPixels(FileNotFoundError):
-    """A file of pixels that a task has written is not there, or empty: what a power cut leaves."""
-
-
 class PyramidFormat(Protocol):
     """One output of a picture. Built from a folder and a layout wherever it is needed; holds nothing else.
 
@@ -34,8 +30,14 @@ class PyramidFormat(Protocol):
     def write_level(self, level: int, box: Box, pixels: NDArray[np.uint8]) -> None:
         """Store (height, width, 3) sRGB pixels. The box starts on a tile border and ends on one or at the picture's."""
 
+    def files(self, level: int, box: Box) -> list[Path]:
+        """The files that `write_level` writes for this box, in a fixed order."""
+
     def finish(self) -> None:
-        """Called once after the last write; raises, naming what is missing, where the picture is not complete."""
+        """Called once after the last write. Raises DamagedData, naming what is missing of an incomplete picture."""
+
+    def own_files(self) -> list[Path]:
+        """The files that `create` and `finish` write."""
 
 
 def check_box(layout: PyramidLayout, level: int, box: Box, pixels: NDArray[np.uint8]) -> None:

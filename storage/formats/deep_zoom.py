@@ -9,16 +9,19 @@ The schema has no room for a version of ours; it is Microsoft's of 2008.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from storage.formats.atomic import replace_file
-from storage.formats.contract import MissingPixels, check_box
+from storage.damage import DamagedData
+from storage.files import replace_file
+from storage.formats.contract import check_box
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout
 
@@ -63,12 +66,21 @@ class DeepZoom:
 
     def write_level(self, level: int, box: Box, pixels: NDArray[np.uint8]) -> None:
         check_box(self.layout, level, box, pixels)
+        for row, column in self._cells(box):
+            tile = tile_box(self.layout, level, row, column)
+            encoded = encode(pixels[tile.slices_in(box)], self.encoding, self.quality)
+            replace_file(self.tile_path(level, row, column), encoded)
+
+    def files(self, level: int, box: Box) -> list[Path]:
+        return [self.tile_path(level, row, column) for row, column in self._cells(box)]
+
+    def own_files(self) -> list[Path]:
+        return [self.index_path]
+
+    def _cells(self, box: Box) -> Iterator[tuple[int, int]]:
+        """(row, column) of each tile that a box of whole tiles holds."""
         cells = box.covering(self.layout.tile)
-        for row in range(cells.y0, cells.y1):
-            for column in range(cells.x0, cells.x1):
-                tile = tile_box(self.layout, level, row, column)
-                encoded = encode(pixels[tile.slices_in(box)], self.encoding, self.quality)
-                replace_file(self.tile_path(level, row, column), encoded)
+        return product(range(cells.y0, cells.y1), range(cells.x0, cells.x1))
 
     def finish(self) -> None:
         for level in range(self.layout.deep_levels):
@@ -76,13 +88,10 @@ class DeepZoom:
         replace_file(self.index_path, self.index().encode())
 
     def _check_complete(self, level: int) -> None:
-        cells = self.layout.whole(level).box.covering(self.layout.tile)
         present = {entry.name for entry in os.scandir(self.level_folder(level)) if entry.stat().st_size}
-        for row in range(cells.y1):
-            for column in range(cells.x1):
-                path = self.tile_path(level, row, column)
-                if path.name not in present:
-                    raise MissingPixels(f"{path} was never written; resume the job to write it")
+        for path in self.files(level, self.layout.whole(level).box):
+            if path.name not in present:
+                raise DamagedData(f"{path} was never written; resume the job to write it")
 
     def index(self) -> str:
         """What `image.dzi` holds."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.arrays import METADATA
 from storage.formats.multiscale import OME_VERSION, Multiscale, write_group
 from storage.formats.ome_zarr import image_root
 from storage.geometry import Box
@@ -65,12 +66,20 @@ class Labels:
                 step = 2 ** (place.level - start.level)
                 self.levels.write(place.level, place.box, values[::step, ::step])
 
+    def files(self, level: int, box: Box) -> list[Path]:
+        """The files that hold a box of a level, written or not; none of a level below one tile."""
+        return self.levels.shards(level, box) if level < self.layout.levels else []
+
+    def own_files(self) -> list[Path]:
+        """The files that `create` writes."""
+        return [labels_root(self.folder) / METADATA, *self.levels.metadata_files()]
+
     def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """(height, width) label values of a box; 0 where nothing was written yet."""
+        """(height, width) label values of a box. Raises DamagedData where some of them are missing."""
         return self.levels.read(level, box)
 
     def finish(self) -> None:
-        """Raises MissingPixels, naming what is missing, where the labels are not complete."""
+        """Raises DamagedData, naming what is missing, where the labels are not complete."""
         self.levels.check_complete()
 
     def _attributes(self) -> dict[str, Any]:

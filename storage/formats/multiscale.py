@@ -20,9 +20,9 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from storage.arrays import as_os_error
-from storage.formats.atomic import replace_file
-from storage.formats.contract import MissingPixels
+from storage.arrays import METADATA, as_os_error
+from storage.damage import DamagedData
+from storage.files import replace_file
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout
 
@@ -39,14 +39,31 @@ class Multiscale:
     channels: int | None = None
 
     def create(self, attributes: Mapping[str, Any]) -> None:
-        """Make the arrays, then the group that lists them; harmless when repeated."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Make the arrays, then the group that lists them; harmless when repeated, which mends damaged metadata."""
         for level in range(self.layout.levels):
-            ts.open(self._array(level), create=True, open=True).result()
+            self._create_level(level)
         write_group(self.root, attributes)
+
+    def _create_level(self, level: int) -> None:
+        try:
+            try:
+                ts.open(self._array(level), create=True, open=True).result()
+            except ValueError:  # its metadata is damaged, or another's
+                (self.root / str(level) / METADATA).unlink()
+                ts.open(self._array(level), create=True, open=True).result()
+        except ValueError as error:
+            raise as_os_error(error, f"level {level} of {self.root.name}") from error
 
     def write(self, level: int, box: Box, values: NDArray[np.uint8]) -> None:
         """Store the values of whole shards. Raises OSError where the file system does."""
+        try:
+            self._write(level, box, values)
+        except DamagedData:  # TensorStore reads what is there of a shard that reaches out of the picture
+            for shard in self.shards(level, box):
+                shard.unlink(missing_ok=True)
+            self._write(level, box, values)
+
+    def _write(self, level: int, box: Box, values: NDArray[np.uint8]) -> None:
         try:
             with ts.Transaction() as transaction:
                 store = open_array(self.root, level, writable=True).with_transaction(transaction)
@@ -55,16 +72,36 @@ class Multiscale:
             raise as_os_error(error, f"level {level} of {self.root.name}") from error
 
     def read(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """The values of a box; 0 where nothing was written yet. Raises OSError where a shard is corrupt."""
+        """The values of a box. Raises DamagedData where a shard of it is missing, torn or rotten."""
+        for shard in self.shards(level, box):
+            if not shard.is_file():
+                raise DamagedData(f"{shard} is missing")
         try:
             return read_box(open_array(self.root, level), box)
         except ValueError as error:
             raise as_os_error(error, f"level {level} of {self.root.name}") from error
 
+    def shards(self, level: int, box: Box) -> list[Path]:
+        """The files that hold a box of a level, written or not."""
+        cells = box.covering(self.layout.write_edge(level))
+        rows = (self.root / str(level) / "c").joinpath(*("0" for _ in self._lead))
+        return [
+            rows / str(row) / str(column)
+            for row in range(cells.y0, cells.y1)
+            for column in range(cells.x0, cells.x1)
+        ]
+
     def check_complete(self) -> None:
-        """Raises MissingPixels, naming a shard that was never written."""
+        """Raises DamagedData, naming a shard that was never written."""
         for level in range(self.layout.levels):
             self._check_level(level)
+
+    def metadata_files(self) -> list[Path]:
+        """The files that `create` writes."""
+        return [
+            self.root / METADATA,
+            *(self.root / str(level) / METADATA for level in range(self.layout.levels)),
+        ]
 
     def description(self, name: str, how: str) -> dict[str, Any]:
         """The entry of `multiscales` in the group's attributes. how: in words, how a level follows from the last."""
@@ -79,16 +116,13 @@ class Multiscale:
         return [] if self.channels is None else [self.channels]
 
     def _check_level(self, level: int) -> None:
-        shards = self.layout.whole(level).box.covering(self.layout.write_edge(level))
-        rows = (self.root / str(level) / "c").joinpath(*("0" for _ in self._lead))
-        for row in range(shards.y1):
-            folder = rows / str(row)
-            present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
-            for column in range(shards.x1):
-                if str(column) not in present:
-                    raise MissingPixels(
-                        f"shard {folder / str(column)} was never written; resume the job to write it"
-                    )
+        present: dict[Path, set[str]] = {}
+        for shard in self.shards(level, self.layout.whole(level).box):
+            folder = shard.parent
+            if folder not in present:
+                present[folder] = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+            if shard.name not in present[folder]:
+                raise DamagedData(f"shard {shard} was never written; resume the job to write it")
 
     def _array(self, level: int) -> dict[str, Any]:
         """The TensorStore description of a level's array, which becomes its zarr.json."""
@@ -132,7 +166,7 @@ def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
     """The zarr.json of a group."""
     folder.mkdir(parents=True, exist_ok=True)
     group = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
-    replace_file(folder / "zarr.json", json.dumps(group, indent=2).encode())
+    replace_file(folder / METADATA, json.dumps(group, indent=2).encode())
 
 
 def open_array(

@@ -50,8 +50,14 @@ class OmeZarr:
         if level < self.layout.levels:
             self.levels.write(level, box, np.moveaxis(pixels, 2, 0))
 
+    def files(self, level: int, box: Box) -> list[Path]:
+        return self.levels.shards(level, box) if level < self.layout.levels else []
+
+    def own_files(self) -> list[Path]:
+        return self.levels.metadata_files()
+
     def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """(height, width, 3) pixels of a box; black where nothing was written yet."""
+        """(height, width, 3) pixels of a box. Raises DamagedData where some of them are missing."""
         return _pixels(self.levels.read(level, box))
 
     def finish(self) -> None:

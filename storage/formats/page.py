@@ -15,7 +15,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from storage.formats.atomic import replace_file
+from storage.files import replace_file
 from storage.pyramid import PyramidLayout
 
 PAGE_VERSION = 2
@@ -100,15 +100,24 @@ def write_page(folder: Path, page: Page) -> Path:
 
     Raises FileNotFoundError, before it writes, where one of the package's own files is missing.
     """
-    sources = {**COPIES, **(PANORAMA_COPIES if page.panorama else {})}
-    copies = {name: _copied(source) for name, source in sources.items()}
-    (folder / "viewer").mkdir(parents=True, exist_ok=True)
+    copies = {name: _copied(source) for name, source in _sources(page).items()}
     for name, content in copies.items():
         replace_file(folder / "viewer" / name, content)
     if page.panorama:
         replace_file(folder / "panorama.html", page.panorama_html().encode())
     replace_file(folder / "index.html", page.html().encode())
     return folder / "index.html"
+
+
+def page_files(folder: Path, page: Page) -> list[Path]:
+    """The files that `write_page` writes."""
+    pages = ["index.html", *(["panorama.html"] if page.panorama else [])]
+    return [*(folder / name for name in pages), *(folder / "viewer" / name for name in _sources(page))]
+
+
+def _sources(page: Page) -> dict[str, str]:
+    """Name in the folder viewer -> file of the package."""
+    return {**COPIES, **(PANORAMA_COPIES if page.panorama else {})}
 
 
 def _copied(source: str) -> bytes:

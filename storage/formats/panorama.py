@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from storage.formats.atomic import replace_file
+from storage.files import replace_file
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout
 
@@ -45,10 +45,12 @@ def write_panorama(folder: Path, layout: PyramidLayout, read: ReadLevel) -> None
         "degrees": round(min(180.0, 360 * layout.height / layout.width), 3),
         "jpeg": "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode(),
     }
-    (folder / "viewer").mkdir(parents=True, exist_ok=True)
-    replace_file(
-        folder / "viewer" / "panorama.js", f"window.hypermosaicPanorama = {json.dumps(written)};\n".encode()
-    )
+    replace_file(panorama_path(folder), f"window.hypermosaicPanorama = {json.dumps(written)};\n".encode())
+
+
+def panorama_path(folder: Path) -> Path:
+    """Where the picture to look around in of a job's folder is, or will be."""
+    return folder / "viewer" / "panorama.js"
 
 
 def panorama_level(layout: PyramidLayout) -> int:

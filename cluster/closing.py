@@ -1,0 +1,143 @@
+"""The end of a job: is all that its tasks wrote whole, and what is written only then. Knows outputs and the ledger.
+
+A finished job has a line `closed` in its ledger, with the small files that it ends with; what each task wrote is in the
+task's own line. So a finished folder can be checked at a glance, by sizes, or whole, by reading.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.job_file import LATENTS
+from cluster.plan import WORK, Task
+from cluster.written import TaskOutputs, bytes_of_file, digest_of, written_file
+from storage.arrays import METADATA
+from storage.ledger import Done, Ledger
+
+if TYPE_CHECKING:
+    from cluster.job import Job
+
+log = logging.getLogger(__name__)
+
+LEDGER = "ledger.jsonl"
+NAMED = 3
+"""Damaged things that are named in a line; of more, how many there are."""
+READERS = 4
+"""Threads that read outputs at once; reading and hashing release Python's lock."""
+AT_ONCE = 256
+"""Outputs that are asked for at once: memory is bounded whatever the number of tasks."""
+
+
+def open_ledger(job: Job) -> Ledger:
+    """The ledger of a job whose folder this process has claimed."""
+    return Ledger(job.spec.out / LEDGER, job.fingerprint, [stage.tasks for stage in job.plan.stages])
+
+
+def needs_work(job: Job, ledger: Ledger, *, thorough: bool) -> bool:
+    """Whether something is left to do; of a finished job, what is missing or damaged is forgotten, so that it is.
+
+    thorough: by reading all that the job keeps; otherwise by sizes. Says in a line what is damaged.
+    """
+    closing = Closing(job, ledger)
+    if not closing.is_finished():
+        return True
+    tasks, files = closing.changed(thorough=thorough)
+    if not (tasks or files):
+        closing.remove_leftovers()
+        return False
+    named = [closing.outputs.name(task) for task in tasks] + [path.name for path in files]
+    log.warning("%s of the finished picture is missing or damaged, and is made again", listed(named))
+    ledger.forget(tasks)
+    return True
+
+
+class Closing:
+    """Checks what a job has written, and closes its outputs."""
+
+    def __init__(self, job: Job, ledger: Ledger) -> None:
+        self._folder = job.spec.out
+        self._ledger = ledger
+        self._kept = range(job.plan.steps, len(job.plan.stages))
+        self.outputs = TaskOutputs.of(job)
+
+    def begin(self) -> None:
+        """Make, or mend, what all writers share."""
+        self.outputs.outputs.create()
+
+    def damaged(self) -> Iterator[Task]:
+        """Tasks whose output is not as they wrote it, by reading all that a finished job keeps of it.
+
+        And those whose part of the master is gone, where files that are derived from it are to be made.
+        """
+        derive = self._must_derive()
+        with ThreadPoolExecutor(READERS) as pool:
+            entries = self._ledger.written(self._kept)
+            while some := list(islice(entries, AT_ONCE)):
+                for entry, whole in zip(some, pool.map(self._is_whole, some), strict=True):
+                    if not whole or (derive and not self.outputs.serves(entry.task)):
+                        yield entry.task
+
+    def end(self) -> None:
+        """Write the last files, and into the ledger that all is there; remove what is not kept."""
+        self.outputs.outputs.close(derive=self._must_derive())
+        latents = self._folder / LATENTS
+        files = [*self.outputs.outputs.own_files(), latents / METADATA, latents.parent / METADATA]
+        self._ledger.close_job({self._name(path): written_file(path) for path in files})
+        self.remove_leftovers()
+
+    # --- a finished job
+
+    def is_finished(self) -> bool:
+        """Whether every task is done and the outputs are closed, as far as the ledger tells."""
+        plan = self.outputs.plan
+        done = all(self._ledger.done.count(index) == stage.tasks for index, stage in enumerate(plan.stages))
+        return done and self._ledger.closed is not None
+
+    def changed(self, *, thorough: bool) -> tuple[list[Task], list[Path]]:
+        """Of a finished job, the tasks and the last files whose output is missing or not as it was written."""
+        told = self._ledger.closed.files if self._ledger.closed else {}
+        files = [(self._folder / name, written) for name, written in told.items()]
+        if thorough:
+            return list(self.damaged()), [path for path, written in files if not _is_as(path, written.digest)]
+        tasks = [
+            entry.task
+            for entry in self._ledger.written(self._kept)
+            if entry.written is not None and self.outputs.bytes_of(entry.task) != entry.written.bytes
+        ]
+        return tasks, [path for path, written in files if bytes_of_file(path) != written.bytes]
+
+    def remove_leftovers(self) -> None:
+        """What is not kept: an earlier run may have ended before it was all gone."""
+        self.outputs.outputs.drop_master()
+        self.outputs.store.delete(WORK)
+
+    def _must_derive(self) -> bool:
+        """Whether files that are derived from the master are to be made: unless it goes, and they are as they were."""
+        derived = self.outputs.outputs.derived_files()
+        if self.outputs.outputs.keeps_master or self._ledger.last_closed is None:
+            return bool(derived)
+        told = self._ledger.last_closed.files
+        return not all(
+            self._name(path) in told and _is_as(path, told[self._name(path)].digest) for path in derived
+        )
+
+    def _is_whole(self, entry: Done) -> bool:
+        return entry.written is not None and self.outputs.is_as(entry.task, entry.written)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._folder).as_posix()
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of several names, and how many more there are."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _is_as(path: Path, digest: str) -> bool:
+    return path.is_file() and digest_of([path]) == digest

@@ -1,0 +1,107 @@
+"""One owner of a folder: whoever comes second is refused, and has changed nothing."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from engine import hash_of, tiny_job, tiny_worker
+
+from cluster import api
+from cluster.events import unheard
+from cluster.executors.in_process import InProcess
+from cluster.tasks import Outcome
+from storage.claim import Claim
+
+
+def test_a_second_claim_is_refused_with_the_owner_s_name(tmp_path: Path) -> None:
+    with (
+        Claim(tmp_path),
+        pytest.raises(BlockingIOError, match=rf"pid {os.getpid()} on .*; wait for it to end"),
+    ):
+        Claim(tmp_path)
+    Claim(tmp_path).close()
+
+
+def test_a_claim_that_is_withdrawn_leaves_nothing(tmp_path: Path) -> None:
+    Claim(tmp_path / "new").withdraw()
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    Claim(tmp_path / "other").withdraw()
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["file"]
+
+
+def _hold(folder: Path, begun: object, end: object) -> None:
+    with Claim(folder):
+        begun.set()
+        end.wait(30)
+
+
+def test_a_claim_goes_with_its_process(tmp_path: Path) -> None:
+    """Even when that is killed."""
+    context = multiprocessing.get_context("spawn")
+    begun, end = context.Event(), context.Event()
+    owner = context.Process(target=_hold, args=(tmp_path, begun, end))
+    owner.start()
+    assert begun.wait(30)
+    with pytest.raises(BlockingIOError, match=f"pid {owner.pid}"):
+        Claim(tmp_path)
+    owner.kill()
+    owner.join()
+    Claim(tmp_path).close()
+
+
+def test_a_lock_that_its_owner_removed_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody opened the file just before it was withdrawn: the lock on it is worth nothing."""
+    first = Claim(tmp_path / "job")
+    taken, lock = [], fcntl.flock
+
+    def late(file: object, how: int) -> None:
+        if not taken:
+            taken.append(file)
+            first.withdraw()
+            (tmp_path / "job").mkdir(exist_ok=True)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second = Claim(tmp_path / "job")
+    with pytest.raises(BlockingIOError):
+        Claim(tmp_path / "job")
+    second.close()
+
+
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with caplog.at_level(logging.WARNING):
+        Claim(tmp_path).close()
+    assert "has no locks" in caplog.text and "make sure that no other process works there" in caplog.text
+
+
+def test_a_refused_driver_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tiny_job(tmp_path, monkeypatch)
+    refused = []
+
+    class TriedTwice(InProcess):
+        """While a task is under way, somebody else wants to run the job."""
+
+        def next(self) -> Outcome:
+            outcome = super().next()
+            before = hash_of(tmp_path)
+            with pytest.raises(BlockingIOError, match="belongs to another process"):
+                api.run(job, resume=True, on_event=unheard, make=lambda work: TriedTwice(tiny_worker(job)))
+            refused.append(hash_of(tmp_path) == before)
+            return outcome
+
+    api.run(job, resume=True, on_event=unheard, make=lambda work: TriedTwice(tiny_worker(job), 1))
+    assert refused and all(refused)
