@@ -1,6 +1,6 @@
 """Who does what, when: jobs, plans, executors, the command line. Knows generation and storage, which do not know it.
 
-    from cluster import JobSpec, batch, export, generate, plan, resume, status
+    from cluster import JobSpec, batch, export, generate, plan, resume, status, verify
 
 The names are imported when they are first used, so that `import cluster` costs nothing and no worker pays for the
 command line.
@@ -20,10 +20,22 @@ if TYPE_CHECKING:
     from cluster.api import plan as plan
     from cluster.api import resume as resume
     from cluster.api import status as status
+    from cluster.api import verify as verify
     from cluster.spec import JobSpec as JobSpec
     from cluster.spec import SpecError as SpecError
 
-__all__ = ["JobSpec", "Result", "SpecError", "batch", "export", "generate", "plan", "resume", "status"]
+__all__ = [
+    "JobSpec",
+    "Result",
+    "SpecError",
+    "batch",
+    "export",
+    "generate",
+    "plan",
+    "resume",
+    "status",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

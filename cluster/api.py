@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from cluster import job_file
-from cluster.events import OnEvent, as_map, unheard
+from cluster.events import JobFinished, OnEvent, as_map, unheard
+from cluster.history import set_damaged_events_aside
 from cluster.machine import ask_for_huge_pages
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import ExecutorName, JobSpec, SpecError, SpecFields
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from cluster.executors.contract import Executor, Work
     from cluster.job import Job
     from cluster.report import Pace, PlanReport
+    from cluster.verifying import Verdict
     from storage.exports.contract import OnProgress
     from storage.ledger import Ledger
 
@@ -44,6 +46,7 @@ __all__ = [
     "plan",
     "resume",
     "status",
+    "verify",
 ]
 
 LOG = logging.getLogger(__name__)
@@ -104,19 +107,31 @@ def resume(
     *,
     executor: ExecutorName | None = None,
     workers: int | None = None,
+    thorough: bool = False,
     on_event: OnEvent = unheard,
 ) -> Result:
     """Go on with the job of a folder, wherever it stopped; a finished one returns at once.
 
-    `executor` and `workers` may differ from before; they do not change the picture. Raises what `generate` raises, and
+    What is missing or damaged is made again: of a finished job what shows in sizes, and with `thorough` what shows
+    when all that should be there is read. `executor` and `workers` may differ from before; they do not change the picture. Raises what `generate` raises, and
     FormatError where the model's files are no longer those that the job began with.
     """
-    return run(continued(Path(folder), executor, workers), resume=True, on_event=on_event)
+    return run(continued(Path(folder), executor, workers), resume=True, on_event=on_event, thorough=thorough)
 
 
 def status(folder: Path | str) -> Status:
     """How far the job of a folder is. Raises SpecError where it holds no job, FormatError for another version."""
     return read_status(Path(folder))
+
+
+def verify(folder: Path | str) -> Verdict:
+    """Read all that the job or the batch of a folder should have there, and compare it with what was written.
+
+    Changes nothing but the lock. Raises what `resume` raises, and BlockingIOError where a process is at work there.
+    """
+    from cluster.verifying import verdict_on
+
+    return verdict_on(Path(folder))
 
 
 def batch(
@@ -267,17 +282,28 @@ def run(
         job_file.save(job.spec, job.fingerprint)
         with open_ledger(job) as ledger:
             page = folder / "index.html"
+            if job.map is not None and thorough:
+                run(job.map, resume=True, on_event=as_map(on_event), make=make, thorough=True)
             if not needs_work(job, ledger, thorough=thorough):
+                _tell_that_it_is_finished(folder)
                 return Result(folder, page, before=True)
-            if job.map is not None:
+            if job.map is not None and not thorough:
                 run(job.map, resume=True, on_event=as_map(on_event), make=make, thorough=True)
             _execute(job, ledger, on_event, make)
             return Result(folder, page)
 
 
+def _tell_that_it_is_finished(folder: Path) -> None:
+    """An earlier run may have ended after the last thing that it did, and before it said so."""
+    if read_status(folder).state != "finished":
+        with JsonLines(folder / EVENTS) as log:
+            log(JobFinished(0.0))
+
+
 def _execute(job: Job, ledger: Ledger, on_event: OnEvent, make: Callable[[Work], Executor]) -> None:
     from cluster import driver
 
+    set_damaged_events_aside(job.spec.out / EVENTS)
     with JsonLines(job.spec.out / EVENTS) as log:
         try:
             with closing(make(job)) as executor:

@@ -1,6 +1,6 @@
 """The command line `hypermosaic`. Knows its commands' names; each is in cluster/commands.
 
-    hypermosaic plan | generate | batch | resume | status | view | export | doctor | train | evaluate
+    hypermosaic plan | generate | batch | resume | status | view | verify | export | doctor | train | evaluate
 
 Importing this imports no torch and no ray, so that --help is quick.
 """
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands import batching, doctor, evaluating, exporting, looking, making, training
+from cluster.commands import batching, doctor, evaluating, exporting, looking, making, training, verifying
 from cluster.commands.boundary import Boundary, session_of
 from cluster.machine import collect_rarely
 
@@ -27,6 +27,7 @@ for command in (making.generate, making.plan, making.resume, looking.status, loo
     app.command()(command)
 app.command()(batching.batch)
 app.command()(exporting.export)
+app.command()(verifying.verify)
 app.add_typer(evaluating.app)
 app.add_typer(training.app)
 

@@ -7,7 +7,7 @@ task's own line. So a finished folder can be checked at a glance, by sizes, or w
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -39,21 +39,23 @@ def open_ledger(job: Job) -> Ledger:
 
 
 def needs_work(job: Job, ledger: Ledger, *, thorough: bool) -> bool:
-    """Whether something is left to do; of a finished job, what is missing or damaged is forgotten, so that it is.
+    """Whether something is left to do; what is missing or damaged is forgotten, so that it is. Says so in a line.
 
-    thorough: by reading all that the job keeps; otherwise by sizes. Says in a line what is damaged.
+    thorough: by reading all that should be there. Otherwise by the sizes of a finished job; the tasks of one that is
+    under way find what is damaged.
     """
     closing = Closing(job, ledger)
-    if not closing.is_finished():
+    finished = closing.is_finished()
+    if not (finished or thorough):
         return True
     tasks, files = closing.changed(thorough=thorough)
-    if not (tasks or files):
+    if tasks or files:
+        named = listed(closing.named(tasks, files))
+        log.warning("%s: missing or not as written, and made again", named)
+        ledger.forget(tasks)
+    elif finished:
         closing.remove_leftovers()
-        return False
-    named = [closing.outputs.name(task) for task in tasks] + [path.name for path in files]
-    log.warning("%s of the finished picture is missing or damaged, and is made again", listed(named))
-    ledger.forget(tasks)
-    return True
+    return not finished or bool(tasks or files)
 
 
 class Closing:
@@ -75,11 +77,14 @@ class Closing:
         And those whose part of the master is gone, where files that are derived from it are to be made.
         """
         derive = self._must_derive()
+        yield from self._not_as_written(self._kept, lambda task: not derive or self.outputs.serves(task))
+
+    def _not_as_written(self, stages: range, serves: Callable[[Task], bool]) -> Iterator[Task]:
         with ThreadPoolExecutor(READERS) as pool:
-            entries = self._ledger.written(self._kept)
+            entries = self._ledger.written(stages)
             while some := list(islice(entries, AT_ONCE)):
                 for entry, whole in zip(some, pool.map(self._is_whole, some), strict=True):
-                    if not whole or (derive and not self.outputs.serves(entry.task)):
+                    if not (whole and serves(entry.task)):
                         yield entry.task
 
     def end(self) -> None:
@@ -87,7 +92,7 @@ class Closing:
         self.outputs.outputs.close(derive=self._must_derive())
         latents = self._folder / LATENTS
         files = [*self.outputs.outputs.own_files(), latents / METADATA, latents.parent / METADATA]
-        self._ledger.close_job({self._name(path): written_file(path) for path in files})
+        self._ledger.close_job({self.name_of(path): written_file(path) for path in files})
         self.remove_leftovers()
 
     # --- a finished job
@@ -99,17 +104,39 @@ class Closing:
         return done and self._ledger.closed is not None
 
     def changed(self, *, thorough: bool) -> tuple[list[Task], list[Path]]:
-        """Of a finished job, the tasks and the last files whose output is missing or not as it was written."""
+        """Tasks, and files of a finished job's end, whose output is missing or not as it was written.
+
+        thorough: by reading all that should be there, of a job under way, too; otherwise by the sizes of what is kept.
+        """
         told = self._ledger.closed.files if self._ledger.closed else {}
         files = [(self._folder / name, written) for name, written in told.items()]
         if thorough:
-            return list(self.damaged()), [path for path, written in files if not _is_as(path, written.digest)]
+            standing = [task for stage in self._standing() for task in self._damaged_of(stage)]
+            return standing, [path for path, written in files if not _is_as(path, written.digest)]
         tasks = [
             entry.task
             for entry in self._ledger.written(self._kept)
             if entry.written is not None and self.outputs.bytes_of(entry.task) != entry.written.bytes
         ]
         return tasks, [path for path, written in files if bytes_of_file(path) != written.bytes]
+
+    def _standing(self) -> Iterator[int]:
+        """Stages whose output should be there: what is kept, and arrays that a later task will read."""
+        stages = self.outputs.plan.stages
+        for stage in range(len(stages)):
+            if stage in self._kept or self._ledger.done.count(stage + 1) < stages[stage + 1].tasks:
+                yield stage
+
+    def _damaged_of(self, stage: int) -> Iterator[Task]:
+        return self._not_as_written(range(stage, stage + 1), lambda task: True)
+
+    def named(self, tasks: Sequence[Task], files: Sequence[Path]) -> list[str]:
+        """Tasks and files as people read them."""
+        return [self.outputs.name(task) for task in tasks] + [self.name_of(path) for path in files]
+
+    def standing_tasks(self) -> int:
+        """How many tasks have output that should be there."""
+        return sum(self._ledger.done.count(stage) for stage in self._standing())
 
     def remove_leftovers(self) -> None:
         """What is not kept: an earlier run may have ended before it was all gone."""
@@ -123,13 +150,14 @@ class Closing:
             return bool(derived)
         told = self._ledger.last_closed.files
         return not all(
-            self._name(path) in told and _is_as(path, told[self._name(path)].digest) for path in derived
+            self.name_of(path) in told and _is_as(path, told[self.name_of(path)].digest) for path in derived
         )
 
     def _is_whole(self, entry: Done) -> bool:
         return entry.written is not None and self.outputs.is_as(entry.task, entry.written)
 
-    def _name(self, path: Path) -> str:
+    def name_of(self, path: Path) -> str:
+        """A file by its path in the job's folder."""
         return path.relative_to(self._folder).as_posix()
 
 

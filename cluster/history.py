@@ -7,6 +7,7 @@ than following one of ten.
 from __future__ import annotations
 
 import json
+import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,18 @@ from cluster.progress import RECENT, group_of
 from storage import ledger
 from storage.fingerprint import FormatError
 from storage.task_set import TaskSet
+
+log = logging.getLogger(__name__)
+
+
+def set_damaged_events_aside(path: Path) -> None:
+    """Give events that nobody can read another name, so that a run that begins now can be followed."""
+    try:
+        Events(path).look()
+    except FormatError as error:
+        aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
+        log.warning("%s: what it told of earlier runs is in %s", error, aside.name)
+        path.replace(aside)
 
 
 class Tail:
@@ -207,5 +220,5 @@ def _damaged(path: Path, error: Exception) -> FormatError:
     if isinstance(error, FormatError):
         return error
     return FormatError(
-        f"{path} is damaged ({type(error).__name__}: {error}); start the job again in another folder"
+        f"{path} is damaged ({type(error).__name__}: {error}); going on with the job (hypermosaic resume) mends it"
     )

@@ -20,8 +20,8 @@ SECONDS_PER_MEGAPIXEL = {"cpu": 1.0, "cuda": 0.2}
 WRITING_SECONDS_PER_MEGAPIXEL = 0.06
 """Levels, JPEG tiles and OME-Zarr on one core (docs/benchmarks.md)."""
 
-SMALL_FILES = 5
-"""job.yaml, ledger, events, index.html, provenance.xmp."""
+SMALL_FILES = 6
+"""job.yaml, ledger, events, lock, index.html, provenance.xmp."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ome_zarr_models.v05 import Image as OmeImage
 from PIL import Image
 
+from storage.damage import DamagedData
 from storage.fingerprint import FormatError
 from storage.formats.contract import FORMATS, PyramidFormat, open_formats
 from storage.formats.deep_zoom import DeepZoom, deep_zoom_level
@@ -74,7 +75,7 @@ def test_a_format_travels_to_workers_and_refuses_boxes_that_are_not_tiles(name: 
 def test_finish_names_what_is_missing(name: str, tmp_path: Path) -> None:
     output = FORMATS[name](tmp_path, LAYOUT)
     output.create()
-    with pytest.raises(FileNotFoundError, match="never written; resume the job"):
+    with pytest.raises(DamagedData, match="never written; resume the job"):
         output.finish()
     assert not (tmp_path / "image.dzi").exists()
 

@@ -24,6 +24,7 @@ from cluster.job import Job, prepare
 from cluster.outputs import outputs_for
 from cluster.tasks import Outcome
 from cluster.worker import class_map
+from storage.damage import DamagedData
 from storage.formats.labels import Labels, enlarged, label_values
 from storage.pyramid import PyramidLayout
 
@@ -167,8 +168,10 @@ def test_a_missing_shard_is_named_and_a_damaged_one_is_an_error(tmp_path: Path, 
     with pytest.raises(OSError, match="level 0 of classes"):
         labels.read_level(0, job.plan.layout.whole(0).box)
     shard.unlink()
-    with pytest.raises(FileNotFoundError, match=r"classes/0/c/0/1 was never written; resume the job"):
-        outputs_for(job).finish()
+    with pytest.raises(DamagedData, match=r"classes/0/c/0/1 is missing"):
+        labels.read_level(0, job.plan.layout.whole(0).box)
+    with pytest.raises(DamagedData, match=r"classes/0/c/0/1 was never written; resume the job"):
+        outputs_for(job).close(derive=False)
 
 
 # --- models that are loaded ------------------------------------------------------------------------------------------

@@ -245,3 +245,33 @@ def test_everything_but_the_job_may_go(tmp_path: Path, monkeypatch) -> None:
             remove(path)
     go_on(job)
     assert whole_folder(tmp_path) == before
+
+
+# --- the command `verify` --------------------------------------------------------------------------------------------
+
+
+def test_verify_names_what_is_damaged_and_changes_nothing(tmp_path: Path, monkeypatch) -> None:
+    job, _ = finished(tmp_path, monkeypatch)
+    assert verdict(tmp_path) == (True, 17, ())
+    flip(tmp_path / "image_files/0/0_0.png")
+    flip(one(tmp_path, "latents.zarr/latents/c.*"))
+    remove(tmp_path / "image.dzi")
+    before = whole_folder(tmp_path)
+    assert verdict(tmp_path) == (True, 17, ("denoise 4, block 6", "pyramid 1, block 0", "image.dzi"))
+    assert whole_folder(tmp_path) == before
+
+
+def verdict(folder: Path) -> tuple[bool, int, tuple[str, ...]]:
+    found = api.verify(folder)
+    return found.finished, found.read, found.damaged
+
+
+def test_verify_reads_a_job_under_way_too(tmp_path: Path, monkeypatch, undisturbed: dict[str, bytes]) -> None:
+    job = tiny_job(tmp_path, monkeypatch, outputs=BOTH)
+    go_on(job, stop_after=WHILE_DENOISING)
+    assert verdict(tmp_path) == (False, 18, ())
+    flip(one(tmp_path, "work/sums-0002*/c.*"))
+    finished, _, damaged = verdict(tmp_path)
+    assert not finished and len(damaged) == 1 and damaged[0].startswith("denoise 2, block ")
+    go_on(job, thorough=True)
+    assert files_of(tmp_path) == undisturbed

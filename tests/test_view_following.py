@@ -60,7 +60,7 @@ def test_a_look_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_hundred_thousand_tasks_are_followed_in_little_time(tmp_path: Path) -> None:
     """A look after the first is a matter of the new lines; generous, for machines that are busy."""
     job = GrowingJob(tmp_path / "job")
-    stage, path = {"stage": 0, "block": 0}, job.folder / "ledger.jsonl"
+    stage, path = {"stage": 0, "block": 0, "bytes": 1}, job.folder / "ledger.jsonl"
     with path.open("a") as ledger:
         ledger.writelines(
             json.dumps(stage | {"stage": n % 3, "block": n % 8 + n}) + "\n" for n in range(100_000)

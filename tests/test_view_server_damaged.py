@@ -106,7 +106,7 @@ def test_a_page_with_an_odd_description_stops_nobody_from_looking(tmp_path: Path
     ("name", "content", "words"),
     [
         ("ledger.jsonl", '{"stage": 0, "block": -1}', "ledger.jsonl is damaged"),
-        ("ledger.jsonl", '{"stage": 0, "block": 8}', "block 8 of stage 0 is done, and there are 8"),
+        ("ledger.jsonl", '{"stage": 0, "block": 8, "bytes": 1}', "block 8 of stage 0 is done, and there are 8"),
         ("events.jsonl", NO_PACE, "JSON"),
     ],
 )  # fmt: skip

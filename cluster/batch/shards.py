@@ -94,20 +94,26 @@ def manifest_path(batch: Batch, shard: int) -> Path:
 
 def read_manifest(batch: Batch, shard: int) -> Manifest:
     """Raises OSError where there is none, ValueError, KeyError or TypeError where it is none of ours."""
-    values = json.loads(manifest_path(batch, shard).read_text(encoding="utf-8"))
+    return _manifest_at(manifest_path(batch, shard))
+
+
+def _manifest_at(path: Path) -> Manifest:
+    values = json.loads(path.read_text(encoding="utf-8"))
     return Manifest(**{**values, "missing": tuple(values["missing"])})
 
 
 def is_finished(batch: Batch, shard: int) -> bool:
     """Whether the shard has a manifest, and is still the file that the manifest tells of."""
-    path = shard_path(batch, shard)
-    if not manifest_path(batch, shard).is_file() or not path.is_file():
-        return False
+    return is_as_told(shard_path(batch, shard), manifest_path(batch, shard))
+
+
+def is_as_told(shard: Path, manifest: Path) -> bool:
+    """Whether a file of a shard is there, and whole, by its manifest's SHA-256. False without a manifest of ours."""
     try:
-        manifest = read_manifest(batch, shard)
-    except (ValueError, KeyError, TypeError):  # no manifest of ours
+        told = _manifest_at(manifest)
+        return shard.stat().st_size == told.bytes and file_hash(shard) == told.sha256
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-    return path.stat().st_size == manifest.bytes and file_hash(path) == manifest.sha256
 
 
 def assemble(batch: Batch, shard: int, groups: int) -> None:

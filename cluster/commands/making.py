@@ -101,14 +101,17 @@ def _executor(name: str | None) -> ExecutorName | None:
     raise SpecError(f"unknown executor {name!r}; choose ray or in-process")
 
 
-def finish(context: typer.Context, job: Job) -> None:
-    """Do what is left of a job, showing progress; prints the page's path on the standard output."""
+def finish(context: typer.Context, job: Job, *, thorough: bool = False) -> None:
+    """Do what is left of a job, showing progress; prints the page's path on the standard output.
+
+    thorough: read all that should be there first, and make again what is damaged.
+    """
     from cluster import api
 
     session = session_of(context)
     session.folder, session.running = job.spec.out, True
     with shown() as listener:
-        result = api.run(job, resume=True, on_event=listener)
+        result = api.run(job, resume=True, on_event=listener, thorough=thorough)
     if result.before:
         print("this job is finished already", file=sys.stderr)
     session.running = False

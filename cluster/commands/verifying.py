@@ -1,0 +1,70 @@
+"""`verify`: whether a folder still holds what was written to it. Knows flags and words; knows not how that is found."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.batch.names import is_batch
+from cluster.commands.boundary import FAILURE, session_of
+from cluster.commands.looking import Folder
+from cluster.commands.making import Debug, Json, finish
+from cluster.spec import SpecError
+
+if TYPE_CHECKING:
+    from cluster.verifying import Verdict
+
+
+def verify(
+    context: typer.Context,
+    folder: Folder,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make again what is damaged, and go on to the end.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read all that a job or a batch has written, and say what is missing or damaged (exit code 1)."""
+    session_of(context).debug |= debug
+    from cluster import api
+
+    if repair:
+        _repair(context, folder)
+        return
+    verdict = api.verify(folder)
+    if as_json:
+        print(json.dumps(verdict.as_json(), indent=2))
+    else:
+        for name in verdict.damaged:
+            print(name)
+        print(said(verdict), file=sys.stderr)
+    if not verdict.is_whole:
+        raise typer.Exit(FAILURE)
+
+
+def _repair(context: typer.Context, folder: Path) -> None:
+    from cluster import api
+
+    if is_batch(folder):
+        raise SpecError(
+            f"{folder} is a batch, whose shards are read whenever it goes on: give its command again, with --resume"
+        )
+    finish(context, api.continued(folder, None, None), thorough=True)
+
+
+def said(verdict: Verdict) -> str:
+    """What was found, in a line."""
+    many = f"{verdict.read} output{'s' * (verdict.read != 1)}"
+    if verdict.is_whole:
+        rest = "" if verdict.finished else "; it is not finished"
+        return f"{verdict.folder} is whole: {many} read{rest}"
+    how = (
+        ""
+        if is_batch(Path(verdict.folder))
+        else f"; hypermosaic verify --repair {verdict.folder} makes it again"
+    )
+    return f"{len(verdict.damaged)} of {many} of {verdict.folder} missing or not as written{how}"

@@ -1,0 +1,85 @@
+"""Whether all that a job or a batch has written is there, and as it was written. Reads everything; repairs nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.batch.names import DATA, MANIFESTS, NAME, SUCCESS, is_batch
+from storage.claim import Claim
+from storage.fingerprint import FormatError
+
+if TYPE_CHECKING:
+    from cluster.job import Job
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found. read: outputs of tasks, or shards; damaged: those that are missing or not as they were written.
+
+    finished: whether the job or batch is done. Names are as people read them.
+    """
+
+    folder: str
+    finished: bool
+    read: int
+    damaged: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.damaged
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values under the same names."""
+        return asdict(self) | {"whole": self.is_whole}
+
+
+def verdict_on(folder: Path) -> Verdict:
+    """Raises SpecError where there is neither a job nor a batch, BlockingIOError where a process is at work there."""
+    from cluster.api import continued
+
+    if is_batch(folder):
+        with Claim(folder):
+            return _on_batch(folder)
+    job = continued(folder, None, None)
+    with Claim(folder):
+        return _on_job(job)
+
+
+def _on_job(job: Job) -> Verdict:
+    from cluster.closing import Closing, open_ledger
+
+    with open_ledger(job) as ledger:
+        closing = Closing(job, ledger)
+        tasks, files = closing.changed(thorough=True)
+        names = tuple(closing.named(tasks, files))
+        verdict = Verdict(str(job.spec.out), closing.is_finished(), closing.standing_tasks(), names)
+    return verdict if job.map is None else _with_map(verdict, _on_job(job.map))
+
+
+def _with_map(picture: Verdict, invented: Verdict) -> Verdict:
+    """A picture's verdict, and that of the map that was invented for it."""
+    names = (*picture.damaged, *(f"map: {name}" for name in invented.damaged))
+    return Verdict(picture.folder, picture.finished, picture.read + invented.read, names)
+
+
+def _on_batch(folder: Path) -> Verdict:
+    """Of its finished shards, which manifests tell of; the parts of others are read when a shard is put together."""
+    from cluster.batch.shards import is_as_told
+
+    finished = (folder / SUCCESS).is_file()
+    names = [f"train-{shard:05d}-of-{_shards(folder):05d}" for shard in range(_shards(folder))]
+    manifests = {name: folder / MANIFESTS / f"{name}.json" for name in names}
+    due = [name for name in names if finished or manifests[name].is_file()]
+    damaged = [name for name in due if not is_as_told(folder / DATA / f"{name}.parquet", manifests[name])]
+    return Verdict(str(folder), finished, len(due), tuple(damaged))
+
+
+def _shards(folder: Path) -> int:
+    """As batch.json tells. Raises FormatError where it is none of ours."""
+    try:
+        return int(json.loads((folder / NAME).read_text(encoding="utf-8"))["shards"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{folder / NAME} is damaged ({type(error).__name__}: {error})") from None
