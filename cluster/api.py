@@ -113,8 +113,9 @@ def resume(
     """Go on with the job of a folder, wherever it stopped; a finished one returns at once.
 
     What is missing or damaged is made again: of a finished job what shows in sizes, and with `thorough` what shows
-    when all that should be there is read. `executor` and `workers` may differ from before; they do not change the picture. Raises what `generate` raises, and
-    FormatError where the model's files are no longer those that the job began with.
+    when all that should be there is read. `executor` and `workers` may differ from before; they do not change the
+    picture. Raises what `generate` raises, and FormatError where the model's files are no longer those that the job
+    began with.
     """
     return run(continued(Path(folder), executor, workers), resume=True, on_event=on_event, thorough=thorough)
 
