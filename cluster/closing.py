@@ -17,6 +17,7 @@ from cluster.job_file import LATENTS
 from cluster.plan import WORK, Task
 from cluster.written import TaskOutputs, bytes_of_file, digest_of, written_file
 from storage.arrays import METADATA
+from storage.files import sync_file_system
 from storage.ledger import Done, Ledger
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Closing:
         self.outputs.outputs.close(derive=self._must_derive())
         latents = self._folder / LATENTS
         files = [*self.outputs.outputs.own_files(), latents / METADATA, latents.parent / METADATA]
+        sync_file_system(self._folder)  # tiles are not synced one by one
         self._ledger.close_job({self.name_of(path): written_file(path) for path in files})
         self.remove_leftovers()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,23 @@ def replace_by(path: Path, write: Callable[[Path], None], *, durable: bool = Tru
             _sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def sync_file_system(folder: Path) -> None:
+    """Wait until all that was written to the file system of a folder is on its disk, small files by the thousand, too.
+
+    Of a network's file system, what this machine has written. Raises OSError.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(library, "syncfs"):  # not on Linux: all file systems
+            os.sync()
+        elif library.syncfs(handle):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(handle)
 
 
 def _sync(path: Path) -> None:

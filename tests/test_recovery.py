@@ -251,7 +251,7 @@ def test_everything_but_the_job_may_go(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_verify_names_what_is_damaged_and_changes_nothing(tmp_path: Path, monkeypatch) -> None:
-    job, _ = finished(tmp_path, monkeypatch)
+    finished(tmp_path, monkeypatch)
     assert verdict(tmp_path) == (True, 17, ())
     flip(tmp_path / "image_files/0/0_0.png")
     flip(one(tmp_path, "latents.zarr/latents/c.*"))

@@ -69,7 +69,7 @@ class DeepZoom:
         for row, column in self._cells(box):
             tile = tile_box(self.layout, level, row, column)
             encoded = encode(pixels[tile.slices_in(box)], self.encoding, self.quality)
-            replace_file(self.tile_path(level, row, column), encoded)
+            replace_file(self.tile_path(level, row, column), encoded, durable=False)
 
     def files(self, level: int, box: Box) -> list[Path]:
         return [self.tile_path(level, row, column) for row, column in self._cells(box)]
