@@ -8,11 +8,10 @@ done. Arrays that no task will read again are deleted. Stopping at any point lea
 
 from __future__ import annotations
 
-import heapq
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from cluster.events import (
@@ -23,12 +22,12 @@ from cluster.events import (
     JobStarted,
     StageTotal,
     TaskDone,
-    TaskRetried,
 )
 from cluster.executors.contract import Executor
 from cluster.job import Job
 from cluster.outputs import outputs_for
 from cluster.plan import WORK, Plan, Task
+from cluster.queueing import Queue
 from cluster.tasks import Outcome
 from storage.arrays import ArrayStore
 from storage.formats.contract import MissingPixels
@@ -36,16 +35,11 @@ from storage.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 4
 LEDGER = "ledger.jsonl"
 
 
 class Interrupted(Exception):
     """The user stopped the job; it can be resumed."""
-
-
-class TaskFailed(RuntimeError):
-    """A task kept losing its worker."""
 
 
 def run(job: Job, executor: Executor, on_event: Callable[[Event], None]) -> None:
@@ -96,73 +90,6 @@ def _loop(job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Even
         else:
             on_event(queue.retry(outcome))
     arrays.tidy()
-
-
-class Queue:
-    """Tasks that are ready and neither done nor under way: the earliest stage first, in it the longest task first.
-
-    Long tasks first leaves the least waiting where blocks need each other's steps (Graham 1969).
-    """
-
-    def __init__(self, plan: Plan, done: set[Task]) -> None:
-        self.plan = plan
-        self.done = done
-        self._missing: dict[Task, int] = {}
-        self._attempts: Counter[Task] = Counter()
-        self._heap: list[tuple[int, int, int]] = []
-        for task in _frontier(plan, done):
-            self._push(task)
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def pop(self) -> Task:
-        stage, _, block = heapq.heappop(self._heap)
-        return stage, block
-
-    def _push(self, task: Task) -> None:
-        stage, block = task
-        heapq.heappush(self._heap, (stage, -self.plan.batches(task), block))
-
-    def release_after(self, task: Task) -> None:
-        """Count a done task off those that wait for it; what waits for nothing more is ready."""
-        for waiting in self.plan.dependents(task):
-            if waiting in self.done:
-                continue
-            if waiting not in self._missing:
-                self._missing[waiting] = sum(
-                    before not in self.done for before in self.plan.dependencies(waiting)
-                )
-            else:
-                self._missing[waiting] -= 1
-            if self._missing[waiting] == 0:
-                del self._missing[waiting]
-                self._push(waiting)
-
-    def retry(self, outcome: Outcome) -> TaskRetried:
-        """Queue a task again whose worker was lost; raise any other error, and a loss that repeats itself."""
-        assert outcome.error is not None
-        if not outcome.lost:
-            raise outcome.error
-        self._attempts[outcome.task] += 1
-        stage, block = outcome.task
-        name = self.plan.stages[stage].name
-        if self._attempts[outcome.task] >= ATTEMPTS:
-            raise TaskFailed(
-                f"{name}, block {block}: the worker died {ATTEMPTS} times; is there enough memory?"
-            )
-        self._push(outcome.task)
-        return TaskRetried(stage, name, block, str(outcome.error).splitlines()[0])
-
-
-def _frontier(plan: Plan, done: set[Task]) -> Iterator[Task]:
-    """Tasks that are not done and whose dependencies are; none lie beyond the stage after the last one begun."""
-    begun = max((stage for stage, _ in done), default=-1)
-    for stage in range(min(begun + 2, len(plan.stages))):
-        for block in range(plan.stages[stage].tasks):
-            task = (stage, block)
-            if task not in done and all(before in done for before in plan.dependencies(task)):
-                yield task
 
 
 class Arrays:

@@ -21,8 +21,8 @@ from cluster.batch import run as running
 from cluster.batch.entry import BatchResult, make_batch
 from cluster.batch.requests import rows_at_hand
 from cluster.batch.tasks import ASSEMBLE, GiantTask, RowTask
-from cluster.driver import TaskFailed
 from cluster.executors.in_process import InProcess
+from cluster.queueing import TaskFailed
 from cluster.tasks import Begun, Outcome
 from generation import packing
 from generation.denoise import Sampler

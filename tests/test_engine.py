@@ -24,11 +24,12 @@ from engine import (
     tiny_worker,
 )
 
-from cluster.driver import Interrupted, TaskFailed
+from cluster.driver import Interrupted
 from cluster.events import JobStarted
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
 from cluster.plan import Task
+from cluster.queueing import TaskFailed
 from cluster.tasks import Outcome, finished
 from generation.schedules import SHORT_NAMES
 

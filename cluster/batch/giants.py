@@ -24,12 +24,12 @@ from cluster.batch.plan import Asked, Batch
 from cluster.batch.shards import write_part
 from cluster.batch.small import Picture, legend_of_job
 from cluster.batch.tasks import GiantTask
-from cluster.driver import TaskFailed
 from cluster.events import unheard
 from cluster.executors.contract import Executor, Runs, Work
 from cluster.job import Job, prepare_described
 from cluster.outputs import outputs_for
 from cluster.plan import Task
+from cluster.queueing import TaskFailed
 from cluster.tasks import Outcome, Worker
 from generation.models.contracts import Model
 

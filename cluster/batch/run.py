@@ -31,7 +31,7 @@ from cluster.batch.seconds import write_seconds
 from cluster.batch.shards import Manifest, is_finished, manifest_path, part_path, read_manifest
 from cluster.batch.singly import draw_singly
 from cluster.batch.tasks import ASSEMBLE
-from cluster.driver import ATTEMPTS, Interrupted, TaskFailed
+from cluster.driver import Interrupted
 from cluster.events import (
     Event,
     JobFailed,
@@ -45,6 +45,7 @@ from cluster.events import (
 )
 from cluster.executors.contract import Executor
 from cluster.plan import Task
+from cluster.queueing import ATTEMPTS, TaskFailed
 from cluster.tasks import Outcome
 
 MakeExecutor = Callable[[Batch], Executor]

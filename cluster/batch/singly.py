@@ -10,9 +10,9 @@ from cluster.batch.packing import groups_of
 from cluster.batch.plan import Batch
 from cluster.batch.shards import join_rows, write_row
 from cluster.batch.tasks import RowTask
-from cluster.driver import TaskFailed
 from cluster.executors.contract import Executor
 from cluster.plan import Task
+from cluster.queueing import TaskFailed
 from cluster.tasks import Outcome
 
 TRIES = 2
