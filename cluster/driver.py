@@ -26,8 +26,11 @@ from cluster.events import (
 from cluster.executors.contract import Executor
 from cluster.job import Job
 from cluster.outputs import outputs_for
+from cluster.patience import LIMITS, Limits
 from cluster.plan import WORK, Plan, Task
 from cluster.queueing import Queue
+from cluster.report import guessed_pace, task_seconds
+from cluster.supervision import Named, Supervisor
 from cluster.tasks import Outcome
 from storage.arrays import ArrayStore
 from storage.formats.contract import MissingPixels
@@ -69,27 +72,40 @@ def run(job: Job, executor: Executor, on_event: Callable[[Event], None]) -> None
     on_event(JobFinished(time.perf_counter() - began))
 
 
-def _loop(job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Event], None]) -> None:
+def _loop(
+    job: Job,
+    executor: Executor,
+    ledger: Ledger,
+    on_event: Callable[[Event], None],
+    limits: Limits = LIMITS,
+) -> None:
     arrays = Arrays(job, ledger)
     queue = Queue(job.plan, ledger.done)
-    under_way = 0
-    while under_way or queue:
-        while queue and under_way < executor.capacity(len(queue)):
-            task = queue.pop()
-            arrays.need(task)
-            executor.submit(task)
-            under_way += 1
-        arrays.tidy()
-        outcome = executor.next()
-        under_way -= 1
-        if outcome.error is None:
-            ledger.record(*outcome.task)
-            queue.release_after(outcome.task)
-            arrays.done(outcome.task)
-            on_event(_done(job.plan, outcome))
-        else:
-            on_event(queue.retry(outcome))
+    supervisor = Supervisor(executor, JobTasks(job), on_event, limits)
+    for outcome in supervisor.outcomes(queue, prepare=arrays.need, meanwhile=arrays.tidy):
+        if outcome.error is not None:
+            raise supervisor.failure(outcome)
+        ledger.record(*outcome.task)
+        queue.release_after(outcome.task)
+        arrays.done(outcome.task)
+        on_event(_done(job.plan, outcome))
     arrays.tidy()
+
+
+class JobTasks:
+    """What the tasks of a job are called, and how long they should take."""
+
+    def __init__(self, job: Job) -> None:
+        self._plan = job.plan
+        self._pace = guessed_pace(job)
+
+    def named(self, task: Task) -> Named:
+        stage, block = task
+        name = self._plan.stages[stage].name
+        return Named(stage, name, block, f"{name}, block {block}")
+
+    def expected_seconds(self, task: Task) -> float:
+        return task_seconds(self._plan, self._pace, task)
 
 
 class Arrays:

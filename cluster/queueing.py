@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
-from cluster.events import TaskRetried
-from cluster.plan import Plan, Task
-from cluster.tasks import Outcome
-
-ATTEMPTS = 4
+from cluster.plan import Stage, Task
 
 
-class TaskFailed(RuntimeError):
-    """A task kept losing its worker."""
+class Graph(Protocol):
+    """Tasks, and which wait for which, as a plan has them."""
+
+    @property
+    def stages(self) -> Sequence[Stage]: ...
+
+    def dependencies(self, task: Task) -> list[Task]: ...
+
+    def dependents(self, task: Task) -> list[Task]: ...
+
+    def batches(self, task: Task) -> int:
+        """How long it is, beside others of its stage."""
 
 
 class Queue:
@@ -23,23 +30,28 @@ class Queue:
     Long tasks first leaves the least waiting where blocks need each other's steps (Graham 1969).
     """
 
-    def __init__(self, plan: Plan, done: set[Task]) -> None:
+    def __init__(self, plan: Graph, done: set[Task]) -> None:
         self.plan = plan
         self.done = done
         self._missing: dict[Task, int] = {}
-        self._attempts: Counter[Task] = Counter()
         self._heap: list[tuple[int, int, int]] = []
+        self._ready: set[Task] = set()
         for task in _frontier(plan, done):
-            self._push(task)
+            self.push(task)
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def pop(self) -> Task:
         stage, _, block = heapq.heappop(self._heap)
+        self._ready.remove((stage, block))
         return stage, block
 
-    def _push(self, task: Task) -> None:
+    def push(self, task: Task) -> None:
+        """A task that is ready, perhaps once more; nothing happens where it is here already."""
+        if task in self._ready:
+            return
+        self._ready.add(task)
         stage, block = task
         heapq.heappush(self._heap, (stage, -self.plan.batches(task), block))
 
@@ -56,25 +68,10 @@ class Queue:
                 self._missing[waiting] -= 1
             if self._missing[waiting] == 0:
                 del self._missing[waiting]
-                self._push(waiting)
-
-    def retry(self, outcome: Outcome) -> TaskRetried:
-        """Queue a task again whose worker was lost; raise any other error, and a loss that repeats itself."""
-        assert outcome.error is not None
-        if not outcome.lost:
-            raise outcome.error
-        self._attempts[outcome.task] += 1
-        stage, block = outcome.task
-        name = self.plan.stages[stage].name
-        if self._attempts[outcome.task] >= ATTEMPTS:
-            raise TaskFailed(
-                f"{name}, block {block}: the worker died {ATTEMPTS} times; is there enough memory?"
-            )
-        self._push(outcome.task)
-        return TaskRetried(stage, name, block, str(outcome.error).splitlines()[0])
+                self.push(waiting)
 
 
-def _frontier(plan: Plan, done: set[Task]) -> Iterator[Task]:
+def _frontier(plan: Graph, done: set[Task]) -> Iterator[Task]:
     """Tasks that are not done and whose dependencies are; none lie beyond the stage after the last one begun."""
     begun = max((stage for stage, _ in done), default=-1)
     for stage in range(min(begun + 2, len(plan.stages))):
@@ -82,3 +79,23 @@ def _frontier(plan: Plan, done: set[Task]) -> Iterator[Task]:
             task = (stage, block)
             if task not in done and all(before in done for before in plan.dependencies(task)):
                 yield task
+
+
+class Line:
+    """Tasks that wait for nothing: the first goes first, and one that is given out again goes last."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._tasks = deque(tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def pop(self) -> Task:
+        return self._tasks.popleft()
+
+    def push(self, task: Task) -> None:
+        self._tasks.append(task)
+
+    def push_first(self, task: Task) -> None:
+        """Before all that wait."""
+        self._tasks.appendleft(task)

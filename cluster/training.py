@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cluster.machine import local_machine
-from cluster.queueing import TaskFailed
+from cluster.supervision import TaskFailed
 from generation.training.config import TrainConfig
 from generation.training.shelves import PackageMissing
 from generation.training.team import ProcessGroup
