@@ -8,11 +8,10 @@ done. Arrays that no task will read again are deleted. Stopping at any point lea
 
 from __future__ import annotations
 
-import heapq
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -25,12 +24,15 @@ from cluster.events import (
     JobStarted,
     StageTotal,
     TaskDone,
-    TaskRetried,
 )
 from cluster.executors.contract import Executor
 from cluster.job import Job
+from cluster.patience import LIMITS, Limits
 from cluster.plan import Plan, Task
+from cluster.queueing import Queue
 from cluster.recovery import DamagedInputs, missing, to_redo
+from cluster.report import guessed_pace, task_seconds
+from cluster.supervision import Named, Supervisor
 from cluster.tasks import Outcome
 from storage.arrays import ArrayStore
 from storage.damage import DamagedData
@@ -40,17 +42,20 @@ from storage.task_set import TaskSet
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
+"""How often the output of one task may be found damaged."""
 
 
 class Interrupted(Exception):
     """The user stopped the job; it can be resumed."""
 
 
-class TaskFailed(RuntimeError):
-    """A task kept losing its worker."""
-
-
-def run(job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Event], None]) -> None:
+def run(
+    job: Job,
+    executor: Executor,
+    ledger: Ledger,
+    on_event: Callable[[Event], None],
+    limits: Limits = LIMITS,
+) -> None:
     """Do every task of a job that its ledger does not have, close its outputs, and check that all of them are whole.
 
     What is found missing or damaged is made again. For a process that has claimed the job's folder. Raises
@@ -58,7 +63,7 @@ def run(job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Event]
     """
     began = time.perf_counter()
     try:
-        Run(job, executor, ledger, on_event).to_the_end()
+        Run(job, executor, ledger, on_event, limits).to_the_end()
     except KeyboardInterrupt:
         on_event(JobInterrupted())
         raise Interrupted from None
@@ -72,13 +77,19 @@ class Run:
     """One run of a job."""
 
     def __init__(
-        self, job: Job, executor: Executor, ledger: Ledger, on_event: Callable[[Event], None]
+        self,
+        job: Job,
+        executor: Executor,
+        ledger: Ledger,
+        on_event: Callable[[Event], None],
+        limits: Limits,
     ) -> None:
         self.job = job
         self.plan = job.plan
         self.executor = executor
         self.ledger = ledger
         self.on_event = on_event
+        self.supervisor = Supervisor(executor, JobTasks(job), on_event, limits)
         self.closing = Closing(job, ledger)
         self.outputs = self.closing.outputs
         self._damaged: Counter[Task] = Counter()
@@ -100,27 +111,18 @@ class Run:
 
     def _do_tasks(self, arrays: Arrays) -> None:
         queue = Queue(self.plan, self.ledger.done)
-        under_way: set[Task] = set()
-        while under_way or queue:
-            while queue and len(under_way) < self.executor.capacity(len(queue)):
-                task = queue.pop()
-                arrays.need(task)
-                self.executor.submit(task)
-                under_way.add(task)
-            arrays.tidy()
-            outcome = self.executor.next()
-            under_way.remove(outcome.task)
-            if outcome.error is None:
+        for outcome in self.supervisor.outcomes(queue, prepare=arrays.need, meanwhile=arrays.tidy):
+            if isinstance(outcome.error, DamagedInputs):
+                arrays.undo(self._make_again(outcome.error.tasks, found_by=outcome))
+                arrays.mend()
+                queue.renew(self.supervisor.under_way)
+            elif outcome.error is not None:
+                raise self.supervisor.failure(outcome)
+            else:
                 self.ledger.record(*outcome.task, outcome.written)
                 queue.release_after(outcome.task)
                 arrays.done(outcome.task)
                 self.on_event(_done(self.plan, outcome))
-            elif isinstance(outcome.error, DamagedInputs):
-                arrays.undo(self._make_again(outcome.error.tasks, found_by=outcome))
-                arrays.mend()
-                queue = queue.anew(under_way)
-            else:
-                self.on_event(queue.retry(outcome))
         arrays.tidy()
 
     def _make_again(self, damaged: Iterable[Task], found_by: Outcome | None = None) -> set[Task]:
@@ -151,84 +153,20 @@ def _made_again(plan: Plan, redo: set[Task]) -> str:
     return f"stored data is missing or damaged: {len(redo)} of {total} tasks are done again, from {first} on"
 
 
-class Queue:
-    """Tasks that are ready and neither done nor under way: the earliest stage first, in it the longest task first.
+class JobTasks:
+    """What the tasks of a job are called, and how long they should take."""
 
-    Long tasks first leaves the least waiting where blocks need each other's steps (Graham 1969).
-    """
+    def __init__(self, job: Job) -> None:
+        self._plan = job.plan
+        self._pace = guessed_pace(job)
 
-    def __init__(
-        self,
-        plan: Plan,
-        done: TaskSet,
-        under_way: Container[Task] = (),
-        attempts: Counter[Task] | None = None,
-    ) -> None:
-        self.plan = plan
-        self.done = done
-        self._missing: dict[Task, int] = {}
-        self._attempts: Counter[Task] = Counter() if attempts is None else attempts
-        self._heap: list[tuple[int, int, int]] = []
-        for task in _frontier(plan, done):
-            if task not in under_way:
-                self._push(task)
-
-    def anew(self, under_way: Container[Task]) -> Queue:
-        """The queue of a job of which tasks were forgotten, while some are under way."""
-        return Queue(self.plan, self.done, under_way, self._attempts)
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def pop(self) -> Task:
-        stage, _, block = heapq.heappop(self._heap)
-        return stage, block
-
-    def _push(self, task: Task) -> None:
+    def named(self, task: Task) -> Named:
         stage, block = task
-        heapq.heappush(self._heap, (stage, -self.plan.batches(task), block))
+        name = self._plan.stages[stage].name
+        return Named(stage, name, block, f"{name}, block {block}")
 
-    def release_after(self, task: Task) -> None:
-        """Count a done task off those that wait for it; what waits for nothing more is ready."""
-        for waiting in self.plan.dependents(task):
-            if waiting in self.done:
-                continue
-            if waiting not in self._missing:
-                self._missing[waiting] = sum(
-                    before not in self.done for before in self.plan.dependencies(waiting)
-                )
-            else:
-                self._missing[waiting] -= 1
-            if self._missing[waiting] == 0:
-                del self._missing[waiting]
-                self._push(waiting)
-
-    def retry(self, outcome: Outcome) -> TaskRetried:
-        """Queue a task again whose worker was lost; raise any other error, and a loss that repeats itself."""
-        assert outcome.error is not None
-        if not outcome.lost:
-            raise outcome.error
-        self._attempts[outcome.task] += 1
-        stage, block = outcome.task
-        name = self.plan.stages[stage].name
-        if self._attempts[outcome.task] >= ATTEMPTS:
-            raise TaskFailed(
-                f"{name}, block {block}: the worker died {ATTEMPTS} times; is there enough memory?"
-            )
-        self._push(outcome.task)
-        return TaskRetried(stage, name, block, str(outcome.error).splitlines()[0])
-
-
-def _frontier(plan: Plan, done: TaskSet) -> Iterator[Task]:
-    """Tasks that are not done and whose dependencies are; none lie beyond the stage after the last one begun."""
-    begun = max((stage for stage in done.stages_seen if done.count(stage)), default=-1)
-    for stage in range(min(begun + 2, len(plan.stages))):
-        if done.count(stage) == plan.stages[stage].tasks:
-            continue
-        for block in range(plan.stages[stage].tasks):
-            task = (stage, block)
-            if task not in done and all(before in done for before in plan.dependencies(task)):
-                yield task
+    def expected_seconds(self, task: Task) -> float:
+        return task_seconds(self._plan, self._pace, task)
 
 
 class Arrays:

@@ -1,6 +1,6 @@
 """What a running job tells the world. Knows names and numbers only; knows nobody who listens.
 
-JobStarted  (TaskDone | TaskRetried)*  (JobFinished | JobFailed | JobInterrupted)
+JobStarted  (TaskDone | TaskRetried | Waiting)*  (JobFinished | JobFailed | JobInterrupted)
 """
 
 from __future__ import annotations
@@ -40,12 +40,19 @@ class TaskDone:
 
 @dataclass(frozen=True)
 class TaskRetried:
-    """A worker went away under a task, which will be run again."""
+    """A worker went away under a task, or an error passes by itself; it will be run again."""
 
     stage: int
     stage_name: str
     block: int
     error: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """There was no news for long. what: is waited for, in words. Said once, until there is news."""
+
+    what: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class JobInterrupted:
     """The user stopped the run; what is done stays done."""
 
 
-Event = JobStarted | TaskDone | TaskRetried | RowsDone | JobFinished | JobFailed | JobInterrupted
+Event = JobStarted | TaskDone | TaskRetried | Waiting | RowsDone | JobFinished | JobFailed | JobInterrupted
 OnEvent = Callable[[Event], None]
 
 
@@ -91,10 +98,25 @@ def as_map(on_event: OnEvent) -> OnEvent:
                 on_event(replace(event, stages=stages))
             case TaskDone() | TaskRetried():
                 on_event(replace(event, stage_name=f"map {event.stage_name}"))
-            case JobFailed() | JobInterrupted():
+            case Waiting() | JobFailed() | JobInterrupted():
                 on_event(event)
 
     return heard
+
+
+def waits_alone(on_event: OnEvent) -> OnEvent:
+    """A listener for a job that is a task of something larger: only what it waits for is news."""
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Waiting):
+            on_event(event)
+
+    return heard
+
+
+def group_of(stage_name: str) -> str:
+    """ "denoise 7" -> "denoise": stages of one kind."""
+    return stage_name.partition(" ")[0]
 
 
 def unheard(event: Event) -> None:

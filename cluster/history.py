@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cluster.progress import RECENT, group_of
+from cluster.events import group_of
+from cluster.progress import RECENT
 from storage import ledger
 from storage.fingerprint import FormatError
 from storage.task_set import TaskSet

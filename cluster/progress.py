@@ -27,6 +27,8 @@ from cluster.events import (
     OnEvent,
     TaskDone,
     TaskRetried,
+    Waiting,
+    group_of,
 )
 
 EVENTS = "events.jsonl"
@@ -69,11 +71,6 @@ class JsonLines:
 
 
 # --- how far a job is ------------------------------------------------------------------------------------------------
-
-
-def group_of(stage_name: str) -> str:
-    """ "denoise 7" -> "denoise"."""
-    return stage_name.partition(" ")[0]
 
 
 @dataclass
@@ -160,7 +157,9 @@ class Lines:
             case TaskDone() if self._clock() - self._last >= self._between:
                 self._say(self._where())
             case TaskRetried():
-                self._say(f"{event.stage_name}, block {event.block} runs again: {event.error}")
+                self._say(_again(event))
+            case Waiting():
+                self._say(event.what)
             case JobStarted():
                 self._say(f"started: {started(self._tally.groups.values(), event.workers)}")
             case JobFinished() | JobFailed() | JobInterrupted():
@@ -186,6 +185,10 @@ def started(groups: Iterable[Group], workers: int) -> str:
     earlier = sum(group.done for group in groups)
     resumed = f", {earlier} done before" if earlier else ""
     return f"{', '.join(parts)} tasks{resumed}; {workers} worker{'s' * (workers != 1)}"
+
+
+def _again(event: TaskRetried) -> str:
+    return f"{event.stage_name}, block {event.block} runs again: {event.error}"
 
 
 def ended(event: JobFinished | JobFailed | JobInterrupted) -> str:
@@ -218,9 +221,14 @@ class Bars:
         self._tally(event)
         for group in self._tally.groups.values():
             self._show(group)
-        if isinstance(event, TaskRetried):
-            told = f"{event.stage_name}, block {event.block} runs again: {event.error}"
-            self._progress.console.print(told, style="yellow", markup=False, highlight=False)
+        match event:
+            case TaskRetried():
+                self._say(_again(event))
+            case Waiting():
+                self._say(event.what)
+
+    def _say(self, text: str) -> None:
+        self._progress.console.print(text, style="yellow", markup=False, highlight=False)
 
     def _show(self, group: Group) -> None:
         if group.name not in self._rows:

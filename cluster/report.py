@@ -12,6 +12,8 @@ from typing import Any
 from cluster.fitting import bytes_by_output, disk_peak_bytes, worker_bytes
 from cluster.job import Job
 from cluster.outputs import is_panorama
+from cluster.plan import Plan, Task
+from generation.models.contracts import ModelInfo
 from storage.formats.page import COPIES, PANORAMA_COPIES
 from storage.pyramid import PyramidLayout
 
@@ -105,13 +107,26 @@ def report_on(job: Job, measured: Pace | None = None) -> PlanReport:
 
 
 def guessed_pace(job: Job) -> Pace:
-    """Of an evaluation: two operations for each weight and place, at the depth where most weights are."""
+    """What a worker probably does on such a device."""
     device = job.spec.device or "cpu"
-    weights = job.info.parameters_bytes / 4
-    places = (job.info.patch / max(1, job.info.multiple)) ** 2 * 4
-    evaluation = max(1e-3, 2 * weights * places / OPERATIONS_PER_SECOND[device])
+    evaluation = guessed_evaluation(job.info, device)
     megapixel = SECONDS_PER_MEGAPIXEL[device] * job.plan.tiling.passes
     return Pace(evaluation, megapixel, measured=False, of_map=guessed_pace(job.map) if job.map else None)
+
+
+def guessed_evaluation(info: ModelInfo, device: str) -> float:
+    """Seconds: two operations for each weight and place, at the depth where most weights are."""
+    weights = info.parameters_bytes / 4
+    places = (info.patch / max(1, info.multiple)) ** 2 * 4
+    return max(1e-3, 2 * weights * places / OPERATIONS_PER_SECOND[device])
+
+
+def task_seconds(plan: Plan, pace: Pace, task: Task) -> float:
+    """Of one task, roughly: where patches have regions, as if each had one."""
+    stage, _ = task
+    if stage <= plan.steps:
+        return plan.batches(task) * plan.batch_size * (2 if plan.guided else 1) * pace.evaluation
+    return plan.layout.superblock**2 / 1e6 * pace.megapixel
 
 
 def _seconds(job: Job, pace: Pace) -> float:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster import job_file
+from cluster.events import group_of
 from cluster.history import DoneTasks, Events, Run
-from cluster.progress import EVENTS, group_of
+from cluster.progress import EVENTS
 
 LEDGER = "ledger.jsonl"
 SILENCE = 60.0

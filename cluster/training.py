@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.driver import TaskFailed
 from cluster.machine import local_machine
+from cluster.supervision import TaskFailed
 from generation.training.config import TrainConfig
 from generation.training.shelves import PackageMissing
 from generation.training.team import ProcessGroup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import nullcontext
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from cluster.batch import run as running
 from cluster.batch.entry import BatchResult, make_batch
 from cluster.batch.requests import rows_at_hand
 from cluster.batch.tasks import ASSEMBLE, GiantTask, RowTask
-from cluster.driver import TaskFailed
 from cluster.executors.in_process import InProcess
+from cluster.supervision import TaskFailed
 from cluster.tasks import Begun, Outcome
 from generation import packing
 from generation.denoise import Sampler
@@ -59,9 +60,9 @@ class Mortal(InProcess):
     def capacity(self, ready: int) -> int:
         return 1
 
-    def next(self) -> Outcome:
+    def next(self, patience: float = inf) -> Outcome | None:
         if not self._dies(self._waiting[0]):
-            return super().next()
+            return super().next(patience)
         return Outcome(self._waiting.popleft(), error=OSError("the worker is gone"), lost=True)
 
     def _dies(self, task: tuple[int, int]) -> bool:

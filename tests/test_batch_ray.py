@@ -14,7 +14,7 @@ from batches import ROWS, array_of, files_of_batch, made, settings, table_in
 from PIL import Image
 from tiny_class_models import build_class_map
 
-from cluster.batch import run as running
+from cluster.events import TaskRetried
 from cluster.executors.ray_actors import RayActors, connect
 from cluster.spec import SpecError
 
@@ -79,23 +79,19 @@ def test_a_large_request_is_drawn_by_the_same_actors(
 def test_a_killed_worker_changes_nothing(
     model: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    retried: list[Any] = []
-    again, submit, submitted = running._again, RayActors.submit, []
+    told: list[Any] = []
+    submit, submitted = RayActors.submit, []
 
     def submit_and_kill(executor: RayActors, task: tuple[int, int]) -> None:
         submit(executor, task)
         submitted.append(task)
         if len(submitted) == 2:
-            ray.kill(executor._actors[0], no_restart=False)
-
-    def heard(*arguments: Any) -> Any:
-        retried.append(arguments)
-        return again(*arguments)
+            ray.kill(executor._members[0].handle)
 
     monkeypatch.setattr(RayActors, "submit", submit_and_kill)
-    monkeypatch.setattr(running, "_again", heard)
-    out = made(model, tmp_path / "set", shard_bytes=80_000, executor="ray", workers=2).folder
-    assert retried
+    fields = {"shard_bytes": 80_000, "executor": "ray", "workers": 2}
+    out = made(model, tmp_path / "set", **fields, on_event=told.append).folder
+    assert any(isinstance(event, TaskRetried) for event in told)
     assert files_of_batch(out) == files_of_batch(reference)
 
 

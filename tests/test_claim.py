@@ -7,6 +7,7 @@ import fcntl
 import logging
 import multiprocessing
 import os
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -95,8 +96,8 @@ def test_a_refused_driver_changes_no_byte(tmp_path: Path, monkeypatch: pytest.Mo
     class TriedTwice(InProcess):
         """While a task is under way, somebody else wants to run the job."""
 
-        def next(self) -> Outcome:
-            outcome = super().next()
+        def next(self, patience: float = inf) -> Outcome | None:
+            outcome = super().next(patience)
             before = hash_of(tmp_path)
             with pytest.raises(BlockingIOError, match="belongs to another process"):
                 api.run(job, resume=True, on_event=unheard, make=lambda work: TriedTwice(tiny_worker(job)))

@@ -4,6 +4,7 @@ import random
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from engine import (
     tiny_worker,
 )
 
-from cluster.driver import Interrupted, TaskFailed
+from cluster.driver import Interrupted
 from cluster.events import JobStarted
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
 from cluster.plan import Task
+from cluster.supervision import TaskFailed
 from cluster.tasks import Outcome, finished
 from generation.schedules import SHORT_NAMES
 
@@ -50,9 +52,9 @@ class Shuffled(InProcess):
     def capacity(self, ready: int) -> int:
         return 50
 
-    def next(self) -> Outcome:
+    def next(self, patience: float = inf) -> Outcome | None:
         self._waiting.rotate(random.Random(len(self._waiting)).randrange(50))
-        return super().next()
+        return super().next(patience)
 
 
 class InThreads(InProcess):
@@ -69,7 +71,7 @@ class InThreads(InProcess):
     def submit(self, task: Task) -> None:
         self._under_way.add(self._pool.submit(lambda: finished(self._worker.begin(task))))
 
-    def next(self) -> Outcome:
+    def next(self, patience: float = inf) -> Outcome | None:
         done = wait(self._under_way, return_when="FIRST_COMPLETED").done.pop()
         self._under_way.remove(done)
         return done.result()
@@ -197,11 +199,11 @@ def test_a_resumed_job_has_the_same_bytes(tmp_path: Path, monkeypatch) -> None:
     class OneTask(InProcess):
         taken = 0
 
-        def next(self) -> Outcome:
+        def next(self, patience: float = inf) -> Outcome | None:
             self.taken += 1
             if self.taken > 7:
                 raise KeyboardInterrupt
-            return super().next()
+            return super().next(patience)
 
     straight = tiny_job(tmp_path / "straight", monkeypatch, scheduler="dpmpp_2m", method="hann")
     run_here(straight)
@@ -224,8 +226,8 @@ def test_a_lost_worker_costs_nothing_but_time(tmp_path: Path, monkeypatch) -> No
 
         count = 0
 
-        def next(self) -> Outcome:
-            outcome = super().next()
+        def next(self, patience: float = inf) -> Outcome | None:
+            outcome = super().next(patience)
             self.count += 1
             if self.count % 5 == 0:
                 return Outcome(outcome.task, error=RuntimeError("worker died"), lost=True)
@@ -241,7 +243,7 @@ def test_a_lost_worker_costs_nothing_but_time(tmp_path: Path, monkeypatch) -> No
 
 def test_a_task_that_always_kills_its_worker_ends_the_job(tmp_path: Path, monkeypatch) -> None:
     class Deadly(InProcess):
-        def next(self) -> Outcome:
+        def next(self, patience: float = inf) -> Outcome | None:
             return Outcome(self._waiting.popleft(), error=RuntimeError("worker died"), lost=True)
 
     job = tiny_job(tmp_path, monkeypatch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,11 @@ def test_the_bytes_after_stops_and_resumes_are_the_same(tmp_path: Path, monkeypa
     class FiveTasks(InProcess):
         taken = 0
 
-        def next(self) -> Outcome:
+        def next(self, patience: float = inf) -> Outcome | None:
             self.taken += 1
             if self.taken > 5:
                 raise KeyboardInterrupt
-            return super().next()
+            return super().next(patience)
 
     straight = drawn(labelled_job(tmp_path / "straight", monkeypatch))
     stopped, stops = labelled_job(tmp_path / "stopped", monkeypatch), 0
@@ -115,8 +116,8 @@ def test_a_task_that_is_done_twice_leaves_the_same_bytes(tmp_path: Path, monkeyp
 
         count = 0
 
-        def next(self) -> Outcome:
-            outcome = super().next()
+        def next(self, patience: float = inf) -> Outcome | None:
+            outcome = super().next(patience)
             self.count += 1
             lost = Outcome(outcome.task, error=RuntimeError("worker died"), lost=True)
             return lost if self.count % 3 == 0 else outcome

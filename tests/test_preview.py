@@ -4,6 +4,7 @@ import shutil
 import time
 import tracemalloc
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from cluster.executors.in_process import InProcess
 from cluster.job import Job, prepare
 from cluster.preview import EMPTY, LARGEST, PreviewWriter, read_preview
 from cluster.spec import JobSpec, SpecError
+from cluster.tasks import Outcome
 from generation.models.loading import load
 from generation.preview import LONGEST, Raster, fit_colours
 from storage.fingerprint import FormatError
@@ -296,11 +298,11 @@ def test_a_job_is_resumed_without_its_preview(tmp_path: Path, monkeypatch) -> No
     class Stops(InProcess):
         taken = 0
 
-        def next(self):
+        def next(self, patience: float = inf) -> Outcome | None:
             self.taken += 1
             if self.taken > 30:
                 raise KeyboardInterrupt
-            return super().next()
+            return super().next(patience)
 
     straight = tiny_job(tmp_path / "straight", monkeypatch, preview_every=1)
     watched(straight)

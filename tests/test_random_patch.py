@@ -1,6 +1,7 @@
 """Random patches: the serial rule, literally and slowly, against plans by place; owners, counts, guidance, times."""
 
 import random
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -300,12 +301,12 @@ def stopped_job(folder: Path, monkeypatch, after: int, **fields) -> Job:
         def capacity(self, ready: int) -> int:
             return 50
 
-        def next(self) -> Outcome:
+        def next(self, patience: float = inf) -> Outcome | None:
             self.taken = getattr(self, "taken", 0) + 1
             if self.taken > after:
                 raise KeyboardInterrupt
             self._waiting.rotate(random.Random(self.taken).randrange(50))
-            return super().next()
+            return super().next(patience)
 
     job = tiny_job(folder, monkeypatch, **fields)
     job_file.save(job.spec, job.fingerprint)

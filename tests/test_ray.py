@@ -81,7 +81,7 @@ def test_a_killed_worker_changes_nothing(cluster, model, reference, tmp_path: Pa
     def kill_one(event: Any, executor: RayActors) -> None:
         seen.append(type(event).__name__)
         if len(seen) == 12:
-            ray.kill(executor._actors[0], no_restart=False)
+            ray.kill(executor._members[0].handle)
 
     assert on_ray(job_of(model, tmp_path, workers=2), kill_one) == reference
     assert "TaskRetried" in seen

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ class StopsAfter(InProcess):
 
     left = 0
 
-    def next(self) -> Outcome:
+    def next(self, patience: float = inf) -> Outcome | None:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        return super().next()
+        return super().next(patience)
 
 
 def go_on(job: Job, *, stop_after: int = -1, thorough: bool = False) -> int:
@@ -175,8 +176,8 @@ def test_what_is_damaged_again_and_again_ends_the_job(tmp_path: Path, monkeypatc
     job = tiny_job(tmp_path, monkeypatch)
 
     class RottenDisk(InProcess):
-        def next(self) -> Outcome:
-            outcome = super().next()
+        def next(self, patience: float = inf) -> Outcome | None:
+            outcome = super().next(patience)
             for path in tmp_path.glob("work/state-0001.zarr/c.0.1.1"):
                 flip(path)
             return outcome

@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from cluster.batch.plan import Asked, Batch
 from cluster.batch.shards import write_part
 from cluster.batch.small import Picture, legend_of_job
 from cluster.batch.tasks import GiantTask
-from cluster.driver import TaskFailed
-from cluster.events import unheard
-from cluster.executors.contract import Executor, Runs, Work
+from cluster.events import OnEvent, waits_alone
+from cluster.executors.contract import Executor, Look, Runs, Work
 from cluster.job import Job, prepare_described
 from cluster.outputs import outputs_for
+from cluster.patience import LIMITS, Limits
 from cluster.plan import Task
+from cluster.supervision import Hung, TaskFailed
 from cluster.tasks import Outcome, Worker
 from generation.models.contracts import Model
 
@@ -37,11 +39,13 @@ RowOf = Callable[[Asked, Picture | Exception, str], dict[str, Any]]
 """What becomes of a drawn request, from its picture and its fingerprint."""
 
 
-def draw_giant(batch: Batch, task: Task, group: Group, executor: Executor, row_of: RowOf) -> Outcome:
+def draw_giant(
+    batch: Batch, task: Task, group: Group, executor: Executor, row_of: RowOf, on_event: OnEvent
+) -> Outcome:
     """Make the picture of a group's one request and write its part; goes on where an earlier run stopped.
 
     An error of the picture itself (numbers that are none, a class map that went away) becomes the request's. Others are
-    raised: TaskFailed where its workers died each time. Nothing else may be under way.
+    raised: TaskFailed where its workers died each time. Nothing else may be under way. on_event: told of long waits.
     """
     began = time.perf_counter()
     (row,) = group.rows
@@ -55,7 +59,7 @@ def draw_giant(batch: Batch, task: Task, group: Group, executor: Executor, row_o
         job = giant_job(batch, row, check_fit=True)
         evaluations = job.plan.evaluations
         try:
-            api.run(job, resume=True, on_event=unheard, make=tasks.of)
+            api.run(job, resume=True, on_event=waits_alone(on_event), make=tasks.of)
             values = row_of(row, _picture(job), asked.fingerprint)
         except Exception as error:
             if not is_of_rows(error):
@@ -100,9 +104,10 @@ class GiantTasks:
 
     executor: Executor
     giant: Task
+    limits: Limits = LIMITS
     of_map: bool = False
-    under_way: int = 0
     worker: str = ""
+    under_way: set[Task] = field(default_factory=set)
 
     def of(self, work: Work) -> GiantTasks:
         """The executor of the request's job, or of its map's, which has no map."""
@@ -118,18 +123,30 @@ class GiantTasks:
 
     def submit(self, task: Task) -> None:
         self.executor.submit(GiantTask.of(task, self.giant, self.of_map))
-        self.under_way += 1
+        self.under_way.add(task)
 
-    def next(self) -> Outcome:
-        outcome = self.executor.next()
-        self.under_way -= 1
+    def next(self, patience: float = inf) -> Outcome | None:
+        outcome = self.executor.next(patience)
+        if outcome is None:
+            return None
+        stage, block = outcome.task
+        self.under_way.discard((stage, block))
         self.worker = outcome.worker or self.worker
-        return outcome
+        return replace(outcome, task=(stage, block))
 
-    def drain(self) -> None:
-        """Wait for what is under way, whatever becomes of it."""
+    def look(self) -> Look:
+        return self.executor.look()
+
+    def give_up(self, task: Task, why: Exception) -> None:
+        self.executor.give_up(task, why)
+
+    def drain(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Wait for what is under way, whatever becomes of it; workers that take too long are ended."""
+        until = clock() + self.limits.least_seconds
         while self.under_way:
-            self.next()
+            if self.next(self.limits.look_seconds) is None and clock() > until:
+                stuck = next(iter(self.look().running))
+                self.give_up(stuck, Hung("no answer after another task failed"))
 
     def close(self) -> None:
         """The workers go on with what the batch has for them."""

@@ -28,9 +28,9 @@ from cluster.batch.packing import Group, groups_of
 from cluster.batch.plan import Batch
 from cluster.batch.seconds import write_seconds
 from cluster.batch.shards import Manifest, is_finished, manifest_path, part_path, read_manifest
-from cluster.batch.singly import draw_singly
+from cluster.batch.singly import TRIES, draw_singly
 from cluster.batch.tasks import ASSEMBLE
-from cluster.driver import ATTEMPTS, Interrupted, TaskFailed
+from cluster.driver import Interrupted
 from cluster.events import (
     Event,
     JobFailed,
@@ -40,10 +40,13 @@ from cluster.events import (
     OnEvent,
     StageTotal,
     TaskDone,
-    TaskRetried,
 )
 from cluster.executors.contract import Executor
+from cluster.patience import LIMITS
 from cluster.plan import Task
+from cluster.queueing import Line
+from cluster.report import guessed_evaluation
+from cluster.supervision import Named, Supervisor, TaskFailed
 from cluster.tasks import Outcome
 from storage.files import replace_by, replace_file
 
@@ -103,13 +106,17 @@ def _ray_held(batch: Batch) -> Iterator[None]:
 
 @dataclass
 class Left:
-    """Tasks that are not done. waiting: groups of each shard without a part; counts: requests that are done."""
+    """Tasks that are not done. waiting: groups of each shard without a part; counts: requests that are done.
+
+    group_seconds: how long the longest group should take.
+    """
 
     giants: list[tuple[Task, Group]]
     draws: deque[Task]
     waiting: Counter[int]
     done: dict[str, int]
     counts: Counts
+    group_seconds: float = 0.0
 
     @property
     def ready(self) -> Iterator[Task]:
@@ -141,7 +148,14 @@ def left_of(batch: Batch) -> Left:
                 left.giants.append((task, group))
             else:
                 left.draws.append(task)
+                left.group_seconds = max(left.group_seconds, _seconds(batch, group))
     return left
+
+
+def _seconds(batch: Batch, group: Group) -> float:
+    """How long a group of small requests should take."""
+    evaluations = sum(2 * row.patches * row.num_inference_steps for row in group.rows)
+    return evaluations * guessed_evaluation(batch.info, batch.spec.device or "cpu")
 
 
 def is_whole(batch: Batch) -> bool:
@@ -168,23 +182,25 @@ def _draw_all(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> None:
             on_event(left.counts.event())
 
         with closing(make(wanted)) as executor:
-            here = BatchWorker(batch)
+            here, tasks = BatchWorker(batch), BatchTasks(left.group_seconds)
+            supervisor = Supervisor(executor, tasks, on_event, LIMITS)
+            alone = Supervisor(executor, tasks, on_event, replace(LIMITS, attempts=TRIES))
             deadly: list[tuple[Task, Group, TaskFailed]] = []
             for task, group in left.giants:
                 try:
-                    done(draw_giant(batch, task, group, executor, here.row_of), GIANT)
+                    done(draw_giant(batch, task, group, executor, here.row_of, on_event), GIANT)
                     left.waiting[task[0]] -= 1
                 except TaskFailed as error:
                     deadly.append((task, group, error))
-            for task in _loop(left, left.draws, executor, done, on_event):
-                done(draw_singly(batch, executor, task, left.counts.kinds[DRAWN] > 0), DRAW)
+            for task in _loop(left, left.draws, supervisor, done):
+                done(draw_singly(batch, alone, task, left.counts.kinds[DRAWN] > 0), DRAW)
                 left.waiting[task[0]] -= 1
             for task, group, lost in deadly:
                 if not left.counts.kinds[DRAWN]:  # where nothing can be drawn, it is no request's fault
                     raise lost
                 done(give_up(batch, task, group, lost), GIANT)
                 left.waiting[task[0]] -= 1
-            _loop(left, (), executor, done, on_event)
+            _loop(left, (), supervisor, done)
 
 
 def _with_workers_for(batch: Batch, left: Left) -> Batch:
@@ -195,47 +211,43 @@ def _with_workers_for(batch: Batch, left: Left) -> Batch:
     return replace(batch, spec=batch.spec.model_copy(update={"workers": workers}))
 
 
-def _loop(left: Left, draws: Iterable[Task], executor: Executor, done: Done, on_event: OnEvent) -> list[Task]:
+def _loop(left: Left, draws: Iterable[Task], supervisor: Supervisor, done: Done) -> list[Task]:
     """Groups shard by shard; a shard is put together as soon as its last group is drawn.
 
     Returns the groups whose worker died each time.
     """
-    queue = deque([*left.ready, *draws])
-    attempts: Counter[Task] = Counter()
+    queue = Line([*left.ready, *draws])
     deadly: list[Task] = []
-    under_way = 0
-    while under_way or queue:
-        while queue and under_way < executor.capacity(len(queue)):
-            executor.submit(queue.popleft())
-            under_way += 1
-        outcome = executor.next()
-        under_way -= 1
+    for outcome in supervisor.outcomes(queue):
         shard, number = outcome.task
-        name = WRITE if number == ASSEMBLE else DRAW
-        if outcome.error is not None:
-            on_event(_again(outcome, name, attempts))
-            (queue if attempts[outcome.task] < ATTEMPTS else deadly).append(outcome.task)
-            continue
-        done(outcome, name)
-        if number == ASSEMBLE:
+        if outcome.lost and number != ASSEMBLE:
+            deadly.append(outcome.task)
+        elif outcome.error is not None:
+            raise supervisor.failure(outcome)
+        elif number == ASSEMBLE:
+            done(outcome, WRITE)
             del left.waiting[shard]
-            continue
-        left.waiting[shard] -= 1
-        if left.waiting[shard] == 0:
-            queue.appendleft((shard, ASSEMBLE))
+        else:
+            done(outcome, DRAW)
+            left.waiting[shard] -= 1
+            if left.waiting[shard] == 0:
+                queue.push_first((shard, ASSEMBLE))
     return deadly
 
 
-def _again(outcome: Outcome, name: str, attempts: Counter[Task]) -> TaskRetried:
-    """A task whose worker was lost is given out again; any other error is raised, and a shard that never ends."""
-    assert outcome.error is not None
-    if not outcome.lost:
-        raise outcome.error
-    attempts[outcome.task] += 1
-    shard, number = outcome.task
-    if number == ASSEMBLE and attempts[outcome.task] >= ATTEMPTS:
-        raise TaskFailed(f"{name}, shard {shard}: the worker died {ATTEMPTS} times; is there enough memory?")
-    return TaskRetried(0, name, number, str(outcome.error).splitlines()[0])
+@dataclass(frozen=True)
+class BatchTasks:
+    """What the tasks of a batch are called, and how long they should take. group_seconds: of the longest group."""
+
+    group_seconds: float
+
+    def named(self, task: Task) -> Named:
+        shard, number = task
+        name = WRITE if number == ASSEMBLE else DRAW
+        return Named(0, name, number, f"{name}, shard {shard}")
+
+    def expected_seconds(self, task: Task) -> float:
+        return 0.0 if task[1] == ASSEMBLE else self.group_seconds
 
 
 def _started(left: Left, workers: int) -> Event:

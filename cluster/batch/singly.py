@@ -10,27 +10,27 @@ from cluster.batch.packing import groups_of
 from cluster.batch.plan import Batch
 from cluster.batch.shards import join_rows, write_row
 from cluster.batch.tasks import RowTask
-from cluster.driver import TaskFailed
-from cluster.executors.contract import Executor
 from cluster.plan import Task
+from cluster.queueing import Line
+from cluster.supervision import Supervisor, TaskFailed
 from cluster.tasks import Outcome
 
 TRIES = 2
 """Of a request with nothing else under way, so that no other can be what its worker dies of."""
 
 
-def draw_singly(batch: Batch, executor: Executor, task: Task, can_draw: bool) -> Outcome:
+def draw_singly(batch: Batch, supervisor: Supervisor, task: Task, can_draw: bool) -> Outcome:
     """Write the group's part; requests that their worker dies of fail. Nothing else may be under way.
 
-    can_draw: whether workers have drawn anything. Raises TaskFailed where they have not and cannot: no request is to
-    blame for that.
+    supervisor: of TRIES attempts. can_draw: whether workers have drawn anything. Raises TaskFailed where they have not
+    and cannot: no request is to blame for that.
     """
     began = time.perf_counter()
     shard, number = task
     group = groups_of(batch.shard(shard), batch.budget)[number]
     evaluations, worker = 0, ""
     for place, row in enumerate(group.rows):
-        outcome = _drawn(executor, RowTask.of(task, place))
+        outcome = _drawn(supervisor, RowTask.of(task, place))
         evaluations += outcome.evaluations
         worker = outcome.worker or worker
         if outcome.error is not None:
@@ -45,13 +45,9 @@ def draw_singly(batch: Batch, executor: Executor, task: Task, can_draw: bool) ->
     return Outcome(task, time.perf_counter() - began, evaluations, worker)
 
 
-def _drawn(executor: Executor, task: RowTask) -> Outcome:
+def _drawn(supervisor: Supervisor, task: RowTask) -> Outcome:
     """The outcome of the last try: done, or lost."""
-    for _ in range(TRIES):
-        executor.submit(task)
-        outcome = executor.next()
-        if outcome.error is None:
-            break
-        if not outcome.lost:
-            raise outcome.error
+    (outcome,) = supervisor.outcomes(Line([task]))
+    if outcome.error is not None and not outcome.lost:
+        raise outcome.error
     return outcome

@@ -4,7 +4,9 @@ made ready before the work arrives and brings torch and diffusers with it.
 
 from __future__ import annotations
 
+import os
 import pickle
+import socket
 import threading
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,10 @@ class Actor:
         self._packed = packed
         self._worker: Runs | None = None
         self._loading = threading.Lock()
+
+    def name(self) -> str:
+        """Of its machine and process, as outcomes have it. Who gets it knows that the actor is up."""
+        return f"{socket.gethostname()}:{os.getpid()}"
 
     def run(self, task: Task) -> Outcome:
         from cluster.tasks import Outcome, finished

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from cluster.plan import Task
@@ -38,21 +41,45 @@ class Work(Protocol):
         """Load, here, what its tasks need."""
 
 
+@dataclass(frozen=True)
+class Look:
+    """What an executor is doing. running: tasks that workers have, and the workers' names, as outcomes have them.
+
+    lack: why no worker is there to do anything, in words; "" where one is.
+    """
+
+    running: Mapping[Task, str] = field(default_factory=dict)
+    lack: str = ""
+
+
 class Executor(Protocol):
-    """Runs tasks, in any order, on something."""
+    """Runs tasks, in any order, on something. Workers may come and go; tasks go only to those that are there."""
 
     def capacity(self, ready: int) -> int:
         """Tasks that it takes before one must be awaited, when `ready` tasks could be given."""
 
     @property
     def workers(self) -> int:
-        """How many it runs at once."""
+        """How many it runs at once, when all are there."""
 
     def submit(self, task: Task) -> None:
         """Take one task; at most `capacity` are under way."""
 
-    def next(self) -> Outcome:
-        """Wait for one of the tasks under way to end, well or badly."""
+    def next(self, patience: float = inf) -> Outcome | None:
+        """Wait for one of the tasks under way to end, well or badly, for about `patience` seconds at most.
+
+        None where none has, which may be sooner: when there is more room than before. With nothing under way it
+        waits all the same. A lost worker's tasks come back as lost, all of them, as soon as that is known.
+        """
+
+    def look(self) -> Look:
+        """What it is doing; cheap."""
+
+    def give_up(self, task: Task, why: Exception) -> None:
+        """End the worker that has a task, and start another; next() tells of its tasks as lost, for this reason.
+
+        Nothing happens where no worker has it, or has it any more.
+        """
 
     def close(self) -> None:
         """Let go of every worker, whatever it is doing."""

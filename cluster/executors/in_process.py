@@ -1,16 +1,19 @@
 """The executor of this process: one task after another, and while one's output goes to the disk the next is computed.
 
-No thread of its own, so the order of tasks is the same every time.
+No thread of its own, so the order of tasks is the same every time. Whoever asks for an outcome computes it: there is no
+waiting in vain, and nobody who could end a task that hangs, for it is the driver itself that hangs.
 """
 
 from __future__ import annotations
 
 import gc
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from math import inf
 
-from cluster.executors.contract import Runs, Work
+from cluster.executors.contract import Look, Runs, Work
 from cluster.machine import settled
 from cluster.plan import Task
 from cluster.tasks import Begun, Outcome, finished
@@ -39,7 +42,11 @@ class InProcess:
     def submit(self, task: Task) -> None:
         self._waiting.append(task)
 
-    def next(self) -> Outcome:
+    def next(self, patience: float = inf) -> Outcome | None:
+        """The next outcome, however long it takes; where nothing is under way, None after so many seconds."""
+        if not self._waiting and not self._begun:
+            time.sleep(patience)
+            return None
         while self._waiting and len(self._begun) < self._at_once and not self._is_done():
             self._begun.append(self._begin(self._waiting.popleft()))
         return finished(self._begun.popleft())
@@ -63,6 +70,14 @@ class InProcess:
 
     def _failed(self, task: Task, error: Exception) -> Outcome:
         return Outcome(task, error=error, worker=self._worker.name)
+
+    def look(self) -> Look:
+        """Nothing goes on while the driver looks."""
+        return Look()
+
+    def give_up(self, task: Task, why: Exception) -> None:
+        """Nothing: no worker but this process has a task."""
+        del task, why
 
     def close(self) -> None:
         self._waiting.clear()

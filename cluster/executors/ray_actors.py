@@ -1,8 +1,9 @@
 """A pool of Ray actors, each with the model loaded. Only task ids and outcomes cross between them and the driver.
 
 While tasks are plenty, or the actor is the only one, two are in flight for each, so that none waits for the driver
-between two; while they are few, each goes to the first actor that is free. Another takes the place of an actor that
-dies; its tasks come back as lost, and the driver gives them out again.
+between two; while they are few, each goes to the first actor that is free. Tasks go to actors that are up: one whose
+node is gone, or that waits for a node with room, gets none. Another takes the place of an actor that dies or hangs; its
+tasks come back as lost, and the driver gives them out again.
 """
 
 from __future__ import annotations
@@ -11,16 +12,27 @@ import logging
 import os
 import re
 import socket
+import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from cluster.executors.actor import Actor
-from cluster.executors.contract import Work
+from cluster.executors.contract import Look, Work
 from cluster.machine import OF_A_WORKER, OF_RAY
 from cluster.plan import Task
 from cluster.tasks import Outcome
@@ -29,64 +41,169 @@ IN_FLIGHT = 2
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cluster", "generation", "storage")
 """Sent to the nodes of a cluster, so that they run the code of whoever submits the job."""
-LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
-"""The worker is gone, not the task's fault; another may do it."""
+LOST = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError)
+"""The worker is gone, or what it told; not the task's fault, and another may do it."""
+LOOK_SECONDS = 5.0
+"""Between two looks at what the cluster has."""
+STARTS = 4
+"""Of each member that may fail in a row before Ray's reason is the driver's."""
 KNOCK_SECONDS = 10
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's least is 75 MB; nothing larger than a description goes through it."""
 
 
-class RayActors:
-    """Actors on the cluster of RAY_ADDRESS, or on a local one started for the work."""
+@dataclass(eq=False)
+class Member:
+    """An actor of the pool. name: "" until it has answered, which it does when a node has room and its process runs."""
 
-    def __init__(self, work: Work) -> None:
+    handle: Any
+    name: str = ""
+    load: int = 0
+
+
+class RayActors:
+    """Actors on the cluster of RAY_ADDRESS, or on a local one started for the work.
+
+    As many as the work asks for, of which those that find no room wait for nodes to come; or where it does not say, as
+    many as the cluster has room for, looked at again every few seconds.
+    """
+
+    def __init__(self, work: Work, clock: Callable[[], float] = time.monotonic) -> None:
         spec = work.spec
-        gpus = 1 if spec.device == "cuda" else 0
+        self._gpus, self._cpus = (1, 0) if spec.device == "cuda" else (0, spec.threads)
         self._owns_ray = connect((spec.workers or 1) * spec.threads)
-        self.workers = spec.workers or cluster_workers(gpus, spec.threads)
-        if gpus and self._owns_ray and "RAY_ADDRESS" not in os.environ:
+        self._asked = spec.workers
+        self.workers = self._wanted()
+        if self._gpus and self._owns_ray and "RAY_ADDRESS" not in os.environ:
             _check_gpus(self.workers)
-        cpus = 0 if gpus else spec.threads
-        remote: Any = ray.remote(num_gpus=gpus, num_cpus=cpus)(Actor)
+        remote: Any = ray.remote(num_gpus=self._gpus, num_cpus=self._cpus)(Actor)
         variables = {name: os.environ.get(name, value) for name, value in OF_A_WORKER.items()}
         actor = remote.options(max_concurrency=work.at_once, runtime_env={"env_vars": variables})
         # not unpacked before the actor has made its process ready, as Ray would
         packed = cloudpickle.dumps(work)  # type: ignore[no-untyped-call]  # Ray's is not annotated
         self._start: Callable[[], Any] = lambda: actor.remote(packed)
-        self._actors: list[Any] = [self._start() for _ in range(self.workers)]
-        self._load = [0] * self.workers
-        self._running: dict[Any, tuple[int, Any, Task]] = {}
+        self._clock = clock
+        self._members: list[Member] = []
+        self._waking: dict[Any, Member] = {}
+        self._running: dict[Any, tuple[Member, Task]] = {}
+        self._lost: deque[Outcome] = deque()
+        self._failed_starts = 0
+        self._fill()
+        self._looked = clock()
 
     def capacity(self, ready: int) -> int:
-        plenty = ready > self.workers * IN_FLIGHT or self.workers == 1
-        return self.workers * (IN_FLIGHT if plenty else 1)
+        up = len(self._up)
+        plenty = ready > up * IN_FLIGHT or self.workers == 1
+        return up * (IN_FLIGHT if plenty else 1)
 
     def submit(self, task: Task) -> None:
-        index = self._load.index(min(self._load))
-        self._load[index] += 1
-        actor = self._actors[index]
-        self._running[actor.run.remote(task)] = (index, actor, task)
+        member = min(self._up, key=lambda member: member.load)
+        member.load += 1
+        self._running[member.handle.run.remote(task)] = (member, task)
 
-    def next(self) -> Outcome:
-        done, _ = ray.wait(list(self._running), num_returns=1)
-        index, actor, task = self._running.pop(done[0])
-        self._load[index] -= 1
-        try:
-            outcome: Outcome = ray.get(done[0])
-        except RayTaskError as error:
-            return Outcome(task, error=error)
-        except LOST as error:
-            if self._actors[index] is actor:
-                ray.kill(actor)
-                self._actors[index] = self._start()
-            return Outcome(task, error=error, lost=True)
-        return outcome
+    def next(self, patience: float = inf) -> Outcome | None:
+        if self._clock() >= self._looked + LOOK_SECONDS:
+            self._fit()
+        if self._lost:
+            return self._lost.popleft()
+        seconds, refs = min(patience, LOOK_SECONDS), [*self._waking, *self._running]
+        if not refs:
+            time.sleep(seconds)
+            return None
+        done, _ = ray.wait(refs, num_returns=1, timeout=seconds)
+        if not done:
+            return None
+        if done[0] in self._waking:
+            self._woken(done[0])
+            return None
+        return self._ended(done[0])
+
+    def look(self) -> Look:
+        running = {task: member.name for member, task in self._running.values()}
+        return Look(running, "" if self._up else self._lack())
+
+    def give_up(self, task: Task, why: Exception) -> None:
+        for member in [member for member, running in self._running.values() if running == task]:
+            self._lose(member, why)
 
     def close(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
+        for member in self._members:
+            ray.kill(member.handle)
         if self._owns_ray:
             ray.shutdown()
+
+    # --- tasks
+
+    def _ended(self, ref: Any) -> Outcome:
+        member, task = self._running[ref]
+        try:
+            outcome: Outcome = ray.get(ref)
+        except RayTaskError as error:
+            outcome = Outcome(task, error=error)
+        except LOST as error:
+            self._lose(member, error)
+            return self._lost.popleft()
+        del self._running[ref]
+        member.load -= 1
+        return outcome
+
+    def _lose(self, member: Member, why: Exception) -> None:
+        """All that a member has is lost, at once; another takes its place."""
+        theirs = {ref: task for ref, (owner, task) in self._running.items() if owner is member}
+        for ref in theirs:
+            del self._running[ref]
+        self._lost.extend(Outcome(task, error=why, lost=True, worker=member.name) for task in theirs.values())
+        self._let_go(member)
+        self._fill()
+
+    # --- members
+
+    @property
+    def _up(self) -> list[Member]:
+        return [member for member in self._members if member.name]
+
+    def _wanted(self) -> int:
+        return self._asked or cluster_workers(self._gpus, self._cpus)
+
+    def _fill(self) -> None:
+        while len(self._members) < self.workers:
+            member = Member(self._start())
+            self._members.append(member)
+            self._waking[member.handle.name.remote()] = member
+
+    def _fit(self) -> None:
+        """As many members as the cluster has room for now; those that work are left alone."""
+        self._looked = self._clock()
+        self.workers = self._wanted()
+        for member in list(self._waking.values())[: max(0, len(self._members) - self.workers)]:
+            self._let_go(member)
+        self._fill()
+
+    def _woken(self, ref: Any) -> None:
+        """A member is up; or it died as it started, and another is started at the next look at the cluster.
+
+        Raises what Ray tells of where none is up and all that were started died.
+        """
+        member = self._waking.pop(ref)
+        try:
+            member.name = ray.get(ref)
+            self._failed_starts = 0
+        except RayError:
+            self._let_go(member)
+            self._failed_starts += 1
+            if not self._up and self._failed_starts >= STARTS * self.workers:
+                raise
+
+    def _let_go(self, member: Member) -> None:
+        ray.kill(member.handle)
+        self._members.remove(member)
+        self._waking = {ref: waking for ref, waking in self._waking.items() if waking is not member}
+
+    def _lack(self) -> str:
+        what, each = ("GPU", self._gpus) if self._gpus else ("CPU", self._cpus)
+        there = resources_of_cluster().get(what, 0.0)
+        asked = f"{self.workers} x {each}" if self.workers > 1 else str(each)
+        return f"no worker is up: Ray is asked for {asked} {what}, the cluster has {there:g}"
 
 
 def _check_gpus(workers: int) -> None:
