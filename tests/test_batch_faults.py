@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from batches import ROWS, errors_in, files_of_batch, made, settings, table_in
+from batches import GIANT, LARGE, ROWS, errors_in, files_of_batch, made, settings, table_in
 from PIL import Image
 from tiny_class_models import build_class_map
 
@@ -28,10 +28,6 @@ from cluster.tasks import Begun, Outcome
 from generation import packing
 from generation.denoise import Sampler
 from generation.models.errors import ModelError
-
-LARGE: dict[str, Any] = {"block": 26, "batch_size": 12}
-"""A block that one request is larger than; groups of all the others."""
-GIANT = {**ROWS[1], "id": "giant", "width": 200, "height": 180}
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.batch.names import FAILED, FILTERED
@@ -29,6 +30,14 @@ def read_part(path: Path) -> Part:
     return Part(
         tuple(table["index"].to_pylist()), Counter(kind or DRAWN for kind in table["kind"].to_pylist())
     )
+
+
+def part_at(path: Path) -> Part | None:
+    """A part that is there and can be read; None otherwise, for its requests can be drawn again."""
+    try:
+        return read_part(path)
+    except (OSError, pa.ArrowException):
+        return None
 
 
 @dataclass

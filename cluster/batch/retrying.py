@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 
-from cluster.batch.counting import read_part
+from cluster.batch.counting import part_at
 from cluster.batch.extras import FOLDERS, Extras, tar_path
 from cluster.batch.names import FAILED, PARTS, SUCCESS
 from cluster.batch.plan import Batch
@@ -45,5 +45,6 @@ def _has_failed(batch: Batch, shard: int) -> bool:
 def _forget_parts(batch: Batch) -> None:
     """Of shards that are not put together yet."""
     for part in (batch.work / PARTS).glob("*/*.parquet"):
-        if read_part(part).kinds[FAILED]:
+        found = part_at(part)
+        if found is None or found.kinds[FAILED]:
             part.unlink()

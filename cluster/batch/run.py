@@ -6,6 +6,7 @@ Goes on from manifests and parts; ends with errors.parquet, the card, seconds.pa
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from cluster import executors
 from cluster.batch.card import write_card
 from cluster.batch.columns import ERRORS
-from cluster.batch.counting import DRAWN, Counts, Part, read_part
+from cluster.batch.counting import DRAWN, Counts, Part, part_at, read_part
 from cluster.batch.drawing import BatchWorker
 from cluster.batch.extras import Extras
 from cluster.batch.giants import draw_giant, give_up
@@ -30,7 +31,7 @@ from cluster.batch.seconds import write_seconds
 from cluster.batch.shards import Manifest, is_finished, manifest_path, part_path, read_manifest
 from cluster.batch.singly import TRIES, draw_singly
 from cluster.batch.tasks import ASSEMBLE
-from cluster.driver import Interrupted
+from cluster.driver import ATTEMPTS, Interrupted
 from cluster.events import (
     Event,
     JobFailed,
@@ -45,10 +46,14 @@ from cluster.executors.contract import Executor
 from cluster.patience import LIMITS
 from cluster.plan import Task
 from cluster.queueing import Line
+from cluster.recovery import DamagedInputs
 from cluster.report import guessed_evaluation
 from cluster.supervision import Named, Supervisor, TaskFailed
 from cluster.tasks import Outcome
+from storage.damage import DamagedData
 from storage.files import replace_by, replace_file
+
+log = logging.getLogger(__name__)
 
 MakeExecutor = Callable[[Batch], Executor]
 Done = Callable[[Outcome, str], None]
@@ -71,7 +76,7 @@ def run(batch: Batch, extras: Extras, on_event: OnEvent, make: MakeExecutor = ex
     began = time.perf_counter()
     try:
         with _ray_held(batch):
-            _draw_all(batch, on_event, make)
+            _draw_until_whole(batch, on_event, make)
         summary = _finish(batch, extras)
     except (KeyboardInterrupt, Interrupted):
         on_event(JobInterrupted())
@@ -108,7 +113,7 @@ def _ray_held(batch: Batch) -> Iterator[None]:
 class Left:
     """Tasks that are not done. waiting: groups of each shard without a part; counts: requests that are done.
 
-    group_seconds: how long the longest group should take.
+    group_seconds: how long the longest group should take. damage: what a shard could not be put together for, last.
     """
 
     giants: list[tuple[Task, Group]]
@@ -117,6 +122,7 @@ class Left:
     done: dict[str, int]
     counts: Counts
     group_seconds: float = 0.0
+    damage: DamagedInputs | None = None
 
     @property
     def ready(self) -> Iterator[Task]:
@@ -138,10 +144,10 @@ def left_of(batch: Batch) -> Left:
             left.waiting[shard] = 0
         for number, group in enumerate(groups):
             task, name = (shard, number), GIANT if group.giant else DRAW
-            if finished or part_path(batch, *task).is_file():
+            part = None if finished else part_at(part_path(batch, *task))
+            if finished or part is not None:
                 left.done[name] += 1
-                if not finished:
-                    left.counts.kinds += read_part(part_path(batch, *task)).kinds
+                left.counts.kinds += Counter() if part is None else part.kinds
                 continue
             left.waiting[shard] += 1
             if group.giant:
@@ -163,11 +169,22 @@ def is_whole(batch: Batch) -> bool:
     return all(is_finished(batch, shard) for shard in range(batch.shards))
 
 
-def _draw_all(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> None:
+def _draw_until_whole(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> None:
+    """Draw, and draw again what was found damaged when shards were put together."""
+    for _ in range(ATTEMPTS):
+        damage = _draw_all(batch, on_event, make)
+        if damage is None:
+            return
+        log.warning("%s; its requests are drawn again", damage)
+    raise DamagedData(f"{damage}, {ATTEMPTS} times; is the disk in order?")
+
+
+def _draw_all(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> DamagedInputs | None:
+    """Everything that is left; what was found damaged meanwhile, and is left now."""
     (batch.out / SUCCESS).unlink(missing_ok=True)
     left = left_of(batch)
     if not left.waiting:
-        return
+        return None
     wanted = _with_workers_for(batch, left)
     on_event(_started(left, wanted.spec.workers or 1))
     on_event(left.counts.event())
@@ -200,7 +217,9 @@ def _draw_all(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> None:
                     raise lost
                 done(give_up(batch, task, group, lost), GIANT)
                 left.waiting[task[0]] -= 1
-            _loop(left, (), supervisor, done)
+            if left.damage is None:  # otherwise it would be found once more
+                _loop(left, (), supervisor, done)
+    return left.damage
 
 
 def _with_workers_for(batch: Batch, left: Left) -> Batch:
@@ -222,6 +241,8 @@ def _loop(left: Left, draws: Iterable[Task], supervisor: Supervisor, done: Done)
         shard, number = outcome.task
         if outcome.lost and number != ASSEMBLE:
             deadly.append(outcome.task)
+        elif isinstance(outcome.error, DamagedInputs):
+            left.damage = outcome.error
         elif outcome.error is not None:
             raise supervisor.failure(outcome)
         elif number == ASSEMBLE:

@@ -25,6 +25,7 @@ from cluster.batch.columns import as_table, part_schema, table_schema
 from cluster.batch.names import DATA, MANIFESTS, PARTS
 from cluster.batch.plan import ROW_BYTES, Batch
 from cluster.plan import Task
+from cluster.recovery import DamagedInputs
 from storage.files import replace_by, replace_file
 from storage.fingerprint import FormatError, file_hash
 
@@ -59,7 +60,12 @@ def _write(path: Path, batch: Batch, rows: list[dict[str, Any]]) -> None:
     replace_by(
         path,
         lambda path: pq.write_table(
-            table, path, compression="none", use_dictionary=False, write_statistics=False
+            table,
+            path,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
         ),
     )
 
@@ -119,12 +125,14 @@ def is_as_told(shard: Path, manifest: Path) -> bool:
 def assemble(batch: Batch, shard: int, groups: int) -> None:
     """Put the shard together from its parts, write its manifest, remove the parts. Memory: a row group and a part.
 
-    May be repeated, as when a worker was lost just before it could tell that it had done so.
+    May be repeated, as when a worker was lost just before it could tell that it had done so. Raises DamagedInputs
+    where parts are missing or damaged: their groups are to be drawn again.
     """
     if is_finished(batch, shard):
         shutil.rmtree(part_path(batch, shard, 0).parent, ignore_errors=True)
         return
     parts = [part_path(batch, shard, group) for group in range(groups)]
+    _check_parts(shard, parts)
     entries = _entries(parts)
     asked = [row.index for row in batch.shard(shard)]
     if [entry["index"] for entry in entries] != asked:
@@ -147,6 +155,26 @@ def assemble(batch: Batch, shard: int, groups: int) -> None:
     }
     replace_file(manifest_path(batch, shard), (json.dumps(manifest, indent=1) + "\n").encode())
     shutil.rmtree(parts[0].parent)
+
+
+def _check_parts(shard: int, parts: Sequence[Path]) -> None:
+    """Read all of the parts. Raises DamagedInputs with the groups of those that are missing or damaged, which go."""
+    damaged = [(shard, group) for group, part in enumerate(parts) if not is_whole_part(part)]
+    for _, group in damaged:
+        parts[group].unlink(missing_ok=True)
+    if damaged:
+        raise DamagedInputs(f"{parts[damaged[0][1]]} is missing or damaged", tuple(damaged))
+
+
+def is_whole_part(path: Path) -> bool:
+    """Whether a part is there and every page of it has its checksum, by reading it row group by row group."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                file.read_row_group(group)
+        return True
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _entries(parts: Sequence[Path]) -> list[dict[str, Any]]:
