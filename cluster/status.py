@@ -31,7 +31,7 @@ class GroupStatus:
 class Status:
     """The state of a job. seconds: spent by its runs, waiting between them not counted; seconds_left: of this run.
 
-    workers: of the last run; patches_per_second: over its latest tasks, while it runs.
+    workers: of the last run; patches_per_second: over its latest tasks, while it runs; waiting: what it waits for then.
     "silent": its last run has neither ended nor said anything for longer than its tasks take; it was probably killed.
     """
 
@@ -47,6 +47,7 @@ class Status:
     fingerprint: str
     workers: int = 0
     patches_per_second: float | None = None
+    waiting: str | None = None
 
     @property
     def share(self) -> float:
@@ -94,6 +95,7 @@ class Follower:
             fingerprint=saved.fingerprint,
             workers=run.workers if run else 0,
             patches_per_second=run.patches_per_second() if run and running else None,
+            waiting=run.waiting if run and running else None,
         )
 
     def saved(self) -> job_file.SavedJob:
