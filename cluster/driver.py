@@ -45,7 +45,7 @@ class Interrupted(Exception):
     """The user stopped the job; it can be resumed."""
 
 
-def run(job: Job, executor: Executor, on_event: Callable[[Event], None]) -> None:
+def run(job: Job, executor: Executor, on_event: Callable[[Event], None], limits: Limits = LIMITS) -> None:
     """Do every task of a job that its ledger does not have. Raises Interrupted, or what a task raised."""
     began = time.perf_counter()
     outputs = outputs_for(job)
@@ -53,14 +53,14 @@ def run(job: Job, executor: Executor, on_event: Callable[[Event], None]) -> None
     try:
         with Ledger(Path(job.spec.out) / LEDGER, job.fingerprint) as ledger:
             on_event(_started(job.plan, ledger.done, executor.workers))
-            _loop(job, executor, ledger, on_event)
+            _loop(job, executor, ledger, on_event, limits)
             try:
                 outputs.finish()
             except MissingPixels as missing:  # done by an earlier run, and lost since
                 log.warning("%s; the pixels are drawn again from the latents", missing)
                 ledger.forget(job.plan.decode_stage)
                 on_event(_started(job.plan, ledger.done, executor.workers))
-                _loop(job, executor, ledger, on_event)
+                _loop(job, executor, ledger, on_event, limits)
                 outputs.finish()
         ArrayStore(job.spec.out).delete(WORK)
     except KeyboardInterrupt:
@@ -77,7 +77,7 @@ def _loop(
     executor: Executor,
     ledger: Ledger,
     on_event: Callable[[Event], None],
-    limits: Limits = LIMITS,
+    limits: Limits,
 ) -> None:
     arrays = Arrays(job, ledger)
     queue = Queue(job.plan, ledger.done)
