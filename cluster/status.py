@@ -15,6 +15,8 @@ from cluster.progress import EVENTS
 
 LEDGER = "ledger.jsonl"
 SILENCE = 60.0
+SILENCE_OF_WAITING = 600.0
+"""Of a run that has said that it waits, which it says once."""
 State = Literal["not started", "running", "silent", "interrupted", "failed", "finished"]
 
 
@@ -128,7 +130,8 @@ def state_of(run: Run | None, now: datetime) -> State:
     if run.last_event in ends:
         return ends[run.last_event]
     silent = (now - run.latest).total_seconds()
-    return "running" if silent < SILENCE + 5 * run.slowest else "silent"
+    patience = SILENCE_OF_WAITING if run.waiting else SILENCE + 5 * run.slowest
+    return "running" if silent < patience else "silent"
 
 
 def _seconds_left(run: Run, groups: Iterable[GroupStatus]) -> float | None:

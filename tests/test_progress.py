@@ -171,6 +171,8 @@ def test_what_a_job_waits_for_is_told_until_there_is_news(tmp_path: Path) -> Non
     status = read_status(folder)
     assert (status.state, status.waiting, status.retried) == ("running", waits.what, 0)
     assert progress_words(status).endswith(f", {waits.what}")
+    assert read_status(folder, now=datetime.now(UTC) + timedelta(minutes=5)).state == "running"
+    assert read_status(folder, now=datetime.now(UTC) + timedelta(minutes=15)).state == "silent"
     with JsonLines(folder / EVENTS) as log:
         log(done(0, 1))
     assert read_status(folder).waiting is None
