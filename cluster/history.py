@@ -122,6 +122,7 @@ class Run:
     """One run of a job, from its start on.
 
     spent: (tasks, seconds) of each group; recent: (time, patches, seconds) of its latest tasks.
+    waiting: what it said that it waits for, if there was no news since.
     """
 
     began: datetime
@@ -129,6 +130,7 @@ class Run:
     last_event: str = ""
     workers: int = 1
     error: str | None = None
+    waiting: str | None = None
     slowest: float = 0.0
     spent: dict[str, tuple[int, float]] = field(default_factory=dict)
     recent: deque[tuple[datetime, int, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -139,6 +141,7 @@ class Run:
 
     def hear(self, event: Mapping[str, Any], at: datetime) -> None:
         self.latest, self.last_event = at, str(event["event"])
+        self.waiting = str(event["what"]) if self.last_event == "Waiting" else None
         match self.last_event:
             case "JobStarted":
                 self.workers = max(1, int(event.get("workers", 1)))

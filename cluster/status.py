@@ -15,6 +15,8 @@ from cluster.progress import EVENTS
 
 LEDGER = "ledger.jsonl"
 SILENCE = 60.0
+SILENCE_OF_WAITING = 600.0
+"""Of a run that has said that it waits, which it says once."""
 State = Literal["not started", "running", "silent", "interrupted", "failed", "finished"]
 
 
@@ -31,7 +33,7 @@ class GroupStatus:
 class Status:
     """The state of a job. seconds: spent by its runs, waiting between them not counted; seconds_left: of this run.
 
-    workers: of the last run; patches_per_second: over its latest tasks, while it runs.
+    workers: of the last run; patches_per_second: over its latest tasks, while it runs; waiting: what it waits for then.
     "silent": its last run has neither ended nor said anything for longer than its tasks take; it was probably killed.
     """
 
@@ -47,6 +49,7 @@ class Status:
     fingerprint: str
     workers: int = 0
     patches_per_second: float | None = None
+    waiting: str | None = None
 
     @property
     def share(self) -> float:
@@ -94,6 +97,7 @@ class Follower:
             fingerprint=saved.fingerprint,
             workers=run.workers if run else 0,
             patches_per_second=run.patches_per_second() if run and running else None,
+            waiting=run.waiting if run and running else None,
         )
 
     def saved(self) -> job_file.SavedJob:
@@ -126,7 +130,8 @@ def state_of(run: Run | None, now: datetime) -> State:
     if run.last_event in ends:
         return ends[run.last_event]
     silent = (now - run.latest).total_seconds()
-    return "running" if silent < SILENCE + 5 * run.slowest else "silent"
+    patience = SILENCE_OF_WAITING if run.waiting else SILENCE + 5 * run.slowest
+    return "running" if silent < patience else "silent"
 
 
 def _seconds_left(run: Run, groups: Iterable[GroupStatus]) -> float | None:

@@ -198,7 +198,7 @@ class Supervisor:
             if self._errors[task] < self._limits.tries:
                 pause = self._limits.pause_seconds(self._errors[task])
                 heapq.heappush(self._paused, (self._clock() + pause, task))
-                self._tell_again(task, f"{first_line(error)}; in {pause:.3g} s")
+                self._tell_again(task, f"{first_line(error)}; in {_seconds(pause)} s")
                 return True
         return False
 
@@ -230,7 +230,7 @@ class Supervisor:
         expected, losses = self._tasks.expected_seconds(task), self._losses[task]
         limit = self._deadlines.seconds(kind, expected, worker, given, losses)
         if self._clock() - given > limit:
-            self._executor.give_up(task, Hung(f"{worker} gave no answer for {limit:.3g} s"))
+            self._executor.give_up(task, Hung(f"{worker} gave no answer for {_seconds(limit)} s"))
 
     def _waited_for(self, look: Look) -> str:
         """In words; "" where tasks take no longer than others of their kind did."""
@@ -246,7 +246,7 @@ class Supervisor:
             return "" if as_ever else _running(max(taken.values()), [look.running[task] for task in taken])
         if self._paused and not self._given:
             due, task = self._paused[0]
-            return f"waiting {due - now:.0f} s before {self._tasks.named(task).place} is tried again"
+            return f"waiting {_seconds(due - now)} s before {self._tasks.named(task).place} is tried again"
         return ""
 
 
@@ -255,7 +255,11 @@ def _running(seconds: float, workers: list[str]) -> str:
     names = list(dict.fromkeys(workers))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     tasks = f"{len(workers)} tasks that run" if len(workers) > 1 else "a task that runs"
-    return f"waiting for {tasks} for {seconds:.0f} s on {', '.join(names[:NAMED])}{more}"
+    return f"waiting for {tasks} for {_seconds(seconds)} s on {', '.join(names[:NAMED])}{more}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.3g}"
 
 
 def first_line(error: Exception) -> str:

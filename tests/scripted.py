@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import signal
 import socket
 import time
 from collections import Counter
@@ -134,7 +135,9 @@ class ScriptedWorker:
             raise act
         if act == "dies":
             os._exit(1)
-        time.sleep(600 if act == "hangs" else self.work.task_seconds)
+        if act == "hangs":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(self.work.task_seconds)
         return Outcome(task, worker=self.name)
 
     def _try(self, task: Task) -> int:

@@ -86,7 +86,7 @@ def test_a_killed_worker_changes_nothing(
         submit(executor, task)
         submitted.append(task)
         if len(submitted) == 2:
-            ray.kill(executor._members[0].handle)
+            ray.kill(next(member.handle for member, _ in executor._running.values()))
 
     monkeypatch.setattr(RayActors, "submit", submit_and_kill)
     fields = {"shard_bytes": 80_000, "executor": "ray", "workers": 2}

@@ -1,5 +1,6 @@
 """A cluster that somebody else started, whose address is in RAY_ADDRESS: joined, measured, left as it was."""
 
+import json
 import os
 import subprocess
 import sys
@@ -52,6 +53,17 @@ def test_all_processors_of_the_cluster_work(address: str, tmp_path: Path) -> Non
         executor="in-process", out=tmp_path / "here",
     )  # fmt: skip
     assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+
+
+def test_workers_that_find_no_room_keep_nobody_waiting(address: str, tmp_path: Path) -> None:
+    """More were asked for than the cluster has processors: those that are up do it all."""
+    out = tmp_path / "crowded"
+    told = generate(out, "--workers", "4", RAY_ADDRESS=address)
+    assert told.returncode == 0, told.stderr
+    lines = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert lines[0]["workers"] == 4
+    assert {line["event"] for line in lines} == {"JobStarted", "TaskDone", "JobFinished"}
+    assert 1 <= len({line["worker"] for line in lines if line["event"] == "TaskDone"}) <= 2
 
 
 def test_an_address_where_nothing_answers(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cluster.executors import EXECUTORS, make
 from cluster.patience import Limits
 from cluster.plan import Task
 from cluster.spec import JobSpec
+from cluster.tasks import Outcome
 
 STRIP = Strip(blocks=3, steps=3)
 SOON = Limits(first_pause_seconds=0.01, growth=2.0, look_seconds=0.1)
@@ -104,6 +106,31 @@ def test_in_process_nothing_can_be_ended(name: str, work: Any) -> None:
         outcome = executor.next()
         assert outcome is not None and outcome.task == (0, 0)
         assert executor.next(0.001) is None, "with nothing under way it waits"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", ["ray"])
+def test_workers_that_die_as_they_start_end_the_run_with_rays_reason(name: str, work: Any) -> None:
+    import ray
+
+    from cluster.executors.ray_actors import STARTS, RayActors
+
+    killed: list[Any] = []
+
+    class Doomed(RayActors):
+        def next(self, patience: float = inf) -> Outcome | None:
+            for member in self._waking.values():
+                if member not in killed:
+                    killed.append(member)
+                    ray.kill(member.handle)
+            return super().next(patience)
+
+    with (
+        closing(Doomed(work({}), look_seconds=0.05)) as executor,
+        pytest.raises(ray.exceptions.RayActorError),
+    ):
+        drive(executor, STRIP, SOON)
+    assert len(killed) == STARTS
 
 
 @pytest.mark.ray

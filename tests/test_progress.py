@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from cluster import job_file
+from cluster.commands.looking import progress_words
 from cluster.events import (
     Event,
     JobFailed,
@@ -20,6 +21,9 @@ from cluster.events import (
     StageTotal,
     TaskDone,
     TaskRetried,
+    Waiting,
+    as_map,
+    waits_alone,
 )
 from cluster.history import Tail
 from cluster.progress import EVENTS, Bars, JsonLines, Lines, Tally, duration, fan_out
@@ -78,11 +82,13 @@ def test_lines_come_every_few_seconds_and_at_the_ends() -> None:
         clock.now += 2.0
         lines(done(stage, block))
     lines(TaskRetried(1, "denoise 1", 1, "the worker died"))
+    lines(Waiting("no worker is up: Ray is asked for 4 x 1 CPU, the cluster has 2"))
     lines(JobFinished(65.0))
     assert stream.getvalue().splitlines() == [
         "started: 6 denoise, 2 decode tasks; 2 workers",
         "denoise 3/6 (50 %), about 6 s left",
         "denoise 1, block 1 runs again: the worker died",
+        "no worker is up: Ray is asked for 4 x 1 CPU, the cluster has 2",
         "finished in 1 min 05 s",
     ]
 
@@ -96,6 +102,7 @@ def test_bars_show_one_row_a_group() -> None:
             done(0, 1),
             done(1, 0),
             TaskRetried(1, "denoise 1", 1, "lost [it]"),
+            Waiting("waiting for 3 tasks [so long]"),
         ):
             bars(event)
     assert isinstance(console.file, StringIO)
@@ -104,6 +111,7 @@ def test_bars_show_one_row_a_group() -> None:
     assert "3/6" in text
     assert "0/2" in text
     assert "lost [it]" in text
+    assert "waiting for 3 tasks [so long]" in text
 
 
 def test_the_file_holds_every_event_and_survives_a_torn_line(tmp_path: Path) -> None:
@@ -155,6 +163,33 @@ def test_the_status_of_a_running_job(tmp_path: Path) -> None:
     ]
     assert status.share == 0.25
     assert status.seconds_left == pytest.approx((4 + 2) * 3.0 / 2)  # mean of 2 s and 4 s, two workers
+
+
+def test_what_a_job_waits_for_is_told_until_there_is_news(tmp_path: Path) -> None:
+    waits = Waiting("waiting for a task that runs for 31 s on host:1")
+    folder = job_folder(tmp_path / "job", STARTED, done(0, 0), waits)
+    status = read_status(folder)
+    assert (status.state, status.waiting, status.retried) == ("running", waits.what, 0)
+    assert progress_words(status).endswith(f", {waits.what}")
+    assert read_status(folder, now=datetime.now(UTC) + timedelta(minutes=5)).state == "running"
+    assert read_status(folder, now=datetime.now(UTC) + timedelta(minutes=15)).state == "silent"
+    with JsonLines(folder / EVENTS) as log:
+        log(done(0, 1))
+    assert read_status(folder).waiting is None
+    with JsonLines(folder / EVENTS) as log:
+        fan_out(log, log)(waits)
+        log(JobInterrupted())
+    assert read_status(folder).waiting is None
+
+
+def test_waits_of_jobs_within_are_heard() -> None:
+    """Of the job that invents a map, and of a large picture of a batch."""
+    heard: list[Event] = []
+    waits = Waiting("waiting")
+    for within in (as_map(heard.append), waits_alone(heard.append)):
+        within(waits)
+    waits_alone(heard.append)(done(0, 0))
+    assert heard == [waits, waits]
 
 
 @pytest.mark.parametrize(

@@ -77,11 +77,13 @@ def test_any_number_of_workers_gives_the_same_bytes(
 
 def test_a_killed_worker_changes_nothing(cluster, model, reference, tmp_path: Path) -> None:
     seen: list[str] = []
+    killed: list[Any] = []
 
     def kill_one(event: Any, executor: RayActors) -> None:
         seen.append(type(event).__name__)
-        if len(seen) == 12:
-            ray.kill(executor._members[0].handle)
+        if len(seen) >= 12 and not killed and executor._running:
+            killed.append(next(member.handle for member, _ in executor._running.values()))
+            ray.kill(killed[0])
 
     assert on_ray(job_of(model, tmp_path, workers=2), kill_one) == reference
     assert "TaskRetried" in seen

@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 import pytest
-from scripted import DONE, HANGS, LOST, TWICE, Act, Clock, Fake, Run, Strip, drive
+from scripted import HANGS, LOST, TWICE, Act, Clock, Fake, Run, Strip, drive
 
 from cluster.events import TaskRetried, Waiting
 from cluster.patience import LIMITS, Deadlines, Limits, passes
@@ -167,8 +167,8 @@ def test_tasks_wait_for_workers_that_are_slow_to_start() -> None:
 def test_a_hung_worker_is_ended_and_its_task_given_out_again() -> None:
     fake, run = driven({(2, 1): [HANGS]})
     assert times_taken(fake) == {(2, 1): 2}
-    assert fake.ended == [((2, 1), "fake:1 gave no answer for 3.6e+03 s")]  # it had not answered anything yet
-    assert [event.error for event in run.told(TaskRetried)] == ["fake:1 gave no answer for 3.6e+03 s"]
+    assert fake.ended == [((2, 1), "fake:1 gave no answer for 3600 s")]  # it had not answered anything yet
+    assert [event.error for event in run.told(TaskRetried)] == ["fake:1 gave no answer for 3600 s"]
 
 
 def test_what_hangs_each_time_ends_the_run_and_gets_twice_as_long_each_time() -> None:
@@ -178,7 +178,7 @@ def test_what_hangs_each_time_ends_the_run_and_gets_twice_as_long_each_time() ->
         TaskFailed, match="draw 2, block 1: workers were lost 4 times, at last: fake:4 gave no"
     ):
         drive(fake, STRIP, Limits(loading_seconds=1000.0), clock)
-    assert [why.split()[-2] for _, why in fake.ended] == ["1e+03", "2e+03", "4e+03", "8e+03"]
+    assert [why.split()[-2] for _, why in fake.ended] == ["1000", "2000", "4000", "8000"]
 
 
 def test_a_late_return_of_a_hung_worker_is_harmless() -> None:
@@ -259,7 +259,3 @@ def test_what_is_queued_is_queued_once() -> None:
     assert sorted(taken) == [(0, block) for block in range(STRIP.blocks)]
     queue.push((0, 0))
     assert queue.pop() == (0, 0)
-
-
-def test_the_default_is_that_all_is_done() -> None:
-    assert DONE.after == (1.0,) and DONE.error is None

@@ -264,8 +264,9 @@ class BatchTasks:
 
     def named(self, task: Task) -> Named:
         shard, number = task
-        name = WRITE if number == ASSEMBLE else DRAW
-        return Named(0, name, number, f"{name}, shard {shard}")
+        if number == ASSEMBLE:
+            return Named(0, WRITE, shard, f"{WRITE}, shard {shard}")
+        return Named(0, DRAW, number, f"{DRAW}, shard {shard}, group {number}")
 
     def expected_seconds(self, task: Task) -> float:
         return 0.0 if task[1] == ASSEMBLE else self.group_seconds

@@ -24,6 +24,7 @@ class BatchStatus:
 
     seconds: spent by its runs, waiting between them not counted; seconds_left: of this run. images_per_second: over the
     latest tasks while it runs, over all runs afterwards. giant: how far the large picture under way is, in [0, 1].
+    waiting: what it waits for, when there was no news for long.
     """
 
     folder: str
@@ -44,6 +45,7 @@ class BatchStatus:
     model: str
     fingerprint: str
     giant: float | None = None
+    waiting: str | None = None
 
     @property
     def left(self) -> int:
@@ -141,6 +143,7 @@ class BatchFollower:
             model=str(saved.get("model", "")),
             fingerprint=str(saved["fingerprint"]),
             giant=giant if running else None,
+            waiting=run.waiting if run and running else None,
         )
 
     def saved(self) -> Mapping[str, Any]:

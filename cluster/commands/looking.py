@@ -120,6 +120,8 @@ def progress_words(now: Status | BatchStatus) -> str:
         parts.append(f"about {duration(now.seconds_left)} left")
     if now.retried:
         parts.append(f"{now.retried} tasks run again")
+    if now.waiting:
+        parts.append(now.waiting)
     return ", ".join(parts)
 
 

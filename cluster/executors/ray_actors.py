@@ -68,7 +68,7 @@ class RayActors:
     many as the cluster has room for, looked at again every few seconds.
     """
 
-    def __init__(self, work: Work, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, work: Work, look_seconds: float = LOOK_SECONDS) -> None:
         spec = work.spec
         self._gpus, self._cpus = (1, 0) if spec.device == "cuda" else (0, spec.threads)
         self._owns_ray = connect((spec.workers or 1) * spec.threads)
@@ -82,19 +82,20 @@ class RayActors:
         # not unpacked before the actor has made its process ready, as Ray would
         packed = cloudpickle.dumps(work)  # type: ignore[no-untyped-call]  # Ray's is not annotated
         self._start: Callable[[], Any] = lambda: actor.remote(packed)
-        self._clock = clock
+        self._look_seconds = look_seconds
         self._members: list[Member] = []
         self._waking: dict[Any, Member] = {}
         self._running: dict[Any, tuple[Member, Task]] = {}
         self._lost: deque[Outcome] = deque()
         self._failed_starts = 0
         self._fill()
-        self._looked = clock()
+        self._looked = time.monotonic()
 
     def capacity(self, ready: int) -> int:
-        up = len(self._up)
-        plenty = ready > up * IN_FLIGHT or self.workers == 1
-        return up * (IN_FLIGHT if plenty else 1)
+        """While tasks are few, one for each actor that has none, however many others still have."""
+        up = self._up
+        plenty = ready > len(up) * IN_FLIGHT or self.workers == 1
+        return sum(max(member.load, IN_FLIGHT if plenty else 1) for member in up)
 
     def submit(self, task: Task) -> None:
         member = min(self._up, key=lambda member: member.load)
@@ -102,11 +103,11 @@ class RayActors:
         self._running[member.handle.run.remote(task)] = (member, task)
 
     def next(self, patience: float = inf) -> Outcome | None:
-        if self._clock() >= self._looked + LOOK_SECONDS:
+        if time.monotonic() >= self._looked + self._look_seconds:
             self._fit()
         if self._lost:
             return self._lost.popleft()
-        seconds, refs = min(patience, LOOK_SECONDS), [*self._waking, *self._running]
+        seconds, refs = min(patience, self._look_seconds), [*self._waking, *self._running]
         if not refs:
             time.sleep(seconds)
             return None
@@ -173,7 +174,7 @@ class RayActors:
 
     def _fit(self) -> None:
         """As many members as the cluster has room for now; those that work are left alone."""
-        self._looked = self._clock()
+        self._looked = time.monotonic()
         self.workers = self._wanted()
         for member in list(self._waking.values())[: max(0, len(self._members) - self.workers)]:
             self._let_go(member)
