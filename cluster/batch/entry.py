@@ -22,9 +22,12 @@ from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
 from cluster.batch.retrying import forget_failed
 from cluster.batch.run import Summary, read_success
 from cluster.events import OnEvent, unheard
+from cluster.job import unused
 from cluster.machine import ask_for_huge_pages
 from cluster.progress import EVENTS, JsonLines, fan_out
-from cluster.spec import JobSpec, SpecError
+from cluster.spec import JobSpec, SpecError, resolve
+
+LOG = logging.getLogger(__name__)
 
 UNSAID = {"prompt": "-", "width": 1, "height": 1}
 """What settings say where only the rows do."""
@@ -96,9 +99,11 @@ def _planned(
     name, judge = _filter_of(filter, settings)
     check_folder(settings.out)
     info = describe(settings.model, loras=settings.loras, allow_pickle=settings.allow_pickle)
+    for line in unused(settings, resolve(settings, info), info):
+        LOG.warning("%s", line)
     work = settings.out / WORK
     try:
-        with locked(work), _unwarned():
+        with locked(work):
             yield replace(planned(settings, info, table, given, name, sizes or Sizes()), judge=judge)
     finally:
         _forget(settings.out)
@@ -116,18 +121,6 @@ def _filter_of(filter: str | Judge | None, settings: JobSpec) -> tuple[str | Non
     if settings.executor == "ray":
         check_sendable(filter)
     return name_of(filter), filter
-
-
-@contextmanager
-def _unwarned() -> Iterator[None]:
-    """Of a single picture one is told that its class map is stretched; of thousands one is not."""
-    logger = logging.getLogger("cluster.job")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _run(batch: Batch, extras: Extras, on_event: OnEvent) -> Summary:
