@@ -247,7 +247,7 @@ def test_what_changes_nothing_is_said_in_a_line(fields: dict[str, Any], words: s
         {"eta": 0.5, "scheduler": "ddim"},
         {"blend_last": 2, "method": "shifted"}, {"negative_prompt": ""},
         {"executor": "in-process", "workers": 1}, {"executor": "ray", "workers": 2},
-        {"prompt": "world", "workers": 2}, {"prompt": "60% desert, 40% ocean", "workers": 2},
+        {"prompt": "world", "workers": 2}, {"prompt": "60% desert, forest", "workers": 2},
     ],
 )  # fmt: skip
 def test_what_is_read_or_usual_is_not(fields: dict[str, Any], tmp_path: Path) -> None:

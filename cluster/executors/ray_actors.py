@@ -24,6 +24,7 @@ from cluster.executors.contract import Work
 from cluster.machine import OF_A_WORKER, OF_RAY
 from cluster.plan import Task
 from cluster.tasks import Outcome
+from storage.containers import cores
 
 IN_FLIGHT = 2
 ROOT = Path(__file__).parents[2]
@@ -127,7 +128,7 @@ def connect(cpus: int) -> bool:
         options["runtime_env"] = {"py_modules": [str(ROOT / package) for package in PACKAGES]}
     else:
         options |= {"address": "local", "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-        options["num_cpus"] = max(cpus, os.cpu_count() or 1)
+        options["num_cpus"] = max(cpus, cores())
     try:
         if address is not None:
             _knock(address)
