@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from cluster.executors.actor import Actor
 from cluster.executors.contract import Work
 from cluster.machine import OF_A_WORKER, OF_RAY
 from cluster.plan import Task
+from cluster.stops import kept
 from cluster.tasks import Outcome
 from storage.containers import cores
 
@@ -132,7 +134,8 @@ def connect(cpus: int) -> bool:
     try:
         if address is not None:
             _knock(address)
-        ray.init(**options)
+        with kept(signal.SIGTERM):  # Ray has handlers of its own, one of which prints stacks
+            ray.init(**options)
     except OSError as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address or 'a local address'}: correct RAY_ADDRESS, or unset it to start a "
