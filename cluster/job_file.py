@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from cluster.spec import JobSpec, SpecError
+from storage.documents import DocumentError, parse_yaml, read_text
 from storage.fingerprint import FormatError
 from storage.formats.atomic import replace_file
 
@@ -118,19 +119,18 @@ def sides(size: str | None) -> dict[str, int]:
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror}{_nearby(path)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" (line {place.line + 1}, column {place.column + 1})" if place else ""
-        raise SpecError(f"{path} is not YAML{where}; write one `name: value` a line") from None
+        document = parse_yaml(read_text(path))
+    except DocumentError as error:
+        hint = _nearby(path) or "; write one `name: value` a line"
+        raise SpecError(f"{path} {error}{hint}") from None
     if not isinstance(document, dict):
         raise SpecError(f"{path} holds {json.dumps(document, default=str)[:40]}, not `name: value` lines")
     return document
 
 
 def _nearby(path: Path) -> str:
+    if path.exists():
+        return ""
     names = [other.name for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
     return f"; did you mean {path.parent / near[0]}?" if near else ""

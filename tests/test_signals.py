@@ -129,9 +129,14 @@ def test_handlers_of_libraries_do_not_outlive_them() -> None:
 
 def test_an_exit_by_a_library_s_handler_is_our_interrupt() -> None:
     stops = Stops(lambda code: None)
-    with stops.installed(), pytest.raises(KeyboardInterrupt), kept(signal.SIGTERM):
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
-        signal.raise_signal(signal.SIGTERM)
+
+    def started() -> None:
+        with stops.installed(), kept(signal.SIGTERM):
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        started()
     assert stops.first == signal.SIGTERM
 
 
@@ -139,11 +144,16 @@ def test_an_exit_by_a_library_s_handler_is_our_interrupt() -> None:
 def test_training_ends_after_its_step(number: signal.Signals) -> None:
     """The first signal is only remembered; who ends the call is told which it was."""
     stops = Stops(lambda code: None)
-    with stops.installed(), pytest.raises(KeyboardInterrupt), asked_to_stop() as stop:
-        assert not stop()
-        signal.raise_signal(number)
-        assert stop() and stops.first is None
-        raise KeyboardInterrupt  # of the loop, once it has written its checkpoint
+
+    def train() -> None:
+        with stops.installed(), asked_to_stop() as stop:
+            assert not stop()
+            signal.raise_signal(number)
+            assert stop() and stops.first is None
+            raise KeyboardInterrupt  # of the loop, once it has written its checkpoint
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
     assert stops.first == number
 
 

@@ -34,6 +34,7 @@ USE_ERRORS = (SpecError, ModelError, FormatError)
 EXPECTED = (OSError, MemoryError, ArithmeticError)
 EXPECTED_NAMES = {"TaskFailed", "OutOfMemoryError", "RayError"}
 """Errors of modules that the command line does not import before it must."""
+LONGEST_LINE = 600
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -123,7 +124,7 @@ def _told_in_a_line(error: TyperException) -> Exception:
     """The exit that ends a call with wrong flags; calls without any, which show the help, are as typer has them."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return error
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = shortened(" ".join(error.format_message().split())).rstrip(".")
     command = getattr(getattr(error, "ctx", None), "command_path", "hypermosaic")
     say(f"error: {message[:1].lower()}{message[1:]} (see {command} --help)")
     return typer.Exit(USE)
@@ -175,8 +176,15 @@ def told(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message; its class where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error's message, shortened; its class where it has none."""
+    return shortened((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def shortened(line: str) -> str:
+    """A line without the middle of what somebody gave at length; its ends say what is wrong and what to change."""
+    if len(line) <= LONGEST_LINE:
+        return line
+    return f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
 
 
 def _interrupted(session: Session) -> str:
