@@ -56,7 +56,7 @@ def test_a_prompt_is_enough() -> None:
 
 def test_every_field_has_a_flag() -> None:
     flags = set(SpecFlags.__dataclass_fields__)
-    assert flags - {"size", "config"} == set(JobSpec.model_fields) - {"width", "height"}
+    assert flags - {"size", "config"} == set(JobSpec.model_fields)
 
 
 FLAGS = """--out --size --model --lora --method --overlap --scheduler --num-inference-steps --guidance-scale
