@@ -5,7 +5,8 @@
     versions: {hypermosaic: 0.1.0, torch: 2.13.0, ...}
     spec: {prompt: archipelago, width: 4096, ...}
 
-A spec that people write is the mapping under `spec` alone, with `size: 4096x2048`, or `size: 2048`, for the two sides if they like, and `seed: random`.
+A spec that people write is the mapping under `spec` alone. In it, `size: 4096x2048` or `size: 2048` may stand for the
+two sides, `seed: random` for a seed that is drawn, and ALIASES for what they name.
 """
 
 from __future__ import annotations
@@ -98,7 +99,13 @@ def versions() -> Mapping[str, str]:
     return found
 
 
-ALIASES = {"steps": "num_inference_steps", "cfg_scale": "guidance_scale", "sampler": "scheduler"}
+ALIASES = {
+    "steps": "num_inference_steps",
+    "sampling_steps": "num_inference_steps",
+    "cfg_scale": "guidance_scale",
+    "sampler": "scheduler",
+    "image_size": "size",
+}
 """What settings are called elsewhere."""
 
 

@@ -273,6 +273,7 @@ def test_the_command_line_shows_it_and_goes_on() -> None:
     flags = ["--size", "512x512", "--no-calibrate", "--overlap", "0.9", "--method", "shifted"]
     program = [sys.executable, "-m", "cluster.cli", "plan", "desert", *flags]
     result = subprocess.run(program, capture_output=True, text=True, check=True)
-    (line,) = result.stderr.strip().splitlines()
+    planned, line = result.stderr.strip().splitlines()
+    assert planned == "planning 'desert', 512 x 512 pixels"
     assert line.startswith("overlap 0.9 changes nothing")
     assert "megapixels" in result.stdout

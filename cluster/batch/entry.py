@@ -52,12 +52,13 @@ def make_batch(
     sizes: Sizes | None = None,
     on_event: OnEvent = unheard,
     on_planned: Callable[[DiskNeed], None] = warn_if_tight,
-    on_claimed: Callable[[], None] = lambda: None,
+    on_claimed: Callable[[JobSpec], None] = lambda spec: None,
 ) -> BatchResult:
     """Draw every request of a table into fields["out"]. Raises SpecError, ModelError, FormatError before it draws.
 
     resume: go on where the folder holds this batch; retry_failed: so, and draw requests that failed once more.
-    on_planned: told what it takes on disk; on_claimed: told when all is checked and the folder is the batch's.
+    on_planned: told what it takes on disk; on_claimed: told the settings when all is
+    checked and the folder is the batch's.
     """
     ask_for_huge_pages()
     wanted = extras or Extras()
@@ -67,7 +68,7 @@ def make_batch(
             need.check()
             on_planned(need)
         enter(batch, resume or retry_failed)
-        on_claimed()
+        on_claimed(batch.spec)
         if retry_failed:
             wanted = forget_failed(batch, wanted)
         return BatchResult(batch.out, _run(batch, wanted, on_event))

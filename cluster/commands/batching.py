@@ -6,14 +6,19 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cluster.commands.boundary import FAILURE, session_of
 from cluster.commands.flags import PICTURE, PLACE, RUN, seeded, slug
-from cluster.commands.making import Debug, shown
+from cluster.commands.making import ASK_BYTES, Debug, Yes, agree, shorter, shown, waited_for
 from cluster.job_file import canonical, read_fields
+from cluster.machine import gigabytes
+
+if TYPE_CHECKING:
+    from cluster.batch.disk import DiskNeed
+    from cluster.spec import JobSpec
 
 TABLE, FILES = "Requests", "Files"
 
@@ -128,9 +133,7 @@ def batch(
     device: Annotated[Text, _flag("cpu or cuda (default: cuda where there is one).", PLACE)] = None,
     out: Annotated[
         Path | None,
-        _flag(
-            "Folder of the dataset (default: out/TABLE, or out/LABEL).", FILES, "--out", "-o", metavar="DIR"
-        ),
+        _flag("Folder of the dataset (default: out/TABLE or LABEL).", FILES, "--out", "-o", metavar="DIR"),
     ] = None,
     filter: Annotated[
         Text,
@@ -158,6 +161,7 @@ def batch(
     plan: Annotated[
         bool, _flag("Check all requests, say what they take on disk, and make nothing.", RUN, "--plan")
     ] = False,
+    yes: Yes = False,
     debug: Debug = False,
 ) -> None:
     """Make a dataset of many pictures: Parquet shards with images, masks, prompts and seeds.
@@ -179,8 +183,14 @@ def batch(
     }  # fmt: skip
     fields = {} if config is None else read_fields(config)
     given |= {"size": image_size, "width": width, "height": height}
-    fields = seeded(fields | canonical({name: value for name, value in given.items() if value is not None}))
+    asked = fields | canonical({name: value for name, value in given.items() if value is not None})
+    fields = seeded(asked)
     fields["out"] = out or fields.get("out") or _folder(requests, fields)
+
+    what = (
+        requests.name if requests is not None else f"{n_images} of {shorter(str(fields.get('prompt', '')))!r}"
+    )
+    session.announce(f"a batch, {what}, in {fields['out']}: reading the model and checking all requests")
 
     from cluster.batch.entry import make_batch, plan_batch, table_of
     from cluster.batch.extras import Extras
@@ -194,22 +204,34 @@ def batch(
         print(need.line())
         need.check()
         return
-    session.command = shlex.join(["hypermosaic", *sys.argv[1:], *(() if resume else ("--resume",))])
+    drawn = () if fields.get("seed") == asked.get("seed") else ("--seed", str(fields["seed"]))
+    session.command = shlex.join(["hypermosaic", *sys.argv[1:], *drawn, *(() if resume else ("--resume",))])
+
+    def told(need: DiskNeed) -> None:
+        print(need.line(), file=sys.stderr)
+        if not (yes or resume or retry_failed) and need.expected > ASK_BYTES:
+            agree("batch", f"about {gigabytes(need.expected)} of disk")
+
+    def claimed(spec: JobSpec) -> None:
+        session.begin()
+        session.announce(waited_for(spec))
+
     with shown() as listener:
         result = make_batch(
             table, fields, filter=filter, extras=extras, resume=resume, retry_failed=retry_failed, on_event=listener,
-            on_planned=lambda need: print(need.line(), file=sys.stderr), on_claimed=session.begin,
+            on_planned=told, on_claimed=claimed,
         )  # fmt: skip
     session.running = False
     print(result.folder)
-    told = asdict(result.summary)
-    if told["filtered"]:
+    counts = asdict(result.summary)
+    if counts["filtered"]:
         print(
-            f"{told['filtered']} of {told['requests']} pictures were left out by the filter", file=sys.stderr
+            f"{counts['filtered']} of {counts['requests']} pictures were left out by the filter",
+            file=sys.stderr,
         )
-    if told["failed"]:
+    if counts["failed"]:
         print(
-            f"{told['failed']} of {told['requests']} requests failed: see {result.folder / 'errors.parquet'}",
+            f"{counts['failed']} of {counts['requests']} requests failed: see {result.folder / 'errors.parquet'}",
             file=sys.stderr,
         )
         raise typer.Exit(FAILURE)

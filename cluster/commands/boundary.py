@@ -42,7 +42,8 @@ SHOW_CURSOR = "\x1b[?25h"
 class Session:
     """What the boundary knows of a call when it ends badly: whether to show tracebacks, and how to go on.
 
-    command: what to call to go on, where that is not `resume` of the folder. stops: what hears of signals.
+    command: what to call to go on, where that is not `resume` of the folder. stops: what hears of signals; announces:
+    whether to say what is waited for. Only a process of its own has them: who calls the commands knows what was called.
     """
 
     debug: bool = False
@@ -50,10 +51,16 @@ class Session:
     running: bool = False
     command: str | None = None
     stops: Stops | None = None
+    announces: bool = False
 
     def begin(self) -> None:
         """From here on there is something to go on with."""
         self.running = True
+
+    def announce(self, line: str) -> None:
+        """Say what begins now, or what the user waits for."""
+        if self.announces:
+            say(line)
 
     def resume_command(self) -> str:
         """What to type to go on."""
@@ -66,7 +73,7 @@ class Session:
 
 def stoppable_session() -> Session:
     """A session for a process of its own, with a handler of signals to install."""
-    session = Session()
+    session = Session(announces=True)
     session.stops = Stops(lambda code: _leave(session, code))
     return session
 
