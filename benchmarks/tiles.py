@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.containers import cores
 from storage.formats.deep_zoom import DeepZoom, deep_zoom_level
 from storage.formats.ome_zarr import OmeZarr
 from storage.formats.page import Page, write_page
@@ -247,7 +248,7 @@ def main() -> None:
         found = rounds(Path(scratch), layout, chosen)
     print(
         f"{chosen.side} x {chosen.side} pixels, tiles of {layout.tile}, {chosen.clients} clients, "
-        f"{os.cpu_count()} cores, load {load:.1f} before"
+        f"{cores()} cores, load {load:.1f} before"
     )
     for name, measured in found.items():
         print(f"{name:>13}   {measured.line()}")

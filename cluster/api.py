@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cluster.batch.entry import BatchResult
     from cluster.batch.filters import Judge
     from cluster.executors.contract import Executor, Work
-    from cluster.job import Job
+    from cluster.job import Job, Note
     from cluster.report import Pace, PlanReport
     from cluster.verifying import Verdict
     from storage.exports.contract import OnProgress
@@ -222,14 +222,19 @@ def spec_of(spec: JobSpec | None, fields: SpecFields) -> JobSpec:
     return JobSpec(**{**given, **fields})
 
 
-def prepared(spec: JobSpec, check_fit: bool) -> Job:
+def noted(line: str) -> None:
+    """What is no error, and worth a line to whoever asked for the picture."""
+    LOG.warning("%s", line)
+
+
+def prepared(spec: JobSpec, check_fit: bool, note: Note = noted) -> Job:
     """The job of a spec: resolved, planned, identified. Of a folder that holds it already, the blocks are kept."""
     ask_for_huge_pages()
     from cluster.job import prepare
 
     if is_job(spec.out) and (saved := job_file.load(spec.out).spec).model == spec.model:
         spec = spec.model_copy(update={"block": saved.block})
-    return prepare(spec, check_fit=check_fit)
+    return prepare(spec, check_fit, note)
 
 
 def continued(folder: Path, executor: ExecutorName | None, workers: int | None) -> Job:
@@ -238,7 +243,11 @@ def continued(folder: Path, executor: ExecutorName | None, workers: int | None) 
     changes = {
         name: value for name, value in (("executor", executor), ("workers", workers)) if value is not None
     }
-    job = prepared(JobSpec(**{**saved.spec.model_dump(), **changes}), check_fit=False)
+    from cluster.job import idle_workers, unnoted
+
+    job = prepared(JobSpec(**{**saved.spec.model_dump(), **changes}), check_fit=False, note=unnoted)
+    for line in idle_workers(workers, job.spec.executor):
+        noted(line)
     _say_versions_changed(saved)
     if job.fingerprint != saved.fingerprint:
         raise FormatError(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import yaml
 from numpy.typing import NDArray
 
 from cluster.spec import SpecError
+from storage.documents import DocumentError, compose_yaml, parse_json, parse_yaml, read_text
 from storage.formats.labels import Legend
 from storage.label_files import LabelFile
 from storage.label_files.contract import LabelArray
@@ -196,14 +196,9 @@ def _rows(path: Path) -> list[tuple[Any, Any]]:
     if path.suffix.lower() not in FORMATS:
         raise SpecError(f"{path} is no file of labels; give one that ends in {', '.join(FORMATS)}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise SpecError(f"{path} does not exist") from None
-    except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path} is not text in UTF-8") from None
-    return READERS[path.suffix.lower()](path, text)
+        return READERS[path.suffix.lower()](path, read_text(path))
+    except DocumentError as error:
+        raise SpecError(f"{path} {error}") from None
 
 
 def _csv_rows(path: Path, text: str) -> list[tuple[Any, Any]]:
@@ -224,14 +219,9 @@ def _csv_rows(path: Path, text: str) -> list[tuple[Any, Any]]:
 
 def _yaml_rows(path: Path, text: str) -> list[tuple[Any, Any]]:
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" (line {place.line + 1}, column {place.column + 1})" if place else ""
-        raise SpecError(f"{path} is not YAML{where}; write one `label: class` a line") from None
-    except (ValueError, TypeError) as error:  # keys that cannot be keys, numbers that are none
-        raise SpecError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+        node, document = compose_yaml(text), parse_yaml(text)
+    except DocumentError as error:
+        raise SpecError(f"{path} {error}; write one `label: class` a line") from None
     if document is None:
         return []
     if not isinstance(node, yaml.MappingNode):
@@ -241,10 +231,7 @@ def _yaml_rows(path: Path, text: str) -> list[tuple[Any, Any]]:
 
 
 def _json_rows(path: Path, text: str) -> list[tuple[Any, Any]]:
-    try:
-        rows = json.loads(text, object_pairs_hook=_Pairs) if text.strip() else _Pairs()
-    except ValueError as error:
-        raise SpecError(f"{path} is not JSON: {error}") from None
+    rows = parse_json(text, _Pairs) if text.strip() else _Pairs()
     if not isinstance(rows, _Pairs):
         raise SpecError(f'{path} is no object; write it like {{"10": "desert"}}')
     _check_once(path, [str(key) for key, _ in rows])

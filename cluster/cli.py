@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from cluster.commands import batching, doctor, evaluating, exporting, looking, making, training, verifying
-from cluster.commands.boundary import Boundary, session_of
+from cluster.commands.boundary import Boundary, session_of, stoppable_session
+from cluster.commands.streams import forgiving_streams
 from cluster.machine import collect_rarely
 
 app = typer.Typer(
@@ -56,8 +57,11 @@ def settings(
 def main() -> None:
     """The console script."""
     collect_rarely()
+    session = stoppable_session()
+    assert session.stops is not None
     try:
-        app()
+        with forgiving_streams(), session.stops.installed():
+            app(obj=session)
     finally:
         gc.freeze()  # the process ends: looking through what it imported once more takes up to a second
 

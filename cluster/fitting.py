@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cluster.machine import environment, gigabytes, nearest_existing
 from cluster.plan import Plan
 from cluster.spec import JobSpec, SpecError
+from storage import containers
 
 if TYPE_CHECKING:
     from cluster.job import Job
@@ -21,6 +22,9 @@ WORKER_BYTES = 700 * 2**20
 """A worker beyond its arrays and weights: Python, PyTorch, diffusers, and what the embedded model's layers hold."""
 MEMORY_SHARE = 0.9
 """Of the free memory, what a job may take."""
+
+UNTOLD = 8 * 2**30
+"""Free memory where the system does not tell of it."""
 
 MASTER = "ome-zarr"
 BYTES_PER_PIXEL = {MASTER: 2.6}
@@ -78,11 +82,9 @@ def _smaller(plan: Plan, workers: int) -> str:
 
 
 def available_memory() -> int:
-    """Bytes that new processes may take (Linux's MemAvailable)."""
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 8 * 2**30
+    """Bytes that new processes may take; a guess where the system does not tell."""
+    found = containers.available_memory()
+    return UNTOLD if found is None else found
 
 
 # --- disk ------------------------------------------------------------------------------------------------------------

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,14 +26,19 @@ if TYPE_CHECKING:
     from generation.decode import Blend
     from generation.schedules import Schedule
 
-log = logging.getLogger(__name__)
-
 PICTURE_VERSION = 3
 """Raised whenever the same spec starts to give other pixels."""
 
 SUPERBLOCK_TILES = 4
 SMALL_SUPERBLOCK_TILES = 2
 """Of pictures that would be one superblock: several workers can then decode them."""
+
+Note = Callable[[str], None]
+"""Told of something that is no error, in a line."""
+
+
+def unnoted(line: str) -> None:
+    """For jobs that nobody asked for as they are."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +67,29 @@ class Job:
         return build_worker(self)
 
 
-def prepare(spec: JobSpec, check_fit: bool = True) -> Job:
-    """Resolve and plan a job. Raises SpecError, ModelError or ValueError, each in one clear line."""
+def prepare(spec: JobSpec, check_fit: bool = True, note: Note = unnoted) -> Job:
+    """Resolve and plan a job. Raises SpecError, ModelError or ValueError, each in one clear line.
+
+    note: told what of the spec changes nothing or is not as it may seem. Only who asked for a picture wants to hear
+    it: not those who look at a job again, nor of jobs that a job or a batch makes for itself.
+    """
     from generation.models.loading import describe
 
     info = describe(spec.model, loras=spec.loras, allow_pickle=spec.allow_pickle)
-    return prepare_described(spec, info, check_fit)
+    return prepare_described(spec, info, check_fit, note)
 
 
-def prepare_described(spec: JobSpec, info: ModelInfo, check_fit: bool = True) -> Job:
+def prepare_described(spec: JobSpec, info: ModelInfo, check_fit: bool = True, note: Note = unnoted) -> Job:
     """The same, of a model whose facts are known."""
     check_out(spec.out)
     asked, spec = spec, resolve(spec, info)
     check_words(spec, info)
     _check_legend(info)
     plan = plan_of(spec, info)
-    for note in _unused(asked, spec, info, plan.guided):
-        log.warning("%s", note)
+    for line in (*unused(asked, spec, info), *_stretched(spec, plan.canvas)):
+        note(line)
     if asked.workers is None:
-        spec = _within_memory(spec, plan)
+        spec = _within_memory(spec, plan, note)
     regions = _regions(spec, info, plan.canvas)
     before = _map_job(spec, info, plan.canvas)
     plan = replace(plan, regions=regions)
@@ -101,12 +109,12 @@ def check_out(out: Path) -> None:
         )
 
 
-def _within_memory(spec: JobSpec, plan: Plan) -> JobSpec:
+def _within_memory(spec: JobSpec, plan: Plan, note: Note) -> JobSpec:
     """Of workers that nobody asked for, no more than memory holds; the picture is the same."""
     most = most_workers(plan)
     if spec.workers is None or spec.workers <= most:
         return spec
-    log.warning("memory is free for %d of %d workers; --workers asks for more", most, spec.workers)
+    note(f"memory is free for {most} of {spec.workers} workers; --workers asks for more")
     return spec.model_copy(update={"workers": most})
 
 
@@ -152,8 +160,13 @@ def plan_of(spec: JobSpec, info: ModelInfo) -> Plan:
         fields=tuple(1 + schedule.fields(k) for k in range(len(schedule) + 1)),
         parameters_bytes=info.loaded_bytes.get(spec.dtype or DTYPES["cpu"], info.parameters_bytes),
         batch_size=spec.batch_size or 1,
-        guided=(spec.guidance_scale or 0) > 1 and not info.notes.get("distilled_guidance"),
+        guided=is_guided(spec, info),
     )
+
+
+def is_guided(spec: JobSpec, info: ModelInfo) -> bool:
+    """Whether a resolved spec evaluates each patch twice, with the prompt and without."""
+    return (spec.guidance_scale or 0) > 1 and not info.notes.get("distilled_guidance")
 
 
 def _superblock(spec: JobSpec) -> int:
@@ -227,10 +240,14 @@ def check_words(spec: JobSpec, info: ModelInfo) -> None:
         _check_classes(spec, canvas_of(spec, info), info)
 
 
-def _unused(asked: JobSpec, spec: JobSpec, info: ModelInfo, guided: bool) -> Iterator[str]:
-    """What was asked for, other than the default, that does not change this picture: no error, but worth a line."""
+def unused(asked: JobSpec, spec: JobSpec, info: ModelInfo) -> Iterator[str]:
+    """What was asked for, other than the default, that does not change this picture: no error, but worth a line.
+
+    spec: the same, resolved.
+    """
     from generation.schedules import takes_eta
 
+    guided = is_guided(spec, info)
     if spec.negative_prompt and (info.class_names or info.family == "map"):
         yield f"negative_prompt changes nothing: model {spec.model!r} draws classes, which have no opposite"
     elif spec.negative_prompt and not guided and spec.cond_scale != 0:
@@ -249,8 +266,13 @@ def _unused(asked: JobSpec, spec: JobSpec, info: ModelInfo, guided: bool) -> Ite
         yield f"blend_last {asked.blend_last} changes nothing: method {spec.method} blends in all steps"
     if spec.eta is not None and not takes_eta(spec.scheduler or info.scheduler):
         yield f"eta {spec.eta:g} changes nothing: scheduler {spec.scheduler} takes none; ddim and tcd do"
-    if spec.executor == "in-process" and (asked.workers or 1) > 1:
-        yield f"workers {asked.workers} changes nothing: executor in-process is one; ray takes more"
+    yield from idle_workers(asked.workers, spec.executor)
+
+
+def idle_workers(asked: int | None, executor: str) -> Iterator[str]:
+    """Workers asked for that this executor does not have."""
+    if executor == "in-process" and (asked or 1) > 1:
+        yield f"workers {asked} changes nothing: executor in-process is one; ray takes more"
 
 
 def _regions(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> JobRegions | None:
@@ -268,17 +290,24 @@ def _check_legend(info: ModelInfo) -> None:
 
 
 def _check_classes(spec: JobSpec, canvas: Canvas, info: ModelInfo) -> None:
-    """Read the map here, so that an unusable one is refused before any worker starts; say if it is resampled."""
+    """Read the map here, so that an unusable one is refused before any worker starts."""
     from cluster.class_maps import image_map
 
-    found = image_map(spec, info, canvas)
-    found.check()
-    labels = found.labels
+    image_map(spec, info, canvas).check()
+
+
+def _stretched(spec: JobSpec, canvas: Canvas) -> Iterator[str]:
+    """Whether the class map is resampled."""
+    from cluster.class_maps import opened
+
+    if spec.classes is None:
+        return
+    labels = opened(spec.classes)
     if (labels.height, labels.width) != (canvas.height, canvas.width):
-        log.warning(
-            "class map %s of %d x %d is stretched over %d x %d latents by nearest neighbour",
-            spec.classes, labels.width, labels.height, canvas.width, canvas.height,
-        )  # fmt: skip
+        yield (
+            f"class map {spec.classes} of {labels.width} x {labels.height} is stretched over "
+            f"{canvas.width} x {canvas.height} latents by nearest neighbour"
+        )
 
 
 def _map_job(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Job | None:

@@ -5,7 +5,8 @@
     versions: {hypermosaic: 0.1.0, torch: 2.13.0, ...}
     spec: {prompt: archipelago, width: 4096, ...}
 
-A spec that people write is the mapping under `spec` alone, with `size: 4096x4096` for the two sides if they like.
+A spec that people write is the mapping under `spec` alone. In it, `size: 4096x2048` or `size: 2048` may stand for the
+two sides, `seed: random` for a seed that is drawn, and ALIASES for what they name.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import difflib
 import json
 import platform
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +26,7 @@ from typing import Any
 import yaml
 
 from cluster.spec import JobSpec, SpecError
+from storage.documents import DocumentError, parse_yaml, read_text
 from storage.files import replace_file
 from storage.fingerprint import FormatError
 
@@ -96,41 +99,94 @@ def versions() -> Mapping[str, str]:
     return found
 
 
+ALIASES = {
+    "steps": "num_inference_steps",
+    "sampling_steps": "num_inference_steps",
+    "cfg_scale": "guidance_scale",
+    "sampler": "scheduler",
+    "image_size": "size",
+}
+"""What settings are called elsewhere."""
+
+
 def read_fields(path: Path) -> dict[str, Any]:
     """The fields of JobSpec that a YAML spec names, or those of a job.yaml. Values are not checked here."""
     document = _mapping(path)
     if "format_version" in document and "spec" in document:
         document = dict(document["spec"])
         document.pop("out", None)  # the folder of that other job
-    fields = {str(name).replace("-", "_"): value for name, value in document.items()}
-    return fields | sides(fields.pop("size", None))
+    try:
+        return canonical({str(name).replace("-", "_"): value for name, value in document.items()})
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
 
 
-def sides(size: str | None) -> dict[str, int]:
-    """ "4096x2048" -> {"width": 4096, "height": 2048}; nothing for None. Raises SpecError."""
+def canonical(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by the names of JobSpec's fields: without aliases, and with the two sides of a `size`.
+
+    Raises SpecError where one is given under two names.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in given.items():
+        ours = ALIASES.get(name, name)
+        if ours in fields:
+            raise SpecError(
+                f"{name} is given twice: {' and '.join(_called(ours, given))} are the same; leave one out"
+            )
+        fields[ours] = value
+    size = fields.pop("size", None)
+    both = sorted({"width", "height"} & set(fields)) if size is not None else ()
+    if both:
+        raise SpecError(
+            f"size {str(size)[:40]} and {' and '.join(both)} both say how large the picture is; give one"
+        )
+    return fields | sides(size)
+
+
+def _called(name: str, given: Mapping[str, Any]) -> list[str]:
+    return [other for other in given if ALIASES.get(other, other) == name]
+
+
+RANDOM = "random"
+
+
+def with_seed_drawn(fields: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+    """`seed: random` as a seed that is drawn now; and that seed, None where one was given."""
+    if str(fields.get("seed")).strip().lower() != RANDOM:
+        return fields, None
+    drawn = secrets.randbelow(2**32)
+    return fields | {"seed": drawn}, drawn
+
+
+SIZE = re.compile(r"\s*(-?\d{1,18})\s*(?:[xX\N{MULTIPLICATION SIGN}]\s*(-?\d{1,18})\s*)?")
+
+
+def sides(size: object) -> dict[str, int]:
+    """ "4096x2048" -> {"width": 4096, "height": 2048}; a number is a square; nothing for None. Raises SpecError."""
     if size is None:
         return {}
-    found = re.fullmatch(r"\s*(-?\d+)\s*[xX\N{MULTIPLICATION SIGN}]\s*(-?\d+)\s*", str(size))
+    found = None if isinstance(size, bool) else SIZE.fullmatch(str(size))
     if found is None:
-        raise SpecError(f"size {size!r} is not WIDTHxHEIGHT in pixels; write it like 4096x4096")
-    return {"width": int(found[1]), "height": int(found[2])}
+        raise SpecError(
+            f"size {str(size)[:40]!r} is neither a side nor WIDTHxHEIGHT in pixels; write it like 2048 or 4096x2048"
+        )
+    return {"width": int(found[1]), "height": int(found[2] or found[1])}
 
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror}{_nearby(path)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" (line {place.line + 1}, column {place.column + 1})" if place else ""
-        raise SpecError(f"{path} is not YAML{where}; write one `name: value` a line") from None
+        document = parse_yaml(read_text(path))
+    except DocumentError as error:
+        hint = _nearby(path) or "; write one `name: value` a line"
+        raise SpecError(f"{path} {error}{hint}") from None
     if not isinstance(document, dict):
         raise SpecError(f"{path} holds {json.dumps(document, default=str)[:40]}, not `name: value` lines")
     return document
 
 
 def _nearby(path: Path) -> str:
+    if path.exists():
+        return ""
     names = [other.name for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
     return f"; did you mean {path.parent / near[0]}?" if near else ""

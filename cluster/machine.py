@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from storage.containers import cores
+
 T = TypeVar("T")
 
 QUIET: dict[str, str] = {
@@ -63,11 +65,6 @@ def local_machine() -> Machine:
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return Machine(cores(), gpus, os.environ.get("RAY_ADDRESS", ""))
-
-
-def cores() -> int:
-    """CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def hush() -> None:

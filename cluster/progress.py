@@ -218,6 +218,7 @@ class Bars:
         )
 
     def __call__(self, event: Event) -> None:
+        self._progress.start()  # not before there is something to show: until then questions may be asked
         self._tally(event)
         for group in self._tally.groups.values():
             self._show(group)
@@ -243,7 +244,6 @@ class Bars:
         self._progress.update(row, completed=group.done, left=left)
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +15,11 @@ from typing import Any
 
 from cluster.region_fields import Told, checked_told
 from cluster.spec import SpecError
+from storage.documents import DocumentError, parse_json, read_text
 
 SUFFIXES = (".geojson", ".json")
+MOST_BYTES = 400 * 2**20
+"""Of GeoJSON; so many points with all their digits."""
 MOST_POINTS = 5_000_000
 Ring = tuple[tuple[float, float], ...]
 
@@ -60,17 +62,9 @@ def read_shapes(path: Path) -> tuple[Shape, ...]:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise SpecError(f"{path} does not exist") from None
-    except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise SpecError(
-            f"{path} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
-        ) from None
-    except (UnicodeDecodeError, RecursionError):
-        raise SpecError(f"{path} is not JSON") from None
+        document = parse_json(read_text(path, MOST_BYTES))
+    except DocumentError as error:
+        raise SpecError(f"{path} {error}") from None
     if not isinstance(document, dict) or document.get("type") not in ("FeatureCollection", "Feature"):
         raise SpecError(f"{path} is not GeoJSON: its type must be FeatureCollection or Feature")
     return document

@@ -7,12 +7,12 @@ worker:  train_from(config, model, team)     gradients averaged; the first write
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from cluster.machine import local_machine
+from cluster.stops import handled_by, restore
 from cluster.supervision import TaskFailed
 from generation.training.config import TrainConfig
 from generation.training.shelves import PackageMissing
@@ -36,18 +36,20 @@ def train(config: TrainConfig, model: str) -> None:
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed; the second time it interrupts at once."""
+    """Whether Ctrl-C was pressed, or a signal asked for the end; the second time it interrupts at once."""
     pressed: list[int] = []
 
     def press(number: int, frame: Any) -> None:
         pressed.append(number)
-        signal.signal(signal.SIGINT, before)
+        restore(before)
 
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with handled_by(press) as before:
+        try:
+            yield lambda: bool(pressed)
+        except KeyboardInterrupt:
+            if pressed and callable(handler := before[pressed[0]]):
+                handler(pressed[0], None)  # which ends this call, and is to know by which signal
+            raise
 
 
 def workers_of(config: TrainConfig) -> int:

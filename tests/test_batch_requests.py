@@ -304,7 +304,7 @@ def test_the_command_makes_a_dataset(model: Path, tmp_path: Path) -> None:
         (("--n-images", 0, "--label", "sea", "--image-size", 64), "n-images 0 is out of range"),
         (("--n-images", 2, "--image-size", 64), "no column prompt; add it, or give --label"),
         (("--n-images", 2, "--label", "sea"), "no column width; add it, or give --image-size"),
-        (("--n-images", 2, "--label", "sea", "--image-size", "big"), "image-size 'big' is neither"),
+        (("--n-images", 2, "--label", "sea", "--image-size", "big"), "size 'big' is neither"),
         (("--n-images", 2, "--label", "sea", "--image-size", "-4"), "width -4 is out of range"),
         (("--n-images", 2, "--label", "sea", "--image-size", 64, "--cond-scale", "x"), "cond_scale 'x'"),
     ],

@@ -198,7 +198,7 @@ BROKEN = [
     ("a.yaml", "", "a.yaml is empty; write lines such as `10: Deep Sea`"),
     ("a.csv", "", "a.csv is empty"),
     ("a.json", "", "a.json is empty"),
-    ("a.yaml", "1: [", r"a.yaml is not YAML \(line 1"),
+    ("a.yaml", "1: [", r"a.yaml is not YAML \(line \d"),
     ("a.yaml", "- 1\n", "a.yaml holds no `label: class` lines"),
     ("a.json", "[1]", "a.json is no object"),
     ("a.json", "{", "a.json is not JSON"),
@@ -237,7 +237,7 @@ def test_files_of_labels_that_are_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="is not text in UTF-8"):
         read_labels(tmp_path / "a.yaml", LEGEND)
     (tmp_path / "b.yaml").mkdir()
-    with pytest.raises(SpecError, match="b.yaml cannot be read: Is a directory"):
+    with pytest.raises(SpecError, match="b.yaml is a folder"):
         read_labels(tmp_path / "b.yaml", LEGEND)
 
 

@@ -56,7 +56,7 @@ def test_a_prompt_is_enough() -> None:
 
 def test_every_field_has_a_flag() -> None:
     flags = set(SpecFlags.__dataclass_fields__)
-    assert flags - {"size", "config"} == set(JobSpec.model_fields) - {"width", "height"}
+    assert flags - {"size", "config"} == set(JobSpec.model_fields)
 
 
 FLAGS = """--out --size --model --lora --method --overlap --scheduler --num-inference-steps --guidance-scale
@@ -127,7 +127,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 
 
 def failing_with(error: BaseException) -> Callable[..., Any]:
-    def run(job: Any, *, resume: bool, on_event: OnEvent) -> Any:
+    def run(job: Any, *, resume: bool, on_event: OnEvent, make: Any) -> Any:
         raise error
 
     return run

@@ -215,7 +215,7 @@ def test_wrong_keyframe_files_are_refused_in_one_line(
 def test_files_that_are_no_json_are_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "flight.json"
     path.write_bytes(content)
-    with pytest.raises(FormatError, match="flight.json is no JSON: .") as refusal:
+    with pytest.raises(FormatError, match="flight.json is not (JSON|text)") as refusal:
         read_keyframes(path, CANVAS)
     assert "\n" not in str(refusal.value)
 
@@ -223,5 +223,5 @@ def test_files_that_are_no_json_are_refused_in_one_line(content: bytes, tmp_path
 def test_huge_files_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(bytes(2**20 + 1))
-    with pytest.raises(FormatError, match="is larger than 1,048,576 bytes; a keyframe file never is"):
+    with pytest.raises(FormatError, match="is larger than 1 MB; give a file that the page"):
         read_keyframes(path, CANVAS)

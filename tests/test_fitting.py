@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typer.testing import CliRunner
 from cluster import fitting, machine
 from cluster.cli import app
 from cluster.fitting import DoesNotFit, bytes_by_output, disk_peak_bytes, worker_bytes
-from cluster.job import Job, prepare
+from cluster.job import Job, Note, prepare, unnoted
 from cluster.report import report_on
 from cluster.spec import JobSpec, SpecError
 from generation.models.loading import describe
@@ -26,9 +25,9 @@ from generation.models.loading import describe
 GB = 10**9
 
 
-def embedded(out: Path, **fields: Any) -> Job:
+def embedded(out: Path, note: Note = unnoted, **fields: Any) -> Job:
     spec = {"prompt": "desert", "width": 512, "height": 512, "device": "cpu", "out": out} | fields
-    return prepare(JobSpec(**spec))
+    return prepare(JobSpec(**spec), note=note)
 
 
 def on_machine(monkeypatch: pytest.MonkeyPatch, memory: int, cores: int = 4, address: str = "") -> None:
@@ -78,19 +77,17 @@ def test_one_worker_that_does_not_fit_is_told_what_to_change(
 
 
 def test_of_workers_that_nobody_asked_for_so_many_start_as_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_machine(monkeypatch, 5 * GB, cores=64)
-    job = embedded(tmp_path)
+    lines: list[str] = []
+    job = embedded(tmp_path, note=lines.append)
     assert 1 < (job.spec.workers or 0) < 10
     assert report_on(job).job_peak_bytes <= 0.9 * 5 * GB
-    assert [record.getMessage() for record in caplog.records] == [
-        f"memory is free for {job.spec.workers} of 64 workers; --workers asks for more"
-    ]
-    caplog.clear()
+    assert lines == [f"memory is free for {job.spec.workers} of 64 workers; --workers asks for more"]
     on_machine(monkeypatch, 500 * GB, cores=64)
-    assert embedded(tmp_path).spec.workers == 64
-    assert not caplog.records
+    assert embedded(tmp_path, note=lines.append).spec.workers == 64
+    assert len(lines) == 1
 
 
 def test_the_workers_of_a_cluster_are_not_charged_to_this_machine(
@@ -220,11 +217,9 @@ def test_folders_with_colons_are_folders(out: str, tmp_path: Path) -> None:
 # --- settings without effect -----------------------------------------------------------------------------------------
 
 
-def notes_of(caplog: pytest.LogCaptureFixture, tmp_path: Path, **fields: Any) -> list[str]:
-    caplog.clear()
-    with caplog.at_level(logging.WARNING, "cluster.job"):
-        embedded(tmp_path, **fields)
-    lines = [record.getMessage() for record in caplog.records]
+def notes_of(tmp_path: Path, **fields: Any) -> list[str]:
+    lines: list[str] = []
+    embedded(tmp_path, lines.append, **fields)
     assert not any("\n" in line for line in lines)
     return lines
 
@@ -240,10 +235,8 @@ def notes_of(caplog: pytest.LogCaptureFixture, tmp_path: Path, **fields: Any) ->
         ({"executor": "in-process", "workers": 3}, "workers 3 changes nothing: executor in-process"),
     ],
 )
-def test_what_changes_nothing_is_said_in_a_line(
-    fields: dict[str, Any], words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (line,) = notes_of(caplog, tmp_path, **fields)
+def test_what_changes_nothing_is_said_in_a_line(fields: dict[str, Any], words: str, tmp_path: Path) -> None:
+    (line,) = notes_of(tmp_path, **fields)
     assert words in line
 
 
@@ -254,12 +247,11 @@ def test_what_changes_nothing_is_said_in_a_line(
         {"eta": 0.5, "scheduler": "ddim"},
         {"blend_last": 2, "method": "shifted"}, {"negative_prompt": ""},
         {"executor": "in-process", "workers": 1}, {"executor": "ray", "workers": 2},
+        {"prompt": "world", "workers": 2}, {"prompt": "60% desert, forest", "workers": 2},
     ],
 )  # fmt: skip
-def test_what_is_read_or_usual_is_not(
-    fields: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert notes_of(caplog, tmp_path, **fields) == []
+def test_what_is_read_or_usual_is_not(fields: dict[str, Any], tmp_path: Path) -> None:
+    assert notes_of(tmp_path, **fields) == []
 
 
 @pytest.mark.parametrize(
@@ -270,10 +262,9 @@ def test_what_is_read_or_usual_is_not(
     ],
 )  # fmt: skip
 def test_negative_prompts_need_guidance(
-    name: str, fields: dict[str, Any], said: bool, folders: dict[str, Path], tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    lines = notes_of(caplog, tmp_path, model=str(folders[name]), negative_prompt="blurry", **fields)
+    name: str, fields: dict[str, Any], said: bool, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    lines = notes_of(tmp_path, model=str(folders[name]), negative_prompt="blurry", **fields)
     assert [line for line in lines if "negative_prompt changes nothing" in line] == lines
     assert bool(lines) == said
 
@@ -282,6 +273,7 @@ def test_the_command_line_shows_it_and_goes_on() -> None:
     flags = ["--size", "512x512", "--no-calibrate", "--overlap", "0.9", "--method", "shifted"]
     program = [sys.executable, "-m", "cluster.cli", "plan", "desert", *flags]
     result = subprocess.run(program, capture_output=True, text=True, check=True)
-    (line,) = result.stderr.strip().splitlines()
+    planned, line = result.stderr.strip().splitlines()
+    assert planned == "planning 'desert', 512 x 512 pixels"
     assert line.startswith("overlap 0.9 changes nothing")
     assert "megapixels" in result.stdout

@@ -32,7 +32,7 @@ ENDLESS = json.dumps(STARTED | {"stages": [{"name": "denoise 0", "total": float(
     [
         (f"events.jsonl:{ENDLESS}", "events.jsonl is damaged"),
         (f"events.jsonl:{'[' * 100_000}", "events.jsonl is damaged"),
-        (f"job.yaml:{'[' * 2_000}", "RecursionError"),
+        (f"job.yaml:{'[' * 2_000}", "nested more than 50 deep"),
         ("work/preview/layout.json:[]", "layout.json is damaged"),
         ('work/preview/layout.json:{"format_version": 1, "height": 20000, "width": 20000}', "20000 x 20000"),
         ("job.yaml: [", "is not YAML"), ("job.yaml:", "holds null"), ("ledger.jsonl:{}", "version None"),

@@ -21,11 +21,14 @@ from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
 from cluster.batch.retrying import forget_failed
 from cluster.batch.run import Summary, read_success
 from cluster.events import OnEvent, unheard
+from cluster.job import unused
 from cluster.machine import ask_for_huge_pages
 from cluster.progress import EVENTS, JsonLines, fan_out
-from cluster.spec import JobSpec, SpecError
+from cluster.spec import JobSpec, SpecError, resolve
 from storage.claim import NAME as LOCK
 from storage.claim import Claim
+
+LOG = logging.getLogger(__name__)
 
 UNSAID = {"prompt": "-", "width": 1, "height": 1}
 """What settings say where only the rows do."""
@@ -50,12 +53,13 @@ def make_batch(
     sizes: Sizes | None = None,
     on_event: OnEvent = unheard,
     on_planned: Callable[[DiskNeed], None] = warn_if_tight,
-    on_claimed: Callable[[], None] = lambda: None,
+    on_claimed: Callable[[JobSpec], None] = lambda spec: None,
 ) -> BatchResult:
     """Draw every request of a table into fields["out"]. Raises SpecError, ModelError, FormatError before it draws.
 
     resume: go on where the folder holds this batch; retry_failed: so, and draw requests that failed once more.
-    on_planned: told what it takes on disk; on_claimed: told when all is checked and the folder is the batch's.
+    on_planned: told what it takes on disk; on_claimed: told the settings when all is
+    checked and the folder is the batch's.
     """
     ask_for_huge_pages()
     wanted = extras or Extras()
@@ -65,7 +69,7 @@ def make_batch(
             need.check()
             on_planned(need)
         enter(batch, resume or retry_failed)
-        on_claimed()
+        on_claimed(batch.spec)
         if retry_failed:
             wanted = forget_failed(batch, wanted)
         return BatchResult(batch.out, _run(batch, wanted, on_event))
@@ -97,7 +101,9 @@ def _planned(
     name, judge = _filter_of(filter, settings)
     check_folder(settings.out)
     info = describe(settings.model, loras=settings.loras, allow_pickle=settings.allow_pickle)
-    with _claimed(settings.out), _unwarned():
+    for line in unused(settings, resolve(settings, info), info):
+        LOG.warning("%s", line)
+    with _claimed(settings.out):
         yield replace(planned(settings, info, table, given, name, sizes or Sizes()), judge=judge)
 
 
@@ -129,18 +135,6 @@ def _claimed(out: Path) -> Iterator[None]:
             claim.withdraw()
         else:
             claim.close()
-
-
-@contextmanager
-def _unwarned() -> Iterator[None]:
-    """Of a single picture one is told that its class map is stretched; of thousands one is not."""
-    logger = logging.getLogger("cluster.job")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _run(batch: Batch, extras: Extras, on_event: OnEvent) -> Summary:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.spec import SpecError
+from storage.documents import DocumentError, parse_json, text_lines
 
 NEEDED = ("id", "prompt", "seed", "width", "height")
 OPTIONAL = ("negative_prompt", "guidance_scale", "num_inference_steps", "classes")
@@ -115,7 +115,9 @@ def table_at(path: Path) -> Table:
     """The table in a file. Raises SpecError where there is none, or of no format that is read."""
     if path.suffix.lower() not in FORMATS:
         raise SpecError(f"{path} is no table of requests; give a file that ends in {', '.join(FORMATS)}")
-    if not path.is_file():
+    if path.exists() and not path.is_file():
+        raise SpecError(f"{path} is no file; give a table of requests")
+    if not path.exists():
         near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise SpecError(f"{path} does not exist{hint}")
@@ -133,6 +135,9 @@ def rows_at_hand(rows: Iterable[Row]) -> Table:
     return Table("requests", list(rows))
 
 
+MOST_NUMBERED = 100_000_000
+
+
 @dataclass(frozen=True)
 class Numbered:
     """Rows 0, 1, 2, ... that say nothing but their id, made as they are read."""
@@ -147,6 +152,11 @@ def numbered(count: int) -> Table:
     """So many pictures of the flags."""
     if count < 1:
         raise SpecError(f"n-images {count} is out of range: at least 1")
+    if count > MOST_NUMBERED:
+        raise SpecError(
+            f"n-images {str(count)[:20]} is out of range: at most {MOST_NUMBERED:,}; make several batches, each "
+            "with its own --seed"
+        )
     return Table("requests", Numbered(count))
 
 
@@ -159,32 +169,36 @@ def _check_once(names: Iterable[Any], place: str) -> None:
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Row]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            _check_once(reader.fieldnames or (), path.name)
-            for row in reader:
-                if None in row or None in row.values():
-                    more = "more" if None in row else "fewer"
-                    raise SpecError(f"{path.name}, line {reader.line_num}: {more} values than columns")
-                yield f"line {reader.line_num}", row
-    except (csv.Error, UnicodeDecodeError) as error:
+        reader = csv.DictReader(text_lines(path), strict=True)
+        _check_once(reader.fieldnames or (), path.name)
+        for row in reader:
+            if None in row or None in row.values():
+                more = "more" if None in row else "fewer"
+                raise SpecError(f"{path.name}, line {reader.line_num}: {more} values than columns")
+            yield f"line {reader.line_num}", row
+    except csv.Error as error:
         raise SpecError(f"{path.name} is not CSV in UTF-8: {error}") from None
+    except DocumentError as error:
+        raise SpecError(f"{path.name} {error}") from None
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line, object_pairs_hook=partial(_once, f"{path.name}, line {number}"))
-            except SpecError:
-                raise
-            except ValueError as error:
-                raise SpecError(f"{path.name}, line {number} is not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise SpecError(f'{path.name}, line {number} is no object; write it like {{"id": "a"}}')
-            yield f"line {number}", row
+    try:
+        for number, line in enumerate(text_lines(path), 1):
+            if line.strip():
+                yield f"line {number}", _json_row(line, f"{path.name}, line {number}")
+    except DocumentError as error:
+        raise SpecError(f"{path.name} {error}") from None
+
+
+def _json_row(line: str, place: str) -> Row:
+    try:
+        row = parse_json(line, partial(_once, place))
+    except DocumentError as error:
+        raise SpecError(f"{place} {error}") from None
+    if not isinstance(row, dict):
+        raise SpecError(f'{place} is no object; write it like {{"id": "a"}}')
+    return row
 
 
 def _once(place: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cluster.commands.boundary import FAILURE, session_of
-from cluster.commands.flags import PICTURE, PLACE, RUN, slug
-from cluster.commands.making import Debug, shown
-from cluster.job_file import read_fields, sides
-from cluster.spec import SpecError
+from cluster.commands.flags import PICTURE, PLACE, RUN, seeded, slug
+from cluster.commands.making import ASK_BYTES, Debug, Yes, agree, shorter, shown, waited_for
+from cluster.job_file import canonical, read_fields
+from cluster.machine import gigabytes
+
+if TYPE_CHECKING:
+    from cluster.batch.disk import DiskNeed
+    from cluster.spec import JobSpec
 
 TABLE, FILES = "Requests", "Files"
 
@@ -34,7 +37,10 @@ def batch(
         typer.Argument(metavar="TABLE", help="Requests: .parquet, .csv or .jsonl.", show_default=False),
     ] = None,
     n_images: Annotated[
-        int | None, _flag("So many pictures of the same label, instead of a table.", TABLE, metavar="N")
+        int | None,
+        _flag(
+            "So many pictures of the same label, instead of a table.", TABLE, "--n-images", "-n", metavar="N"
+        ),
     ] = None,
     prompt: Annotated[
         Text, _flag("What pictures show, where a row does not say it.", TABLE, "--label", "--prompt")
@@ -46,17 +52,26 @@ def batch(
             TABLE,
             "--image-size",
             "--size",
-            metavar="S|WIDTHxHEIGHT",
+            metavar="SIZE",
         ),
     ] = None,
+    width: Annotated[Text, _flag("The sides apart, in pixels.", TABLE, metavar="N")] = None,
+    height: Annotated[Text, _flag("The other one.", TABLE, metavar="N")] = None,
     seed: Annotated[
-        Text, _flag("Seed of row 0, where rows have none (default: 0).", TABLE, metavar="N")
+        Text, _flag("Seed of row 0, where rows have none, or random (default: 0).", TABLE, metavar="N")
     ] = None,
     cond_scale: Annotated[
         Text, _flag("Guidance as null + (1 + C) (conditional - null), as in generate.", PICTURE, metavar="C")
     ] = None,
     guidance_scale: Annotated[
-        Text, _flag("Classifier-free guidance, instead (default: the model's).", PICTURE, metavar="X")
+        Text,
+        _flag(
+            "Classifier-free guidance, instead (default: the model's).",
+            PICTURE,
+            "--guidance-scale",
+            "--cfg-scale",
+            metavar="X",
+        ),
     ] = None,
     num_inference_steps: Annotated[
         Text,
@@ -65,6 +80,7 @@ def batch(
             PICTURE,
             "--sampling-steps",
             "--num-inference-steps",
+            "--steps",
             metavar="T",
         ),
     ] = None,
@@ -77,7 +93,9 @@ def batch(
         Text, _flag("Last steps in which patches blend, as in generate.", PICTURE, metavar="N")
     ] = None,
     decode: Annotated[Text, _flag("hann (default) or four-shift, as in generate.", PICTURE)] = None,
-    scheduler: Annotated[Text, _flag("As in generate (default: the model's).", PICTURE)] = None,
+    scheduler: Annotated[
+        Text, _flag("As in generate (default: the model's).", PICTURE, "--scheduler", "--sampler")
+    ] = None,
     eta: Annotated[Text, _flag("Noise of DDIM-like schedulers, 0 to 1.", PICTURE, metavar="X")] = None,
     topology: Annotated[Text, _flag("plane (default), ring or torus.", PICTURE)] = None,
     class_labels: Annotated[
@@ -114,7 +132,8 @@ def batch(
     dtype: Annotated[Text, _flag("float32, float16 or bfloat16 (default: by device).", PLACE)] = None,
     device: Annotated[Text, _flag("cpu or cuda (default: cuda where there is one).", PLACE)] = None,
     out: Annotated[
-        Path | None, _flag("Folder of the dataset (default: out/<table or label>).", FILES, metavar="DIR")
+        Path | None,
+        _flag("Folder of the dataset (default: out/TABLE or LABEL).", FILES, "--out", "-o", metavar="DIR"),
     ] = None,
     filter: Annotated[
         Text,
@@ -142,6 +161,7 @@ def batch(
     plan: Annotated[
         bool, _flag("Check all requests, say what they take on disk, and make nothing.", RUN, "--plan")
     ] = False,
+    yes: Yes = False,
     debug: Debug = False,
 ) -> None:
     """Make a dataset of many pictures: Parquet shards with images, masks, prompts and seeds.
@@ -162,8 +182,15 @@ def batch(
         "region_feather": region_feather,
     }  # fmt: skip
     fields = {} if config is None else read_fields(config)
-    fields |= {name: value for name, value in given.items() if value is not None} | _sides(image_size)
+    given |= {"size": image_size, "width": width, "height": height}
+    asked = fields | canonical({name: value for name, value in given.items() if value is not None})
+    fields = seeded(asked)
     fields["out"] = out or fields.get("out") or _folder(requests, fields)
+
+    what = (
+        requests.name if requests is not None else f"{n_images} of {shorter(str(fields.get('prompt', '')))!r}"
+    )
+    session.announce(f"a batch, {what}, in {fields['out']}: reading the model and checking all requests")
 
     from cluster.batch.entry import make_batch, plan_batch, table_of
     from cluster.batch.extras import Extras
@@ -177,37 +204,37 @@ def batch(
         print(need.line())
         need.check()
         return
-    session.command = shlex.join(["hypermosaic", *sys.argv[1:], *(() if resume else ("--resume",))])
+    drawn = () if fields.get("seed") == asked.get("seed") else ("--seed", str(fields["seed"]))
+    session.command = shlex.join(["hypermosaic", *sys.argv[1:], *drawn, *(() if resume else ("--resume",))])
+
+    def told(need: DiskNeed) -> None:
+        print(need.line(), file=sys.stderr)
+        if not (yes or resume or retry_failed) and need.expected > ASK_BYTES:
+            agree("batch", f"about {gigabytes(need.expected)} of disk")
+
+    def claimed(spec: JobSpec) -> None:
+        session.begin()
+        session.announce(waited_for(spec))
+
     with shown() as listener:
         result = make_batch(
             table, fields, filter=filter, extras=extras, resume=resume, retry_failed=retry_failed, on_event=listener,
-            on_planned=lambda need: print(need.line(), file=sys.stderr), on_claimed=session.begin,
+            on_planned=told, on_claimed=claimed,
         )  # fmt: skip
     session.running = False
     print(result.folder)
-    told = asdict(result.summary)
-    if told["filtered"]:
+    counts = asdict(result.summary)
+    if counts["filtered"]:
         print(
-            f"{told['filtered']} of {told['requests']} pictures were left out by the filter", file=sys.stderr
+            f"{counts['filtered']} of {counts['requests']} pictures were left out by the filter",
+            file=sys.stderr,
         )
-    if told["failed"]:
+    if counts["failed"]:
         print(
-            f"{told['failed']} of {told['requests']} requests failed: see {result.folder / 'errors.parquet'}",
+            f"{counts['failed']} of {counts['requests']} requests failed: see {result.folder / 'errors.parquet'}",
             file=sys.stderr,
         )
         raise typer.Exit(FAILURE)
-
-
-def _sides(size: str | None) -> dict[str, int]:
-    """ "256" is a square."""
-    if size is not None and re.fullmatch(r"\s*-?\d+\s*", size):
-        return {"width": int(size), "height": int(size)}
-    try:
-        return sides(size)
-    except SpecError:
-        raise SpecError(
-            f"image-size {size!r} is neither a side nor WIDTHxHEIGHT in pixels; write it like 256"
-        ) from None
 
 
 def _folder(requests: Path | None, fields: dict[str, Any]) -> Path:

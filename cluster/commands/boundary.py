@@ -1,6 +1,6 @@
 """Where errors become one line and an exit code. Knows which errors are expected; knows no command.
 
-0 done    1 failure    2 wrong use    130 interrupted
+0 done    1 failure    2 wrong use    130 interrupted, 143 by SIGTERM, 129 by SIGHUP
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
+import sys
 import tempfile
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,35 +25,65 @@ from typer.exceptions import TyperException
 
 from cluster.machine import hush
 from cluster.spec import SpecError
+from cluster.stops import Stops, exit_code
 from generation.models.errors import ModelError
 from storage.fingerprint import FormatError
 
-FAILURE, USE, INTERRUPTED = 1, 2, 130
+FAILURE, USE = 1, 2
 USE_ERRORS = (SpecError, ModelError, FormatError)
 EXPECTED = (OSError, MemoryError, ArithmeticError)
 EXPECTED_NAMES = {"TaskFailed", "OutOfMemoryError", "RayError"}
 """Errors of modules that the command line does not import before it must."""
+LONGEST_LINE = 600
+SHOW_CURSOR = "\x1b[?25h"
 
 
 @dataclass
 class Session:
     """What the boundary knows of a call when it ends badly: whether to show tracebacks, and how to go on.
 
-    command: what to call to go on, where that is not `resume` of the folder.
+    command: what to call to go on, where that is not `resume` of the folder. stops: what hears of signals; announces:
+    whether to say what is waited for. Only a process of its own has them: who calls the commands knows what was called.
     """
 
     debug: bool = False
     folder: Path | None = None
     running: bool = False
     command: str | None = None
+    stops: Stops | None = None
+    announces: bool = False
 
     def begin(self) -> None:
         """From here on there is something to go on with."""
         self.running = True
 
+    def announce(self, line: str) -> None:
+        """Say what begins now, or what the user waits for."""
+        if self.announces:
+            say(line)
+
     def resume_command(self) -> str:
         """What to type to go on."""
         return self.command or f"hypermosaic resume {self.folder}"
+
+    def interrupted(self) -> int:
+        """The exit code after a signal; Ctrl-C's where nobody heard which."""
+        return exit_code((self.stops and self.stops.first) or signal.SIGINT)
+
+
+def stoppable_session() -> Session:
+    """A session for a process of its own, with a handler of signals to install."""
+    session = Session(announces=True)
+    session.stops = Stops(lambda code: _leave(session, code))
+    return session
+
+
+def _leave(session: Session, code: int) -> None:
+    """End this process as it is: somebody asked twice. What is done is on the disk; Ray ends by itself."""
+    cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
+    with suppress(OSError):
+        os.write(2, f"{cursor}\n{_interrupted(session)}\n".encode())  # not sys.stderr, which may be in use
+    os._exit(code)
 
 
 def session_of(context: Any) -> Session:
@@ -98,7 +131,7 @@ def _told_in_a_line(error: TyperException) -> Exception:
     """The exit that ends a call with wrong flags; calls without any, which show the help, are as typer has them."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return error
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = shortened(" ".join(error.format_message().split())).rstrip(".")
     command = getattr(getattr(error, "ctx", None), "command_path", "hypermosaic")
     say(f"error: {message[:1].lower()}{message[1:]} (see {command} --help)")
     return typer.Exit(USE)
@@ -119,8 +152,11 @@ def quieten(session: Session) -> None:
 
 def judged(error: BaseException, session: Session) -> tuple[int, str]:
     """Exit code and message of an error."""
-    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Interrupted":
-        return INTERRUPTED, _interrupted(session)
+    stopped = (
+        session.stops is not None and session.stops.first is not None
+    )  # imports turn it into errors of theirs
+    if stopped or isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Interrupted":
+        return session.interrupted(), _interrupted(session)
     if session.debug:
         traceback.print_exception(error)
     if isinstance(error, USE_ERRORS) or (isinstance(error, ValueError) and not session.running):
@@ -147,8 +183,15 @@ def told(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message; its class where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error's message, shortened; its class where it has none."""
+    return shortened((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def shortened(line: str) -> str:
+    """A line without the middle of what somebody gave at length; its ends say what is wrong and what to change."""
+    if len(line) <= LONGEST_LINE:
+        return line
+    return f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
 
 
 def _interrupted(session: Session) -> str:

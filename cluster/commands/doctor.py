@@ -21,8 +21,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.commands.making import Json
-from cluster.machine import cores, environment, gigabytes, nearest_existing
+from cluster.machine import environment, gigabytes, nearest_existing
 from generation.models.errors import first_line
+from storage.containers import cores
 
 LEAST_PYTHON = (3, 11)
 LEAST_DISK, LEAST_MEMORY = 2 * 10**9, 2 * 10**9

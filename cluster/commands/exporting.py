@@ -43,7 +43,9 @@ def export(
     labels: Annotated[
         bool, typer.Option("--labels", help="Write the class map instead: a TIFF with a palette.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace an earlier export.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", "--overwrite", help="Replace an earlier export.")
+    ] = False,
     region: Annotated[
         str | None, _option("A part, in pixels of the full size.", panel=STILL, metavar="X,Y,W,H")
     ] = None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -15,7 +16,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from cluster.job_file import read_fields, sides
+from cluster.job_file import canonical, read_fields, with_seed_drawn
 from cluster.spec import JobSpec, SpecError
 
 PICTURE, PLACE, RUN = "Picture", "Model", "Run"
@@ -31,8 +32,10 @@ class SpecFlags:
 
     prompt: Annotated[str | None, typer.Argument(help="What the picture shows.", show_default=False)] = None
     size: Annotated[
-        str | None, _flag("Size in pixels (default: 2048x2048).", PICTURE, metavar="WIDTHxHEIGHT")
+        str | None, _flag("Size in pixels; one number is a square (default: 2048).", PICTURE, metavar="SIZE")
     ] = None
+    width: Annotated[str | None, _flag("The sides apart, in pixels.", PICTURE, metavar="N")] = None
+    height: Annotated[str | None, _flag("The other one.", PICTURE, metavar="N")] = None
     model: Annotated[
         str | None,
         _flag(
@@ -76,13 +79,33 @@ class SpecFlags:
         ),
     ] = None
     scheduler: Annotated[
-        str | None, _flag("ddim, euler, dpmpp_2m, ... or a diffusers class (default: the model's).", PICTURE)
+        str | None,
+        _flag(
+            "ddim, euler, dpmpp_2m, ... or a diffusers class (default: the model's).",
+            PICTURE,
+            "--scheduler",
+            "--sampler",
+        ),
     ] = None
     num_inference_steps: Annotated[
-        str | None, _flag("Denoising steps (default: the model's).", PICTURE, metavar="N")
+        str | None,
+        _flag(
+            "Denoising steps (default: the model's).",
+            PICTURE,
+            "--num-inference-steps",
+            "--steps",
+            metavar="N",
+        ),
     ] = None
     guidance_scale: Annotated[
-        str | None, _flag("Classifier-free guidance; 1 is none (default: the model's).", PICTURE, metavar="X")
+        str | None,
+        _flag(
+            "Classifier-free guidance; 1 is none (default: the model's).",
+            PICTURE,
+            "--guidance-scale",
+            "--cfg-scale",
+            metavar="X",
+        ),
     ] = None
     cond_scale: Annotated[
         str | None,
@@ -90,7 +113,8 @@ class SpecFlags:
     ] = None
     eta: Annotated[str | None, _flag("Noise of DDIM-like schedulers, 0 to 1.", PICTURE, metavar="X")] = None
     seed: Annotated[
-        str | None, _flag("Whole number that picks the picture (default: 0).", PICTURE, metavar="N")
+        str | None,
+        _flag("Whole number that picks the picture, or random (default: 0).", PICTURE, metavar="N"),
     ] = None
     classes: Annotated[
         Path | None,
@@ -137,7 +161,7 @@ class SpecFlags:
     dtype: Annotated[str | None, _flag("float32, float16 or bfloat16 (default: by device).", PLACE)] = None
     device: Annotated[str | None, _flag("cpu or cuda (default: cuda where there is one).", PLACE)] = None
     out: Annotated[
-        Path | None, _flag("Folder of the result (default: out/<prompt>).", RUN, metavar="DIR")
+        Path | None, _flag("Folder of the result (default: out/PROMPT).", RUN, "--out", "-o", metavar="DIR")
     ] = None
     config: Annotated[
         Path | None, _flag("YAML file of settings; flags override it.", RUN, metavar="FILE")
@@ -173,13 +197,13 @@ class SpecFlags:
     ] = None
 
     def spec(self) -> JobSpec:
-        """Defaults, then the YAML file, then the flags. Raises SpecError."""
+        """Defaults, then the YAML file, then the flags; a random seed is drawn, and said. Raises SpecError."""
         given = {} if self.config is None else read_fields(self.config)
-        for name in (field.name for field in fields(self) if field.name not in ("size", "config")):
-            value = getattr(self, name)
-            if value is not None and value != []:
-                given[name] = value
-        given |= sides(self.size)
+        flags = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "config"}
+        given |= canonical(
+            {name: value for name, value in flags.items() if value is not None and value != []}
+        )
+        given = seeded(given)
         if "prompt" not in given:
             raise SpecError(
                 "the prompt is missing; say what the picture shows, as in: hypermosaic generate archipelago"
@@ -188,6 +212,14 @@ class SpecFlags:
             given |= {"width": 2048, "height": 2048}
         given.setdefault("out", Path("out") / slug(str(given["prompt"])))
         return JobSpec(**given)
+
+
+def seeded(given: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose seed is a number; one that is drawn is said, for the picture can be made again with it."""
+    given, drawn = with_seed_drawn(given)
+    if drawn is not None:
+        print(f"seed {drawn}", file=sys.stderr)
+    return given
 
 
 def slug(prompt: str) -> str:

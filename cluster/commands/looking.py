@@ -19,6 +19,7 @@ from rich.text import Text
 from cluster.batch.names import is_batch
 from cluster.batch.status import BatchStatus, read_batch_status
 from cluster.commands.making import Json
+from cluster.commands.streams import is_read
 from cluster.progress import duration
 from cluster.spec import SpecError
 from cluster.status import Status, read_status
@@ -74,7 +75,7 @@ def _json_lines(folder: Path, now: Status | BatchStatus, watch: bool) -> None:
         print(json.dumps(now.as_json(), indent=2))
         return
     print(json.dumps(now.as_json()), flush=True)
-    while goes_on(now):
+    while goes_on(now) and is_read():
         time.sleep(WATCH_SECONDS)
         now = read(folder)
         print(json.dumps(now.as_json()), flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,17 +13,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.commands.boundary import session_of
+from cluster import job_file
+from cluster.commands.boundary import Session, session_of
 from cluster.commands.flags import RUN, SpecFlags, with_spec_flags
 from cluster.events import Event, JobFailed, JobInterrupted, OnEvent
-from cluster.machine import gigabytes
+from cluster.machine import environment, gigabytes
 from cluster.progress import Bars, Lines, duration
-from cluster.spec import ExecutorName, SpecError
+from cluster.spec import ExecutorName, JobSpec, SpecError
 
 if TYPE_CHECKING:
+    from cluster.executors.contract import Executor, Work
     from cluster.job import Job
     from cluster.report import PlanReport
 
+LONGEST_PROMPT = 60
 ASK_SECONDS, ASK_BYTES = 3600.0, 50 * 10**9
 SURELY_SHORT = ASK_SECONDS / 10
 """A guess may be wrong by a factor of ten; jobs guessed to be longer are calibrated before they start."""
@@ -32,6 +35,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_pane
 Yes = Annotated[
     bool, typer.Option("--yes", "-y", help="Do not ask before long or large jobs.", rich_help_panel=RUN)
 ]
+NeverAsks = Annotated[bool, typer.Option("--yes", "-y", help="As elsewhere; this never asks.")]
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show tracebacks, libraries' messages.", rich_help_panel=RUN)
 ]
@@ -46,10 +50,13 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Say what a picture would cost, and make nothing."""
-    session_of(context).debug |= debug
+    session = session_of(context)
+    session.debug |= debug
+    spec = flags.spec()
+    session.announce(f"planning {subject(spec)}{', and timing a few evaluations' if calibrate else ''}")
     from cluster import api
 
-    report = api.plan(flags.spec(), calibrate=calibrate)
+    report = api.plan(spec, calibrate=calibrate)
     if as_json:
         print(json.dumps(report.as_json(), indent=2))
     else:
@@ -67,10 +74,12 @@ def generate(
     debug: Debug = False,
 ) -> None:
     """Make a picture and a page that shows it."""
-    session_of(context).debug |= debug
+    session = session_of(context)
+    session.debug |= debug
+    spec = flags.spec()
+    session.announce(f"generating {subject(spec)}, in {spec.out}: reading the model")
     from cluster import api
 
-    spec = flags.spec()
     job = api.prepared(spec, check_fit=not api.is_job(spec.out))
     api.enter(job, resume)
     if not yes and not api.is_job(spec.out):
@@ -82,13 +91,21 @@ def resume(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a job.")],
     executor: Annotated[
-        str | None, typer.Option(help="ray or in-process [as before].", show_default=False)
+        str | None,
+        typer.Option(help="ray or in-process (default: as before).", metavar="NAME", show_default=False),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Workers [as before].", show_default=False)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Workers (default: as before).", metavar="N", show_default=False)
+    ] = None,
+    yes: NeverAsks = False,
     debug: Debug = False,
 ) -> None:
     """Go on with a job, wherever it stopped."""
-    session_of(context).debug |= debug
+    del yes
+    session = session_of(context)
+    session.debug |= debug
+    saved = job_file.load(folder).spec
+    session.announce(f"going on with {subject(saved)}, in {folder}: reading the model")
     from cluster import api
 
     finish(context, api.continued(folder, _executor(executor), workers))
@@ -111,11 +128,44 @@ def finish(context: typer.Context, job: Job, *, thorough: bool = False) -> None:
     session = session_of(context)
     session.folder, session.running = job.spec.out, True
     with shown() as listener:
-        result = api.run(job, resume=True, on_event=listener, thorough=thorough)
+        result = api.run(job, resume=True, on_event=listener, make=announced(session), thorough=thorough)
     if result.before:
         print("this job is finished already", file=sys.stderr)
     session.running = False
     print(result.page)
+
+
+def announced(session: Session) -> Callable[[Work], Executor]:
+    """Makes the executor of a job, or of its map's, after a line about what that waits for."""
+
+    def make(work: Work) -> Executor:
+        from cluster import executors
+
+        session.announce(waited_for(work.spec))
+        return executors.make(work)
+
+    return make
+
+
+def waited_for(spec: JobSpec) -> str:
+    """What happens before the first task of a resolved spec."""
+    address = environment().get("RAY_ADDRESS")
+    if spec.executor == "in-process":
+        return "loading the model"
+    if address:
+        return f"joining the Ray cluster at {address}, whose workers load the model"
+    return f"starting Ray and {spec.workers or 1} worker{'s' * (spec.workers != 1)}, which load the model"
+
+
+def subject(spec: JobSpec) -> str:
+    """ "'archipelago', 2048 x 2048 pixels"."""
+    return f"{shorter(spec.prompt)!r}, {spec.width:,} x {spec.height:,} pixels"
+
+
+def shorter(prompt: str) -> str:
+    """The beginning of a prompt, in one line."""
+    words = " ".join(prompt.split())
+    return words if len(words) <= LONGEST_PROMPT else f"{words[:LONGEST_PROMPT]}..."
 
 
 @contextmanager
@@ -153,11 +203,18 @@ def confirm(job: Job) -> None:
     if report.seconds <= ASK_SECONDS and report.disk_peak_bytes <= ASK_BYTES:
         return
     cost = f"about {duration(report.seconds)} and {gigabytes(report.disk_peak_bytes)} of disk"
+    agree("job", cost, table_of(report))
+
+
+def agree(what: str, cost: str, facts: Table | None = None) -> None:
+    """Ask whether it may cost so much; SpecError where nobody can answer, typer.Exit for a no."""
     if not sys.stdin.isatty():
         raise SpecError(
-            f"this job takes {cost}; more than {duration(ASK_SECONDS)} or {gigabytes(ASK_BYTES)} needs a yes: add --yes"
+            f"this {what} takes {cost}; more than {duration(ASK_SECONDS)} or {gigabytes(ASK_BYTES)} needs a yes: "
+            "add --yes"
         )
-    Console(stderr=True).print(table_of(report))
+    if facts is not None:
+        Console(stderr=True).print(facts)
     if not typer.confirm(f"This takes {cost}. Go on?", err=True):
         raise typer.Exit(1)
 

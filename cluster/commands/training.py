@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.commands.making import NeverAsks
+
 if TYPE_CHECKING:
     from generation.training.config import TrainConfig
 
@@ -61,7 +63,9 @@ def trainer(model: str, summary: str) -> Callable[..., None]:
         checkpoint_seconds: CheckpointSeconds = None,
         report_seconds: ReportSeconds = None,
         cache: Cache = None,
+        yes: NeverAsks = False,
     ) -> None:
+        del yes
         section = {"steps": steps, "batch": batch, "crop": crop, "learning_rate": learning_rate}
         if model == "autoencoder":
             section["encoder_steps"] = steps

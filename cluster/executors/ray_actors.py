@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
 import time
 from collections import deque
@@ -35,7 +36,9 @@ from cluster.executors.actor import Actor
 from cluster.executors.contract import Look, Work
 from cluster.machine import OF_A_WORKER, OF_RAY
 from cluster.plan import Task
+from cluster.stops import kept
 from cluster.tasks import Outcome
+from storage.containers import cores
 
 IN_FLIGHT = 2
 ROOT = Path(__file__).parents[2]
@@ -245,11 +248,12 @@ def connect(cpus: int) -> bool:
         options["runtime_env"] = {"py_modules": [str(ROOT / package) for package in PACKAGES]}
     else:
         options |= {"address": "local", "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-        options["num_cpus"] = max(cpus, os.cpu_count() or 1)
+        options["num_cpus"] = max(cpus, cores())
     try:
         if address is not None:
             _knock(address)
-        ray.init(**options)
+        with kept(signal.SIGTERM):  # Ray has handlers of its own, one of which prints stacks
+            ray.init(**options)
     except OSError as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address or 'a local address'}: correct RAY_ADDRESS, or unset it to start a "

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 from typing import Any
 
 from generation.models.errors import ModelError, first_line
+from storage.documents import open_file, parse_json, read_text
+
+MOST_HEADER_BYTES = 100_000_000
+"""As safetensors' own reader has it."""
+MOST_JSON_BYTES = 50 * 2**20
+"""Of configurations, and of indices of weights in many files."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -16,11 +21,13 @@ def read_header(path: Path) -> dict[str, Any]:
     The file is an 8-byte length, that many bytes of JSON, then the tensors (huggingface/safetensors, README).
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > path.stat().st_size:
                 raise ValueError("its header is cut off")
-            header = _object(json.loads(file.read(length)))
+            if length > MOST_HEADER_BYTES:
+                raise ValueError(f"its header would have {length:,} bytes")
+            header = _object(parse_json(file.read(length)))
         ends = [_end(entry) for name, entry in header.items() if name != "__metadata__"]
         end = max(ends, default=0)
         if 8 + length + end != path.stat().st_size:
@@ -52,8 +59,8 @@ def _object(content: Any) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; a missing or damaged file is a ModelError."""
     try:
-        return _object(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing: the folder is not a model in diffusers' layout") from error
+        if not path.exists():
+            raise ModelError(f"{path} is missing: the folder is not a model in diffusers' layout")
+        return _object(parse_json(read_text(path, MOST_JSON_BYTES)))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {first_line(error)}") from error

@@ -21,6 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from generation.training.classes import EARTH, Classes
+from storage.documents import DocumentError, parse_yaml, read_text
 
 NAME = "train.yaml"
 MOST_CLASSES = 200
@@ -229,13 +230,9 @@ def data_at(path: Path) -> dict[str, Path]:
 def read_config(path: Path) -> dict[str, Any]:
     """The settings of a YAML file, not checked yet. Raises ConfigError."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}; give the path of a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ConfigError(f"{path} is not YAML{where}; write one `name: value` a line") from None
+        document = parse_yaml(read_text(path))
+    except DocumentError as error:
+        raise ConfigError(f"{path} {error}; give a YAML file with one `name: value` a line") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds no `name: value` lines; see docs/training.md")
     return document

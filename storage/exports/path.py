@@ -21,7 +21,6 @@ Keyframe files are JSON, written by a picture's page:
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from math import asinh, cosh, isfinite, log2, sinh, tanh
 from pathlib import Path
 from typing import Any
 
+from storage.documents import DocumentError, parse_json, read_text
 from storage.exports.contract import ExportError
 from storage.fingerprint import FormatError
 from storage.geometry import Canvas
@@ -263,17 +263,13 @@ def zoom_to(
 
 def read_keyframes(path: Path, canvas: Canvas, *, easing: str = "smooth", loop: bool = False) -> CameraPath:
     """The way that a keyframe file describes. Raises FormatError, naming file, place and limit, where it is wrong."""
-    if not path.is_file():
-        raise FormatError(f"{path} is no file; give one that the page's zoom video panel saved")
-    if path.stat().st_size > LARGEST_FILE:
-        raise FormatError(f"{path} is larger than {LARGEST_FILE:,} bytes; a keyframe file never is")
     try:
-        keyframes = _parsed(json.loads(path.read_text(encoding="utf-8")), canvas)
+        keyframes = _parsed(parse_json(read_text(path, LARGEST_FILE)), canvas)
         return CameraPath(keyframes, canvas, easing, loop)
     except ExportError as error:
         raise FormatError(f"{path}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is no JSON: {str(error).splitlines()[0]}") from None
+    except DocumentError as error:
+        raise FormatError(f"{path} {error}; give a file that the page's zoom video panel saved") from None
 
 
 def _parsed(document: Any, canvas: Canvas) -> tuple[Keyframe, ...]:
@@ -281,23 +277,26 @@ def _parsed(document: Any, canvas: Canvas) -> tuple[Keyframe, ...]:
         raise ExportError('no keyframe file: it needs an object with a list called "keyframes"')
     if document.get("format_version") != FORMAT_VERSION:
         raise ExportError(
-            f"format_version is {document.get('format_version')!r}; this program reads {FORMAT_VERSION}"
+            f"format_version is {repr(document.get('format_version'))[:40]}; this program reads {FORMAT_VERSION}"
         )
     size = document.get("width"), document.get("height")
     if size != (canvas.width, canvas.height):
         raise ExportError(
-            f"made for a picture of {size[0]} x {size[1]} pixels; this one is {canvas.width} x {canvas.height}"
+            f"made for a picture of {str(size[0])[:20]} x {str(size[1])[:20]} pixels; "
+            f"this one is {canvas.width} x {canvas.height}"
         )
     return tuple(_keyframe(number, entry) for number, entry in enumerate(document["keyframes"], start=1))
 
 
 def _keyframe(number: int, entry: Any) -> Keyframe:
     if not isinstance(entry, dict):
-        raise ExportError(f"keyframe {number} is {entry!r}; it must be an object with x, y, zoom and seconds")
+        raise ExportError(
+            f"keyframe {number} is {repr(entry)[:40]}; it must be an object with x, y, zoom and seconds"
+        )
     values = {name: entry.get(name) for name in ("x", "y", "zoom", "seconds")}
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ExportError(f"keyframe {number}: {name} is {value!r}; it must be a number")
+            raise ExportError(f"keyframe {number}: {name} is {repr(value)[:40]}; it must be a number")
     try:
         return Keyframe(**{name: float(value) for name, value in values.items() if value is not None})
     except (ExportError, OverflowError) as error:

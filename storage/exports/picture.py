@@ -16,11 +16,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import tensorstore as ts
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
 from storage.arrays import as_os_error
+from storage.documents import DocumentError, parse_yaml, read_text
 from storage.fingerprint import FormatError
 from storage.formats.contract import checked_tile
 from storage.formats.deep_zoom import SCHEMA, DeepZoom, tile_box
@@ -179,10 +179,10 @@ def facts_of(folder: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = parse_yaml(read_text(path))
         made_by = {"fingerprint": document["fingerprint"], "version": document["versions"]["hypermosaic"]}
         return {**document["spec"], **made_by}
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (DocumentError, KeyError, TypeError) as error:
         raise FormatError(
             f"{path} is damaged ({str(error).splitlines()[0]}); export needs its settings"
         ) from None

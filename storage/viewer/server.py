@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import socket
 import sys
@@ -35,6 +34,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp
 
+from storage.containers import cores
 from storage.viewer.assets import asset
 from storage.viewer.files import VisibleFiles
 from storage.viewer.gallery import Gallery, Jobs, Registry
@@ -65,9 +65,7 @@ class Workshop:
     gallery: str | None = None
     """Where the gallery is, as seen from a job's page."""
     cache: Cache = field(default_factory=Cache)
-    decoding: Gate = field(
-        default_factory=lambda: Gate(at_once=max(2, min(8, os.cpu_count() or 2)), waiting=64)
-    )
+    decoding: Gate = field(default_factory=lambda: Gate(at_once=max(2, min(8, cores())), waiting=64))
     cutting: Gate = field(default_factory=lambda: Gate(at_once=1, waiting=4))
     asking: Gate = field(default_factory=lambda: Gate(at_once=1, waiting=64))
     rewriting: Gate = field(default_factory=lambda: Gate(at_once=1, waiting=16))
