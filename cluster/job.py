@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.fitting import check_fits, most_workers
 from cluster.plan import Plan
 from cluster.spec import BLOCK, DTYPES, JobSpec, SpecError, picture_facts, resolve
+from cluster.warned import warn
 from generation import methods
 from generation.models.contracts import ModelInfo
 from generation.models.errors import ModelError, first_line
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cluster.tasks import Worker
     from generation.decode import Blend
     from generation.schedules import Schedule
-
-log = logging.getLogger(__name__)
 
 PICTURE_VERSION = 3
 """Raised whenever the same spec starts to give other pixels."""
@@ -79,7 +77,7 @@ def prepare_described(spec: JobSpec, info: ModelInfo, check_fit: bool = True) ->
     _check_legend(info)
     plan = plan_of(spec, info)
     for note in _unused(asked, spec, info, plan.guided):
-        log.warning("%s", note)
+        warn("%s", note)
     if asked.workers is None:
         spec = _within_memory(spec, plan)
     regions = _regions(spec, info, plan.canvas)
@@ -106,7 +104,7 @@ def _within_memory(spec: JobSpec, plan: Plan) -> JobSpec:
     most = most_workers(plan)
     if spec.workers is None or spec.workers <= most:
         return spec
-    log.warning("memory is free for %d of %d workers; --workers asks for more", most, spec.workers)
+    warn("memory is free for %d of %d workers; --workers asks for more", most, spec.workers)
     return spec.model_copy(update={"workers": most})
 
 
@@ -275,7 +273,7 @@ def _check_classes(spec: JobSpec, canvas: Canvas, info: ModelInfo) -> None:
     found.check()
     labels = found.labels
     if (labels.height, labels.width) != (canvas.height, canvas.width):
-        log.warning(
+        warn(
             "class map %s of %d x %d is stretched over %d x %d latents by nearest neighbour",
             spec.classes, labels.width, labels.height, canvas.width, canvas.height,
         )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from cluster.events import OnEvent, unheard
 from cluster.machine import ask_for_huge_pages
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import JobSpec, SpecError
+from cluster.warned import unwarned
 
 UNSAID = {"prompt": "-", "width": 1, "height": 1}
 """What settings say where only the rows do."""
@@ -98,7 +98,7 @@ def _planned(
     info = describe(settings.model, loras=settings.loras, allow_pickle=settings.allow_pickle)
     work = settings.out / WORK
     try:
-        with locked(work), _unwarned():
+        with locked(work), unwarned():
             yield replace(planned(settings, info, table, given, name, sizes or Sizes()), judge=judge)
     finally:
         _forget(settings.out)
@@ -116,18 +116,6 @@ def _filter_of(filter: str | Judge | None, settings: JobSpec) -> tuple[str | Non
     if settings.executor == "ray":
         check_sendable(filter)
     return name_of(filter), filter
-
-
-@contextmanager
-def _unwarned() -> Iterator[None]:
-    """Of a single picture one is told that its class map is stretched; of thousands one is not."""
-    logger = logging.getLogger("cluster.job")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _run(batch: Batch, extras: Extras, on_event: OnEvent) -> Summary:
