@@ -49,8 +49,8 @@ def _write(path: Path, header: Header, copy: Path) -> None:
     first = next(tiles)
     tifffile.imwrite(
         copy, _chained(first, tiles), shape=(header.height, header.width), dtype=first.dtype, tile=(TILE, TILE),
-        compression="adobe_deflate", compressionargs={"level": 1}, bigtiff=True, metadata=None, photometric="minisblack",
-        maxworkers=1,
+        compression="adobe_deflate", compressionargs={"level": 1}, bigtiff=True, metadata=None,
+        photometric="minisblack", maxworkers=1,
     )  # fmt: skip
 
 
