@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.job import Job
+from cluster.machine import compute_with
 from cluster.report import WRITING_SECONDS_PER_MEGAPIXEL, Pace
 from generation.models.contracts import ClassMap
 
@@ -26,7 +27,7 @@ def pace_here(job: Job) -> Pace:
 
     spec = job.spec
     threads = torch.get_num_threads()
-    torch.set_num_threads(spec.threads)
+    compute_with(spec.threads)
     try:
         model = load(
             spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,
@@ -37,7 +38,7 @@ def pace_here(job: Job) -> Pace:
         of_map = pace_here(job.map) if job.map is not None else None
         return Pace(_evaluation(job, sampler), megapixel, measured=True, of_map=of_map)
     finally:
-        torch.set_num_threads(threads)
+        compute_with(threads)
 
 
 def _classes(job: Job) -> ClassMap | None:

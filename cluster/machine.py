@@ -90,6 +90,18 @@ def nearest_existing(path: Path) -> Path:
     return next(folder for folder in (whole, *whole.parents) if folder.exists())
 
 
+def compute_with(threads: int) -> None:
+    """CPU threads with which PyTorch computes for the calling thread. Imports torch.
+
+    It asks first: a thread that was never asked takes, with its first operation, what any thread said last; and sums
+    depend on the number of threads, and so do the bytes of a picture.
+    """
+    import torch
+
+    torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+
 def give_back_memory() -> None:
     """Return freed memory to the system, where the C library can (glibc keeps it, and peaks would add up)."""
     if sys.platform == "linux":

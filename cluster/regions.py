@@ -27,7 +27,7 @@ from generation.unconditional import Unconditional
 from storage.fingerprint import stamp, tree_hash
 from storage.formats.labels import Legend
 from storage.geometry import Box, Canvas
-from storage.label_files import LabelFile, LabelFileError, open_labels
+from storage.label_files import NONE, LabelFile, LabelFileError, open_labels
 
 if TYPE_CHECKING:
     import torch
@@ -371,6 +371,8 @@ def centres_within(pixels: int, scale: int) -> int:
 
 
 def _shown(label: int, labels: LabelFile) -> str:
+    if label == NONE and labels.nodata == NONE:
+        return "transparent"
     return f"#{label:06x}" if labels.colours and label >= 0 else str(label)
 
 

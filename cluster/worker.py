@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cluster.job import Job, method_of
+from cluster.machine import compute_with
 from cluster.outputs import outputs_for
 from cluster.tasks import Worker
 from generation.denoise import Sampler
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def build_worker(job: Job) -> Worker:
     """Load everything that the job's tasks need. Raises ModelError where the model cannot be loaded."""
-    torch.set_num_threads(job.spec.threads)
+    compute_with(job.spec.threads)
     spec = job.spec
     model = load(
         spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,

@@ -9,12 +9,12 @@ On axes that wrap, patches keep the coordinates in which they meet the asked box
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise, product
+from itertools import product
 from operator import attrgetter
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 
@@ -85,11 +85,30 @@ class Interval:
 class Axis(Protocol):
     """A cover along one axis."""
 
-    def intervals(self, step: int) -> list[Interval]:
-        """All of them, inside [0, length) or, where the axis wraps, starting there; ascending."""
+    def intervals(self, step: int) -> Intervals:
+        """All of them, inside [0, length) or, where the axis wraps, starting there; ascending, no two alike."""
 
     def __hash__(self) -> int:
         """An axis is a value."""
+
+
+@dataclass(frozen=True)
+class Intervals(Sequence[Interval]):
+    """A row of intervals of which none is kept: each is computed where it is asked for, however many there are."""
+
+    number: int
+    at: Callable[[int], Interval]
+
+    def __len__(self) -> int:
+        return self.number
+
+    @overload
+    def __getitem__(self, index: int) -> Interval: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Interval]: ...
+    def __getitem__(self, index: int | slice) -> Interval | list[Interval]:
+        places = range(self.number)[index]
+        return self.at(places) if isinstance(places, int) else [self.at(place) for place in places]
 
 
 @dataclass(frozen=True)
@@ -107,16 +126,20 @@ class GridAxis:
     stride: int
     wraps: bool
 
-    def intervals(self, step: int) -> list[Interval]:
+    def intervals(self, step: int) -> Intervals:
         del step
-        return [Interval(start, start, start + self.patch) for start in self._starts()]
+        return Intervals(self._count, self._at)
 
-    def _starts(self) -> list[int]:
+    @property
+    def _count(self) -> int:
+        return -(-self.length // self.stride) if self.wraps else 1 - (self.patch - self.length) // self.stride
+
+    def _at(self, index: int) -> Interval:
         if self.wraps:
-            count = -(-self.length // self.stride)
-            return [index * self.length // count for index in range(count)]
-        last = self.length - self.patch
-        return [*range(0, last, self.stride), last]
+            start = index * self.length // self._count
+        else:
+            start = min(index * self.stride, self.length - self.patch)
+        return Interval(start, start, start + self.patch)
 
 
 @dataclass(frozen=True)
@@ -134,25 +157,46 @@ class ShiftedAxis:
     seed: int
     axis: int
 
-    def intervals(self, step: int) -> list[Interval]:
+    def intervals(self, step: int) -> Intervals:
         offset = self.offset(step)
-        if self.wraps:
-            cuts = [*range(offset, offset + self.length, self.patch), offset + self.length]
-            return sorted(self._turned(a, b) for a, b in pairwise(cuts))
-        cuts = sorted({0, *range(offset, self.length, self.patch), self.length})
-        return [Interval(min(a, self.length - self.patch), a, b) for a, b in pairwise(cuts)]
+        return self._turning(offset) if self.wraps else self._between_borders(offset)
 
-    def _turned(self, own0: int, own1: int) -> Interval:
-        turn = own0 // self.length * self.length
-        return Interval(own0 - turn, own0 - turn, own1 - turn)
+    def _turning(self, offset: int) -> Intervals:
+        count = -(-self.length // self.patch)
+        beyond = int(
+            offset + (count - 1) * self.patch >= self.length
+        )  # the last owner may begin on the next turn
+
+        def at(index: int) -> Interval:
+            a = offset + ((index - beyond) % count) * self.patch
+            b, turn = min(a + self.patch, offset + self.length), a // self.length * self.length
+            return Interval(a - turn, a - turn, b - turn)
+
+        return Intervals(count, at)
+
+    def _between_borders(self, offset: int) -> Intervals:
+        first = offset - self.patch if offset else 0  # where the first owner would begin, but for the border
+
+        def at(index: int) -> Interval:
+            a = max(0, first + index * self.patch)
+            b = min(first + (index + 1) * self.patch, self.length)
+            return Interval(min(a, self.length - self.patch), a, b)
+
+        return Intervals(-(-(self.length - first) // self.patch), at)
 
     def offset(self, step: int) -> int:
         """The step's shift in [0, patch): multiples of an irrational number, from a place that the seed picks.
 
         Successive shifts are far from each other, and after any number of steps all are used about equally often
-        (the gaps are of three lengths at most), so no lattice stays.
+        (the gaps are of three lengths at most), so no lattice stays. Between borders that are a patch apart nothing
+        can shift: both owners would read the same latents.
         """
-        start = np.random.Generator(np.random.Philox(key=[self.seed % (1 << 64), self.axis])).random()
+        if self.length == self.patch and not self.wraps:
+            return 0
+        key = np.array(
+            [self.seed % (1 << 64), self.axis], np.uint64
+        )  # a list of large numbers would become floats
+        start = np.random.Generator(np.random.Philox(key=key)).random()
         return int((start + step * TURNS[self.axis]) % 1.0 * self.patch)
 
 
@@ -187,12 +231,12 @@ class ProductCover:
 
 
 @lru_cache(maxsize=64)
-def _intervals(axis: Axis, step: int) -> tuple[Interval, ...]:
-    """An axis's intervals, kept: every block of a step asks for them."""
-    return tuple(axis.intervals(step))
+def _intervals(axis: Axis, step: int) -> Intervals:
+    """Where an axis's intervals of a step lie: every block asks, and drawing its offset takes longest."""
+    return axis.intervals(step)
 
 
-def _meeting(intervals: Sequence[Interval], patch: int, low: int, high: int, period: int) -> list[Interval]:
+def _meeting(intervals: Intervals, patch: int, low: int, high: int, period: int) -> list[Interval]:
     """The intervals, with all their whole turns on an axis that wraps, that meet [low, high); ascending."""
     first, last = intervals[0].start, intervals[-1].start + patch
     return [
@@ -202,7 +246,7 @@ def _meeting(intervals: Sequence[Interval], patch: int, low: int, high: int, per
     ]
 
 
-def _between(intervals: Sequence[Interval], low: int, high: int) -> Sequence[Interval]:
+def _between(intervals: Intervals, low: int, high: int) -> list[Interval]:
     """The intervals that start in (low, high)."""
     first = bisect_right(intervals, low, key=_start)
     return intervals[first : bisect_left(intervals, high, key=_start)]

@@ -18,6 +18,7 @@ generation/four_shift.py has another blend, for comparison.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from generation.denoise import NumericalError
 from generation.models.contracts import Codec
+from generation.models.turns import TURNS
 from storage.geometry import Box, Canvas
 from storage.light import strips
 
@@ -122,10 +124,18 @@ class Tiling:
     def _cores(self, low: int, high: int, length: int, wraps: bool) -> list[tuple[int, int]]:
         """Cores along one axis that meet [low, high); a remnant of less than half a core joins the one before it."""
         last = length - max(1, self.stride // 2)
-        cuts = [0, *range(self.stride // 2 if self.ramp else self.stride, last + 1, self.stride), length]
+        cuts = range(self.stride // 2 if self.ramp else self.stride, last + 1, self.stride)
         turns = range(low // length, -(-high // length)) if wraps else [0]
-        spans = [(a + t * length, b + t * length) for t in turns for a, b in pairwise(cuts)]
+        spans = [
+            (a + t * length, b + t * length) for t in turns for a, b in self._near(cuts, low, high, length, t)
+        ]
         return [(a, b) for a, b in spans if a < high and low < b]
+
+    def _near(self, cuts: range, low: int, high: int, length: int, turn: int) -> Iterator[tuple[int, int]]:
+        """Between a border, those cuts and the other border, what lies near [low, high) on a turn of the axis."""
+        at, to = (bisect(cuts, end - turn * length) for end in (low, high))
+        before, after = cuts[at - 1] if at else 0, cuts[to] if to < len(cuts) else length
+        return pairwise([before, *cuts[at:to], after])
 
     def weights(self, core: Box, box: Box) -> NDArray[np.float32]:
         """(H, W) pixel weights of a tile over a latent box: a separable Hann partition of unity."""
@@ -199,7 +209,8 @@ def _settled(parts: Sequence[Box], box: Box) -> list[int]:
 @torch.inference_mode()
 def decode_tile(codec: Codec, latents: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
     """(C, h, w) -> (h * scale, w * scale, 3) pixels in about [0, 1]."""
-    decoded = codec.decode(torch.from_numpy(np.ascontiguousarray(latents))[None].to(device))
+    with TURNS.together():
+        decoded = codec.decode(torch.from_numpy(np.ascontiguousarray(latents))[None].to(device))
     return np.asarray((decoded[0].float() * 0.5 + 0.5).permute(1, 2, 0).cpu().numpy())
 
 

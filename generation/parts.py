@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from generation.covers import Patch
 from generation.models.contracts import Conditioner, Conditioning, Denoiser
+from generation.models.turns import TURNS
 from storage.geometry import Box
 
 Subject = TypeVar("Subject")
@@ -204,7 +205,11 @@ def _complete(waiting: deque[_Open[Subject]]) -> Iterator[tuple[Ask[Subject], ND
 @torch.inference_mode()
 def predicted(network: Network, seats: Sequence[_Seat]) -> torch.Tensor:
     """(batch_size, C, h, w) float32 predictions of up to a batch; the last seat fills what is left of it."""
-    padded = [*seats, *[seats[-1]] * (network.batch_size - len(seats))]
+    with TURNS.together():
+        return _predicted(network, [*seats, *[seats[-1]] * (network.batch_size - len(seats))])
+
+
+def _predicted(network: Network, padded: Sequence[_Seat]) -> torch.Tensor:
     inputs = torch.stack([seat.latents for seat in padded]).to(network.device, network.dtype)
     conditioning = {
         name: value.to(network.device, network.dtype if value.is_floating_point() else value.dtype)

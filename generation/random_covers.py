@@ -25,7 +25,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from generation.covers import Patch, ProductCover, shifted_tiling
+from generation.covers import Patch, ProductCover, owned_patches, shifted_tiling
 from generation.noise import TILE, Purpose
 from storage.geometry import Box, Canvas, Grid
 
@@ -46,6 +46,7 @@ COUNTED = 16
 """Regions that `count` plans; of larger canvases it draws so many and scales up."""
 USUAL = 2.2
 """Area of all patches of a step over that of a large canvas, by the serial rule."""
+COUNTED_CELLS = 256
 STRAY = 8
 """The cells of a random grid are narrower than a patch by this part of it: a patch has so much room to stray."""
 
@@ -97,7 +98,8 @@ def picked_patches(cover: RandomCover, step: int, region: int) -> tuple[Patch, .
 @dataclass(frozen=True)
 class RandomGrid:
     """A patch for each cell of a tiling that is moved at every step. The cells are smaller than a patch, which strays
-    at random as far as it still holds its cell; the order, which decides who owns a latent, is random, too.
+    at random as far as it still holds its cell; the order, which decides who owns a latent, is random, too. A patch
+    of a narrow cell at a border may come to lie where another does: of those the first stays, others would own nothing.
     """
 
     canvas: Canvas
@@ -110,8 +112,11 @@ class RandomGrid:
 
     def meeting(self, step: int, box: Box) -> Iterator[Patch]:
         near = {tile.owns for tile in self.cells.meeting(step, box.expanded(self.patch))}
-        patches = (self._strayed(step, cell) for cell in near)
-        return iter(sorted((p for p in patches if p.box.intersection(box)), key=lambda p: (p.rank, p.box)))
+        strayed = sorted((self._strayed(step, cell) for cell in near), key=lambda p: (p.rank, p.box))
+        first: dict[Box, Patch] = {}
+        for patch in strayed:
+            first.setdefault(patch.box, patch)
+        return (patch for patch in first.values() if patch.box.intersection(box))
 
     def _strayed(self, step: int, cell: Box) -> Patch:
         height, width, wraps = self.canvas.height, self.canvas.width, self.canvas.topology
@@ -124,7 +129,9 @@ class RandomGrid:
         return Patch(box, box, rank)
 
     def count(self, step: int) -> int:
-        return self.cells.count(step)
+        """Exact up to `COUNTED_CELLS`; of more, those few that would lie where another does are counted, too."""
+        cells = self.cells.count(step)
+        return cells if cells > COUNTED_CELLS else len(owned_patches(self, step, self.canvas.box))
 
     def usual(self, step: int, block: Box) -> int:
         del step

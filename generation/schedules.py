@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import copy
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import diffusers
 import torch
+from torch.overrides import TorchFunctionMode
+
+from generation.models.turns import TURNS
 
 Draw = Callable[[int], torch.Tensor]
 """The n-th standard normal field that one step asks for, flat, as long as the sample."""
@@ -110,8 +112,9 @@ class Schedule:
         linear_sigmas: bool = False,
     ) -> None:
         self._eta = eta
-        scheduler = _build(name, config)
-        _set_timesteps(scheduler, num_inference_steps, mu, linear_sigmas)
+        with TURNS.together():
+            scheduler = _build(name, config)
+            _set_timesteps(scheduler, num_inference_steps, mu, linear_sigmas)
         self.timesteps: torch.Tensor = scheduler.timesteps
         self.init_noise_sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))
         self._snapshots = self._dry_run(scheduler)
@@ -131,7 +134,8 @@ class Schedule:
     def model_input(self, k: int, x: torch.Tensor) -> torch.Tensor:
         """What the network is shown of x[k]: same shape, pointwise."""
         flat = _flatten(x)
-        scaled = _scale_model_input(_copied(self._snapshots[k].scheduler), flat, self.timesteps[k])
+        with TURNS.together():
+            scaled = _scale_model_input(_copied(self._snapshots[k].scheduler), flat, self.timesteps[k])
         return _unflatten(scaled, x)
 
     def step(
@@ -167,7 +171,7 @@ class Schedule:
         _scale_model_input(scheduler, x, timestep)
         takes_eta = self._eta is not None and "eta" in inspect.signature(scheduler.step).parameters
         extra = {"eta": self._eta} if takes_eta else {}
-        with _randomness(scheduler, draw):
+        with TURNS.together(), AddressedNoise(draw):
             result: torch.Tensor = scheduler.step(prediction, timestep, x, return_dict=False, **extra)[0]
         return result
 
@@ -355,17 +359,20 @@ def _put(scheduler: Any, path: Path, field: torch.Tensor) -> None:
         getattr(scheduler, name)[index] = field
 
 
-@contextmanager
-def _randomness(scheduler: Any, draw: Draw) -> Iterator[None]:
-    """While a step runs, diffusers' `randn_tensor` hands out our addressed noise instead."""
-    module = sys.modules[type(scheduler).__module__]
-    if not hasattr(module, "randn_tensor"):
-        yield
-        return
-    drawn = iter(range(1 << 30))
-    original = module.randn_tensor
-    module.randn_tensor = lambda *args, **kwargs: draw(next(drawn))  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        module.randn_tensor = original  # type: ignore[attr-defined]
+class AddressedNoise(TorchFunctionMode):
+    """While a step runs in this thread, `torch.randn` hands out our addressed noise instead.
+
+    diffusers' schedulers draw through it (`randn_tensor`). A mode of PyTorch is a thread's own: no module is changed,
+    so other threads draw what they draw.
+    """
+
+    def __init__(self, draw: Draw) -> None:
+        super().__init__()
+        self._draw = draw
+        self._numbers = count()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        del types
+        return self._draw(next(self._numbers)) if func is torch.randn else func(*args, **(kwargs or {}))

@@ -307,7 +307,8 @@ def wide(image: Image.Image) -> bool:
 
 def test_a_filter_may_be_a_function(model: Path, tmp_path: Path) -> None:
     result = made(model, tmp_path / "named", filter=wide)
-    assert [row["id"] for row in table_in(result.folder)] == ["r1", "r4"]
+    rows = [(row["id"], row["score"]) for row in table_in(result.folder)]
+    assert rows == [("r1", None), ("r4", None)], "what is True is no number"
     assert json.loads((result.folder / "batch.json").read_text())["filter"] == f"{__name__}:wide"
     assert errors_in(result.folder)[0]["error"] == f"filter {__name__}:wide returned False"
     seen: list[int] = []  # of this process: nothing is sent anywhere
@@ -345,6 +346,7 @@ def test_tars_and_folders_hold_the_same_pictures(model: Path, tmp_path: Path) ->
     assert [line["id"] for line in lines] == [row["id"] for row in rows]
     for line, row in zip(lines, rows, strict=True):
         assert (out / "folders" / line["file_name"]).read_bytes() == row["image"]["bytes"]
+        assert (out / "folders" / line["mask_file_name"]).read_bytes() == row["mask"]["bytes"]
     assert files_of_batch(
         made(model, tmp_path / "again", webdataset=True, folders=True).folder
     ) == files_of_batch(out)

@@ -21,14 +21,14 @@ OVERLAPS = """
 (() => {
   const visible = (part) => {
     const { left, right, top, bottom } = part.getBoundingClientRect();
-    const scroller = part.matches("#side > *") && getComputedStyle(part).position !== "fixed" && part.parentElement;
+    const scroller = part.matches("#panels > *") && getComputedStyle(part).position !== "fixed" && part.parentElement;
     const frame = scroller ? scroller.getBoundingClientRect() : { left, right, top, bottom };
     return {
       left: Math.max(left, frame.left), right: Math.min(right, frame.right),
       top: Math.max(top, frame.top), bottom: Math.min(bottom, frame.bottom),
     };
   };
-  const parts = [...document.querySelectorAll("#side > header, #tools, #zooms, footer, .navigator, .panel, #said")];
+  const parts = [...document.querySelectorAll("#side > header, #tools, #zooms, footer, .navigator, .panel, #shown-classes, #said")];
   const boxes = parts.filter((part) => part.offsetParent !== null || getComputedStyle(part).position === "fixed")
     .filter((part) => getComputedStyle(part).visibility === "visible" && !part.hidden)
     .map((part) => [part.id || part.tagName, visible(part)])

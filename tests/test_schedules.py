@@ -38,7 +38,7 @@ def test_a_schedule_equals_diffusers_own_loop(name: str) -> None:
     for k, timestep in enumerate(theirs.timesteps):
         shown = schedules._scale_model_input(theirs, z, timestep)
         assert torch.allclose(shown[0], schedule.model_input(k, x), atol=1e-5)
-        with schedules._randomness(theirs, lambda n, k=k: field(k, 1 + n, shape)[None]):
+        with schedules.AddressedNoise(lambda n, k=k: field(k, 1 + n, shape)[None]):
             z = theirs.step(stub(shown), timestep, z, return_dict=False)[0]
         prediction = stub(schedule.model_input(k, x))
         assert len(history) == schedule.fields(k)

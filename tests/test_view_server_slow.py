@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from PIL import Image
 from storage.formats.ome_zarr import OmeZarr
 from storage.formats.page import Page, write_page
 from storage.pyramid import PyramidLayout, write_superblock
-from storage.viewer.server import HOST, build_app, settings_of
+from storage.viewer.server import HOST, MOST_CONNECTIONS, build_app, settings_of
 
 LAYOUT = PyramidLayout(1024, 1024, tile=256, superblock=1024)
 REGION = "/region.png?x=0&y=0&w=1024&h=1024"
@@ -27,21 +27,27 @@ SLOW = 60
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A server on a free port. Its picture is noise: a region of all of it is three megabytes."""
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job's folder. Its picture is noise: a region of all of it is three megabytes."""
     folder = tmp_path_factory.mktemp("job")
     master = OmeZarr(folder, LAYOUT)
     master.create()
     pixels = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
     write_superblock([master], LAYOUT, LAYOUT.task(0, 0), pixels)
     write_page(folder, Page("noise", LAYOUT, deep_zoom=False))
-    with serving(folder) as number:
+    return folder
+
+
+@pytest.fixture(scope="module")
+def port(noise: Path) -> Iterator[int]:
+    """A server on a free port."""
+    with serving(noise) as number:
         yield number
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[int]:
-    server = uvicorn.Server(settings_of(build_app(folder)))
+def serving(folder: Path, most_connections: int = MOST_CONNECTIONS) -> Iterator[int]:
+    server = uvicorn.Server(settings_of(build_app(folder), most_connections))
     with socket.create_server((HOST, 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -144,3 +150,34 @@ def test_nonsense_is_refused_and_forgotten(port: int) -> None:
             client.settimeout(10)
             assert client.recv(12) == b"HTTP/1.1 400"
     assert get(port, "/")[0] == 200
+
+
+UNASKED, UNENDED = b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
+
+
+@pytest.mark.parametrize("first", [UNASKED, UNENDED], ids=["silent", "without an end"])
+def test_idle_connections_lock_nobody_out(noise: Path, first: bytes) -> None:
+    """Of more than there is room for, those idle longest go; who asks is answered, again and again."""
+    with serving(noise, most_connections=10) as number, ExitStack() as stack:
+        idle = [connected(number, stack, first) for _ in range(30)]
+        kept = stack.enter_context(socket.create_connection((HOST, number)))
+        for _ in range(3):
+            assert get(number, "/")[0] == 200
+        kept.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        assert kept.recv(12) == b"HTTP/1.1 200", "the youngest of the idle is still there"
+        idle[0].settimeout(5)
+        with suppress(ConnectionResetError):
+            assert idle[0].recv(1) == b"", "the oldest was closed"
+
+
+def test_those_who_are_being_answered_keep_their_place(noise: Path) -> None:
+    with serving(noise, most_connections=6) as number, ExitStack() as stack:
+        request = f"GET {REGION} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+        reading = [connected(number, stack, request) for _ in range(3)]
+        assert all(client.recv(12) == b"HTTP/1.1 200" for client in reading)
+        for _ in range(12):
+            connected(number, stack, UNASKED)
+        assert get(number, "/")[0] == 200
+        for client in reading:
+            client.settimeout(10)
+            assert len(client.recv(4096)) > 0

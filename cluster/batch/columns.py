@@ -3,7 +3,7 @@
 image   struct<bytes, path>   PNG, RGB
 mask    struct<bytes, path>   PNG, indexed: the class, or the region, of every pixel by its number, 255 for none; with
                               class-map models, or regions
-score   the filter's number; where there is a filter
+score   the filter's number, null where it said True; where there is a filter
 """
 
 from __future__ import annotations

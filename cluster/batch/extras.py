@@ -1,7 +1,7 @@
 """The same pictures for other loaders, from the finished shards: WebDataset tars, plain folders. Draws nothing.
 
 webdataset/train-00000-of-00007.tar    00000012.png, 00000012.mask.png, 00000012.json for each picture
-folders/images/00000012.png            with masks/00000012.png and metadata.jsonl beside
+folders/images/00000012.png            with masks/00000012.png beside; metadata.jsonl names both, as imagefolder does
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def _write_folders(batch: Batch) -> None:
         for shard in range(batch.shards):
             for key, row in _rows(batch, shard):
                 (unfinished / "images" / f"{key}.png").write_bytes(row["image"]["bytes"])
+                files = {"file_name": f"images/{key}.png"}
                 if "mask" in row:
                     (unfinished / "masks" / f"{key}.png").write_bytes(row["mask"]["bytes"])
-                metadata.write(json.dumps({"file_name": f"images/{key}.png", **_told(row)}) + "\n")
+                    files["mask_file_name"] = f"masks/{key}.png"
+                metadata.write(json.dumps({**files, **_told(row)}) + "\n")
     unfinished.rename(batch.out / FOLDERS)

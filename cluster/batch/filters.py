@@ -40,10 +40,10 @@ def check_sendable(judge: Judge) -> None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """score: the function's number; 1 for True."""
+    """score: the function's number; None where it said True or False."""
 
     keep: bool
-    score: float
+    score: float | None
 
 
 class FilterError(ValueError):
@@ -79,7 +79,7 @@ def judged(judge: Judge, name: str, image: Image.Image) -> Verdict:
         reason = str(error).partition("\n")[0]
         raise FilterError(f"filter {name} raised {type(error).__name__}: {reason}") from error
     if isinstance(said, bool) or type(said).__name__ in ("bool", "bool_"):
-        return Verdict(bool(said), float(bool(said)))
+        return Verdict(bool(said), None)
     if isinstance(said, numbers.Real) and math.isfinite(said):
         return Verdict(True, float(said))
     raise FilterError(f"filter {name} returned {str(said)[:40]!r}; return True, False or a finite number")

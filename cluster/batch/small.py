@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cluster.job import Job
 from cluster.legend import legend_of
+from cluster.machine import compute_with
 from cluster.worker import build_sampler, class_map
 from generation.decode import decode_box
 from generation.denoise import NumericalError
@@ -66,7 +67,7 @@ class SmallPictures:
 
     def draw(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], Spent]:
         """Each job's picture, or what is wrong with it; all jobs have the same steps, and guidance or none."""
-        torch.set_num_threads(self._first.spec.threads)
+        compute_with(self._first.spec.threads)
         model, maps = self._model, self._maps(jobs)
         found: list[Picture | Exception] = [ValueError("not drawn")] * len(jobs)
         ready: list[tuple[int, Job, Any, ClassMap | None]] = []

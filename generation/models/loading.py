@@ -25,6 +25,7 @@ from generation.models.contracts import Model, ModelInfo
 from generation.models.errors import ModelError, first_line
 from generation.models.files import read_header
 from generation.models.sources import CLASS_MAP, MAP, PICKLES, TABLES, Source, borrows, folder_source
+from generation.models.turns import TURNS
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +106,8 @@ def _load(source: Source, info: ModelInfo, dtype: str, device: str | torch.devic
 
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # same bytes every time
     try:
-        return _family(source).load(source, info, getattr(torch, dtype), torch.device(device))
+        with TURNS.alone():
+            return _family(source).load(source, info, getattr(torch, dtype), torch.device(device))
     except ModelError:
         raise
     except (OSError, RuntimeError, ImportError, SafetensorError, *MALFORMED) as error:

@@ -19,6 +19,7 @@ from generation.models.errors import ModelError
 from generation.models.files import read_header
 from generation.models.loading import HUB_ID, download, from_hub
 from generation.models.sources import DROPPED, Source, folder_source
+from generation.models.turns import TURNS
 from storage.geometry import Box
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def with_encoders(pipeline: Any, device: torch.device, encode: Callable[[], Ends
     for encoder in encoders:
         encoder.to(device)
     try:
-        with torch.no_grad():
+        with TURNS.together(), torch.no_grad():
             return encode()
     finally:
         for encoder in encoders:

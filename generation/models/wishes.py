@@ -80,7 +80,7 @@ class Wish:
 
     def _fields(self, box: Box, number: int) -> Fields:
         """(number, h, w) sums of waves of unit deviation."""
-        random = np.random.Generator(np.random.Philox(key=[self.seed % (1 << 64), _KEY]))
+        random = np.random.Generator(np.random.Philox(key=np.array([self.seed % (1 << 64), _KEY], np.uint64)))
         angles = random.uniform(0, 2 * np.pi, (number, WAVES))
         sizes = SIZE * random.uniform(0.6, 1.6, (number, WAVES))
         phases = random.uniform(0, 2 * np.pi, (number, WAVES))

@@ -34,7 +34,7 @@ def write_class_map(folder: Path, path: Path, on_progress: OnProgress) -> None:
     with appearing(path) as unfinished, tifffile.TiffWriter(unfinished, bigtiff=True) as file:
         file.write(
             _tiles(labels, on_progress), shape=(labels.height, labels.width), dtype=np.uint8, tile=(TILE, TILE),
-            photometric="palette", colormap=_palette(root), compression="deflate", metadata=None, maxworkers=1,
+            photometric="palette", colormap=_palette(root), compression="adobe_deflate", metadata=None, maxworkers=1,
             extratags=[(NODATA_TAG, ASCII, 4, str(NO_CLASS), True)],
         )  # fmt: skip
 

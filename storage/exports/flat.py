@@ -30,6 +30,7 @@ HELD_BYTES = 100 * 2**20
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LITTLE_EFFORT = {"effort": 2}
 """Of WebP: with more, its encoder also keeps what it is about to write: 850 MB of noise, not 300, for 2 % less file."""
+JPEGS_OWN = b"Exif\0\0"
 HEADER_BYTES = len(SIGNATURE) + 25  # and the first chunk, IHDR
 
 
@@ -105,6 +106,31 @@ def write(name: str, view: View, path: Path, wishes: Wishes, on_progress: OnProg
         saving.run(lambda image, target: _described(image, name, view, wishes).write_to_target(
             target, f".{form.suffix}", **settings
         ))  # fmt: skip
+    if name == "webp":
+        bare_exif(path)
+
+
+def bare_exif(path: Path) -> None:
+    """Take the six bytes `Exif\\0\\0` from the EXIF of a WebP, where libvips leaves them: they belong to JPEG alone.
+
+    RIFF "WEBP" VP8X .. EXIF .. XMP: what follows moves up; it is small, and bytes of a file that is not shown yet.
+    """
+    with path.open("r+b") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] != b"EXIF":
+                file.seek(size + size % 2, 1)
+                continue
+            block = file.read(size).removeprefix(JPEGS_OWN)
+            rest = file.read()[size % 2 :]
+            file.seek(-len(rest) - size - size % 2 - 8, 2)
+            file.write(b"EXIF" + len(block).to_bytes(4, "little") + block + b"\0" * (len(block) % 2) + rest)
+            end = file.tell()
+            file.truncate()
+            file.seek(4)
+            file.write((end - 8).to_bytes(4, "little"))
+            return
 
 
 def srgb_profile() -> bytes:

@@ -25,6 +25,7 @@ NAMESPACES = {
     "xmp": "http://ns.adobe.com/xap/1.0/",
     "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
 }
+SRGB = 1  # ColorSpace of EXIF
 LONGEST_TEXT = 8000  # characters of a prompt: a JPEG segment holds 65533 bytes, UTF-16 in EXIF
 SAMPLERS = {
     "DDIMScheduler": "DDIM",
@@ -105,7 +106,7 @@ def srgb_profile() -> bytes:
 
 
 def exif(facts: Mapping[str, Any]) -> bytes:
-    """An EXIF block with `parameters` as the user's comment, for formats without free text."""
+    """An EXIF block with `parameters` as the user's comment, for formats without free text; its colours are sRGB."""
     import piexif
     import piexif.helper
 
@@ -113,7 +114,7 @@ def exif(facts: Mapping[str, Any]) -> bytes:
     block: bytes = piexif.dump(
         {
             "0th": {piexif.ImageIFD.Software: b"hypermosaic"},
-            "Exif": {piexif.ExifIFD.UserComment: comment},
+            "Exif": {piexif.ExifIFD.UserComment: comment, piexif.ExifIFD.ColorSpace: SRGB},
         }
     )
     return block

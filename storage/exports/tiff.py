@@ -85,7 +85,7 @@ def _write_level(
 def _lossless() -> dict[str, Any]:
     return {
         "photometric": "rgb",
-        "compression": "deflate",
+        "compression": "adobe_deflate",  # tag 8; tifffile's "deflate" is 32946, which fewer programs know
         "compressionargs": {"level": DEFLATE_LEVEL},
         "predictor": True,
         "maxworkers": THREADS,

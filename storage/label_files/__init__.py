@@ -45,6 +45,11 @@ def _opened(path: Path, work: Path | None) -> LabelFile:
         return open_zarr(path)
     with path.open("rb") as file:
         start = file.read(8)
+    beside = path.with_name(f"{path.name}.msk")
+    if beside.exists():
+        raise LabelFileError(
+            f"{path} has its mask in another file, {beside.name}, which is not read; save it with the mask inside"
+        )
     if start[:4] in TIFF_SIGNATURES:
         from storage.label_files.tiff import open_tiff
 
@@ -69,7 +74,7 @@ def _png(path: Path, work: Path | None) -> LabelFile:
     if header.interlaced:
         return open_image(path)
     colours = header.colour in (RGB, RGBA)
-    nodata = NONE if header.colour in (GREY_ALPHA, RGBA) else None
+    nodata = NONE if header.colour in (GREY_ALPHA, RGBA) or header.transparent else None
     label_bytes = 4 if colours or nodata is not None else -(-header.depth // 8)
     if header.width * header.height * label_bytes < SMALL_BYTES:
         return HeldLabels(path, np.concatenate(list(strips(path, header))), colours, nodata)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -69,6 +69,38 @@ def as_labels(pixels: NDArray[Any], path: Path) -> LabelArray:
     wide = pixels.astype(np.int32)
     labels = wide[..., 0] if bands == 2 else wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
     return np.where(wide[..., -1] == 0, np.int32(NONE), labels) if bands in (2, 4) else labels
+
+
+def with_none(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The smallest type that holds a type's labels and NONE."""
+    return dtype if dtype.kind == "i" else np.promote_types(dtype, np.int8)
+
+
+def without(labels: LabelArray, hidden: NDArray[np.bool_] | Collection[int], path: Path) -> LabelArray:
+    """The labels in a type that holds NONE, which stands for those in `hidden`: pixels, or labels."""
+    if not isinstance(hidden, np.ndarray):
+        if not hidden:
+            return labels
+        hidden = np.isin(labels, list(hidden))
+    if labels.dtype.kind == "i" and (labels[~hidden] == NONE).any():
+        raise LabelFileError(
+            f"{path} holds the label {NONE}, which stands for transparent pixels; give it another number"
+        )
+    return np.where(hidden, NONE, labels.astype(with_none(labels.dtype)))
+
+
+def check_upright(orientation: object, path: Path) -> None:
+    """Refuse pictures that say of themselves that they are to be turned, or mirrored, before they are shown."""
+    if orientation not in (None, 0, 1):
+        raise LabelFileError(
+            f"{path} is turned when it is shown (its orientation is {orientation}), and labels are not; save it upright"
+        )
+
+
+def check_single(pictures: int, path: Path) -> None:
+    """Refuse files that hold several pictures: nothing says which of them is the labels."""
+    if pictures > 1:
+        raise LabelFileError(f"{path} holds {pictures} pictures; save the one with the labels alone")
 
 
 def _whole(labels: NDArray[Any], path: Path) -> LabelArray:

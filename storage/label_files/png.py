@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
-from storage.label_files.contract import LabelArray, LabelFileError, as_labels
+from storage.label_files.contract import (
+    LabelArray,
+    LabelFileError,
+    as_labels,
+    check_single,
+    check_upright,
+    without,
+)
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 STRIP_BYTES = 8 * 2**20
@@ -28,17 +35,24 @@ MOST_STRIP_ROWS = 512
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 COLOUR_OF_BYTES = {1: GREY, 2: GREY_ALPHA, 3: RGB, 4: RGBA}
+TURNS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+"""Chunks that may say that a picture is turned: EXIF, XMP, and EXIF as text, as ImageMagick writes it."""
+MOST_TOLD = 256
 
 
 @dataclass(frozen=True)
 class Header:
-    """IHDR. depth: bits a sample; colour: the kind of pixel; interlaced: in seven passes."""
+    """IHDR. depth: bits a sample; colour: the kind of pixel; interlaced: in seven passes.
+
+    transparent: the labels that tRNS says are transparent, wholly so: of a palette several, else one at most.
+    """
 
     width: int
     height: int
     depth: int
     colour: int
     interlaced: bool
+    transparent: tuple[int, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -59,7 +73,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Raises LabelFileError for a PNG whose header is damaged, and for colours of 16 bits."""
+    """Raises LabelFileError for damaged headers, colours of 16 bits, animations and pictures that are turned."""
     with path.open("rb") as file:
         start = file.read(33)
     if (
@@ -78,7 +92,51 @@ def read_header(path: Path) -> Header:
         raise LabelFileError(
             f"{path} is {width} pixels wide, too many for a PNG of labels; save it as a tiled TIFF"
         )
-    return header
+    told = _told(path)
+    check_single(
+        max((int.from_bytes(data[:4], "big") for kind, data in told if kind == b"acTL"), default=1), path
+    )
+    check_upright(_orientation(told), path)
+    return replace(header, transparent=_transparent(header, dict(told).get(b"tRNS", b"")))
+
+
+def _told(path: Path) -> list[tuple[bytes, bytes]]:
+    """The chunks, (kind, data), that say how the pixels are to be shown. Raises LabelFileError."""
+    found: list[tuple[bytes, bytes]] = []
+    with path.open("rb") as file:
+        file.seek(len(SIGNATURE))
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind not in (b"tRNS", b"acTL", *TURNS) or length > READ_BYTES or len(found) == MOST_TOLD:
+                file.seek(length + 4, 1)
+                continue
+            data = file.read(length)
+            if file.read(4) != zlib.crc32(kind + data).to_bytes(4, "big"):
+                raise LabelFileError(f"{path} is a damaged PNG: a sum does not match; copy it again")
+            found.append((kind, data))
+    return found
+
+
+def _orientation(told: list[tuple[bytes, bytes]]) -> object:
+    """What Pillow reads of it in a small PNG with the same chunks."""
+    chunks = [_chunk(kind, data) for kind, data in told if kind in TURNS]
+    if not chunks:
+        return None
+    try:
+        with Image.open(BytesIO(_png(1, 1, GREY, zlib.compress(b"\0\0"), chunks)), formats=("PNG",)) as image:
+            return image.getexif().get(ExifTags.Base.Orientation)
+    except (OSError, SyntaxError, ValueError, struct.error):  # text that says nothing that could be read
+        return None
+
+
+def _transparent(header: Header, data: bytes) -> tuple[int, ...]:
+    if header.colour == PALETTE:
+        return tuple(index for index, alpha in enumerate(data) if alpha == 0)
+    samples = {GREY: 1, RGB: 3}.get(header.colour, 0)
+    if not samples or len(data) < 2 * samples:
+        return ()
+    values = [value & (2**header.depth - 1) for value in struct.unpack(f">{samples}H", data[: 2 * samples])]
+    return (values[0] if samples == 1 else values[0] << 16 | values[1] << 8 | values[2],)
 
 
 def strips(path: Path, header: Header) -> Iterator[LabelArray]:
@@ -99,7 +157,7 @@ def strips(path: Path, header: Header) -> Iterator[LabelArray]:
             raw = _unfiltered(bytes(buffered[: number * line]), before, header, path)
             del buffered[: number * line]
             before, left = raw[-1].tobytes(), left - number
-            yield as_labels(_samples(raw, header), path)
+            yield without(as_labels(_samples(raw, header), path), header.transparent, path)
         for _ in rows:  # to the last sum
             pass
 
@@ -140,19 +198,19 @@ def _unfiltered(filtered: bytes, before: bytes, header: Header, path: Path) -> N
     """(rows, row_bytes) of filtered rows, by Pillow; the row before them leads the strip, unfiltered."""
     rows = len(filtered) // (header.row_bytes + 1) + 1
     width, colour = header.row_bytes // header.pixel_bytes, COLOUR_OF_BYTES[header.pixel_bytes]
-    packed = zlib.compress(b"\0" + before + filtered, 0)
-    small = BytesIO(
-        SIGNATURE
-        + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, rows, 8, colour, 0, 0, 0))
-        + _chunk(b"IDAT", packed)
-        + _chunk(b"IEND", b"")
-    )
+    small = BytesIO(_png(width, rows, colour, zlib.compress(b"\0" + before + filtered, 0)))
     try:
         with Image.open(small, formats=("PNG",)) as image:
             pixels = np.asarray(image, np.uint8)
     except (OSError, SyntaxError, ValueError) as error:
         raise LabelFileError(f"{path} is a damaged PNG ({error}); copy it again") from error
     return pixels.reshape(rows, header.row_bytes)[1:]
+
+
+def _png(width: int, rows: int, colour: int, packed: bytes, told: Sequence[bytes] = ()) -> bytes:
+    """A PNG of bytes, from filtered rows that are compressed."""
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, rows, 8, colour, 0, 0, 0))
+    return b"".join([SIGNATURE, header, *told, _chunk(b"IDAT", packed), _chunk(b"IEND", b"")])
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -1,20 +1,33 @@
-"""TIFF, BigTIFF and GeoTIFF as chunks of labels, segment by segment through tifffile. The first page counts."""
+"""TIFF, BigTIFF and GeoTIFF as chunks of labels, segment by segment through tifffile. Knows one page and its mask.
+
+Pages that are smaller copies of the first are left aside; a page that is its mask hides what it does not show.
+"""
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from storage.geometry import Box
 from storage.label_files.chunks import ChunkedLabels, check_chunk
-from storage.label_files.contract import NONE, LabelArray, LabelFileError, as_labels
+from storage.label_files.contract import (
+    NONE,
+    LabelArray,
+    LabelFileError,
+    as_labels,
+    check_upright,
+    with_none,
+    without,
+)
 
-NODATA_TAG = 42113
+ORIENTATION_TAG, NODATA_TAG = 274, 42113
 LOSSLESS = {
     1: "none",
     5: "LZW",
@@ -24,6 +37,13 @@ LOSSLESS = {
     34925: "LZMA",
     50000: "zstd",
 }
+REDUCED, MASK = 1, 4
+"""Bits of NewSubfileType."""
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE = 0, 1, 2, 3
+KINDS = {1: (BLACK_IS_ZERO, PALETTE), 2: (BLACK_IS_ZERO,), 3: (RGB,), 4: (RGB,)}
+"""PhotometricInterpretation of so many bands."""
+ALPHA = (1, 2)
+"""ExtraSamples that are transparency."""
 SPLIT_BYTES = 2**20
 """Uncompressed strips are read so many bytes at a time, for some files are one strip."""
 
@@ -32,7 +52,8 @@ SPLIT_BYTES = 2**20
 class TiffChunks:
     """Tiles or strips of a page. file: where they lie; path: the file, as messages call it.
 
-    split: whether rows are read at their place in an uncompressed file, so many at a time.
+    split: whether rows are read at their place in an uncompressed file, so many at a time. hidden: labels that are
+    NONE. mask: 0 where a pixel is none.
     """
 
     path: Path
@@ -46,6 +67,8 @@ class TiffChunks:
     nodata: int | None
     split: bool
     names: Mapping[int, str] = field(default_factory=dict)
+    hidden: tuple[int, ...] = ()
+    mask: ChunkedLabels | None = None
 
     def read_chunk(self, row: int, column: int) -> LabelArray:
         """The labels of one segment."""
@@ -54,7 +77,11 @@ class TiffChunks:
         pixels = self._rows(row * self.chunk[0], high) if self.split else self._segment(row, column)
         if pixels is None:
             return np.full((high, wide), self.nodata or 0, self.dtype)
-        return as_labels(pixels[:high, :wide], self.path)
+        labels = without(as_labels(pixels[:high, :wide], self.path), self.hidden, self.path)
+        if self.mask is None:
+            return labels
+        y, x = row * self.chunk[0], column * self.chunk[1]
+        return without(labels, self.mask.read(Box(y, y + high, x, x + wide)) == 0, self.path)
 
     def _segment(self, row: int, column: int) -> Any:
         """(h, w, bands), or None where the file leaves the segment out."""
@@ -101,18 +128,66 @@ def tiff_chunks(path: Path) -> TiffChunks:
 
     try:
         with path.open("rb") as opened, tifffile.TiffFile(opened) as file:
-            page = file.pages.first
-            page.decode, page.dataoffsets, page.databytecounts  # noqa: B018  (read before the file is closed)
+            page, mask = _pages(file, path)
+            for each in (page, mask) if mask is not None else (page,):
+                each.decode, each.dataoffsets, each.databytecounts  # noqa: B018  (read before the file is closed)
             tag = page.tags.get(NODATA_TAG)
             nodata = None if tag is None else str(tag.value).strip("\0 ")
-    except OSError:
+            check_upright(page.tags.valueof(ORIENTATION_TAG), path)
+    except (OSError, LabelFileError):
         raise
     except (ValueError, IndexError, KeyError, TypeError, struct.error, zlib.error) as error:
         said = _first_line(error) if isinstance(error, ValueError) else "it has no page that can be read"
         raise LabelFileError(f"{path} is a damaged TIFF: {said}; copy it again") from error
-    if not page.dataoffsets or len(page.databytecounts) != len(page.dataoffsets):
-        raise LabelFileError(f"{path} is a damaged TIFF: it does not say where its pixels lie; copy it again")
-    return _chunks(path, page, nodata)
+    for each in (page, mask) if mask is not None else (page,):
+        if not each.dataoffsets or len(each.databytecounts) != len(each.dataoffsets):
+            raise LabelFileError(
+                f"{path} is a damaged TIFF: it does not say where its pixels lie; copy it again"
+            )
+    labels = _chunks(path, page, nodata)
+    _check_kind(path, page)
+    return labels if mask is None else _masked(labels, ChunkedLabels(_chunks(path, mask, None)))
+
+
+def _pages(file: Any, path: Path) -> tuple[Any, Any | None]:
+    """The first page and its mask, if there is one. Raises LabelFileError where others are neither that nor copies."""
+    page, masks = file.pages.first, []
+    for number, other in enumerate(file.pages[1:], 2):
+        kind = int(other.subfiletype)
+        if not kind & (REDUCED | MASK):
+            raise LabelFileError(
+                f"{path} holds several pictures (page {number} is no smaller copy); save the one with the labels"
+            )
+        if kind == MASK:
+            masks.append(other)
+    if masks and (
+        len(masks) > 1 or (masks[0].imagelength, masks[0].imagewidth) != (page.imagelength, page.imagewidth)
+    ):
+        raise LabelFileError(
+            f"{path} has masks that do not fit its picture; save labels with a value for no data"
+        )
+    return page, masks[0] if masks else None
+
+
+def _check_kind(path: Path, page: Any) -> None:
+    """Refuse numbers that are neither labels nor colours: other colour spaces, channels that are no transparency."""
+    bands, kind = page.samplesperpixel, page.photometric
+    if kind is not None and int(kind) not in KINDS[bands]:
+        said = f"{getattr(kind, 'name', kind)} with {bands} {'bands' if bands > 1 else 'band'}"
+        raise LabelFileError(
+            f"{path} is {said}; save labels as one band that counts from black, or as RGB colours"
+        )
+    extra = tuple(int(each) for each in page.extrasamples)
+    if bands in (2, 4) and extra not in [(each,) for each in ALPHA]:
+        raise LabelFileError(
+            f"{path} has a band {bands} that is not said to be transparency; save one band of labels, or RGB colours"
+        )
+
+
+def _masked(labels: TiffChunks, mask: ChunkedLabels) -> TiffChunks:
+    """With NONE where the mask is 0; what the file says is no data is none there, too."""
+    hidden = labels.hidden if labels.nodata in (None, NONE) else (*labels.hidden, labels.nodata)
+    return replace(labels, mask=mask, nodata=NONE, hidden=hidden, dtype=with_none(labels.dtype))
 
 
 def _chunks(path: Path, page: Any, nodata: str | None) -> TiffChunks:
@@ -140,6 +215,7 @@ def _chunks(path: Path, page: Any, nodata: str | None) -> TiffChunks:
         rows = min(rows, page.rowsperstrip)
     check_chunk(path, "tiles" if page.is_tiled else "strips", rows, columns, bands * page.dtype.itemsize)
     dtype = as_labels(np.zeros((1, 1, bands), page.dtype), path).dtype
+    declared = _declared(nodata, page.dtype, bands)
     return TiffChunks(
         path,
         path,
@@ -149,8 +225,9 @@ def _chunks(path: Path, page: Any, nodata: str | None) -> TiffChunks:
         (rows, columns),
         dtype,
         bands > 2,
-        NONE if bands in (2, 4) else _label(nodata, dtype) if bands == 1 else None,
+        NONE if bands in (2, 4) else declared,
         split,
+        hidden=() if declared is None or bands in (1, 3) else (declared,),
     )
 
 
@@ -162,14 +239,19 @@ def _is_plain(page: Any) -> bool:
     )  # fmt: skip
 
 
-def _label(nodata: str | None, dtype: np.dtype[Any]) -> int | None:
-    """The label that stands for no data; None where there is none, or it is no value that the file can hold."""
+def _declared(nodata: str | None, dtype: np.dtype[Any], bands: int) -> int | None:
+    """The label that stands for no data; None where there is none, or it is no value that the file can hold.
+
+    Of colours it is the one whose bands all have that value.
+    """
     try:
-        value = float(nodata or "nan")
+        value = int(nodata or "") if re.fullmatch(r"[+-]?\d+", nodata or "") else float(nodata or "nan")
     except ValueError:
         return None
-    limits = np.iinfo(dtype)
-    return int(value) if value.is_integer() and limits.min <= value <= limits.max else None
+    limits = np.iinfo(np.uint8 if dtype.kind == "b" else dtype)
+    if value != value or not limits.min <= value <= limits.max or value != int(value):
+        return None
+    return int(value) * (0x010101 if bands > 2 else 1)
 
 
 def _undecoded(path: Path, index: int, error: Exception) -> LabelFileError:

@@ -1,6 +1,7 @@
 """Large PNGs, unpacked once into a tiled TIFF that can be read at any place. Knows strips and where the copy lies.
 
-FOLDER/KEY.tif    KEY is a hash of the PNG's path, size and time; it appears whole, so several processes may make it
+FOLDER/KEY.tif         KEY is a hash of the PNG's path, size and time; it appears whole, so several may make it
+FOLDER/KEY-none.tif    of one some of whose labels are transparent, which are NONE in the copy
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def unpacked(
 ) -> ChunkedLabels:
     """The copy in `work`, or in a folder for temporary files; made if there is none. Raises LabelFileError."""
     folder = work or Path(tempfile.gettempdir()) / f"hypermosaic-labels-{getpass.getuser()}"
-    copy = folder / f"{stamp(path)[:32]}.tif"
+    copy = folder / f"{stamp(path)[:32]}{'-none' if header.transparent else ''}.tif"
     if not copy.is_file():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         unfinished = copy.with_name(f".{copy.name}.{uuid4().hex}")
@@ -48,8 +49,8 @@ def _write(path: Path, header: Header, copy: Path) -> None:
     first = next(tiles)
     tifffile.imwrite(
         copy, _chained(first, tiles), shape=(header.height, header.width), dtype=first.dtype, tile=(TILE, TILE),
-        compression="deflate", compressionargs={"level": 1}, bigtiff=True, metadata=None, photometric="minisblack",
-        maxworkers=1,
+        compression="adobe_deflate", compressionargs={"level": 1}, bigtiff=True, metadata=None,
+        photometric="minisblack", maxworkers=1,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@
     FOLDER/zarr.json | .zgroup, .zattrs    OME-Zarr: the first array of its multiscales; of labels the only ones
 
 Labels in OME-Zarr may tell the names of their classes (image-label, properties, "class"); 0 is their background.
+No data is the attribute _FillValue or missing_value, as in CF; else a fill value other than 0, which says nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from storage.label_files.chunks import ChunkedLabels, check_chunk
 from storage.label_files.contract import LabelArray, LabelFileError, as_labels
 
 ARRAYS = {"zarr.json": "zarr3", ".zarray": "zarr"}
+TOLD_IN = {"zarr3": "zarr.json", "zarr": ".zattrs"}
+NEUTRAL = {"scale_factor": 1, "add_offset": 0}
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,14 @@ def open_zarr(folder: Path) -> ChunkedLabels:
         store = ts.open(document, open=True, read=True, context=context()).result()
     except ValueError as error:
         raise LabelFileError(f"{folder} cannot be opened: {_told(error)}") from error
-    return ChunkedLabels(_chunks(folder, store, names))
+    told = _read(root / TOLD_IN[driver], folder)
+    attributes = told.get("attributes", {}) if driver == "zarr3" else told
+    return ChunkedLabels(_chunks(folder, store, names, attributes if isinstance(attributes, dict) else {}))
 
 
-def _chunks(folder: Path, store: ts.TensorStore, names: Mapping[int, str]) -> ZarrChunks:
+def _chunks(
+    folder: Path, store: ts.TensorStore, names: Mapping[int, str], attributes: Mapping[str, Any]
+) -> ZarrChunks:
     dtype = store.dtype.numpy_dtype
     if dtype.kind not in "iub":
         raise LabelFileError(f"{folder} holds {store.dtype.name} values; labels are whole numbers")
@@ -88,7 +95,29 @@ def _chunks(folder: Path, store: ts.TensorStore, names: Mapping[int, str]) -> Za
     )
     check_chunk(folder, "chunks", rows, columns, bands * dtype.itemsize)
     labels = as_labels(np.zeros((1, 1, bands), dtype), folder).dtype
-    return ZarrChunks(folder, store, shape[-2], shape[-1], bands, (rows, columns), labels, None, names)
+    nodata = _no_data(folder, store, attributes, bands)
+    return ZarrChunks(folder, store, shape[-2], shape[-1], bands, (rows, columns), labels, nodata, names)
+
+
+def _no_data(folder: Path, store: ts.TensorStore, attributes: Mapping[str, Any], bands: int) -> int | None:
+    """The label that stands for no data. Raises LabelFileError for numbers that mean others than they are."""
+    packed = [
+        name for name in ("scale_factor", "add_offset") if attributes.get(name) not in (None, NEUTRAL[name])
+    ]
+    if packed:
+        raise LabelFileError(
+            f"{folder} holds numbers packed with {packed[0]}; labels are the numbers themselves"
+        )
+    told = next((attributes[name] for name in ("_FillValue", "missing_value") if name in attributes), None)
+    fill = None if store.fill_value is None else int(store.fill_value)
+    if told is None and not fill:
+        return None
+    value = fill if told is None else told
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise LabelFileError(
+            f"{folder} says that no data is {str(value)[:40]!r}, which is no label; give a whole number"
+        )
+    return value * (0x010101 if bands == 3 else 1)
 
 
 def _array_in(folder: Path, given: Path) -> tuple[Path, Mapping[int, str]]:

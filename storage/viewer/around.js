@@ -148,6 +148,17 @@
     else document.documentElement.requestFullscreen?.().catch(() => {});
   }
 
+  // The page that led here says so in the address: it is gone back to, and not opened once more on top of this one.
+  function leave(event) {
+    if (location.hash !== "#back" || history.length < 2) {
+      if (!event) location.href = byId("back").href;
+      return;
+    }
+    event?.preventDefault();
+    history.back();
+  }
+
+  byId("back").addEventListener("click", leave);
   byId("full").hidden = !document.fullscreenEnabled;
   byId("full").addEventListener("click", toggleFull);
   document.addEventListener("fullscreenchange", () => {
@@ -155,7 +166,7 @@
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Escape" && !document.fullscreenElement) location.href = byId("back").href;
+    if (event.key === "Escape" && !document.fullscreenElement) leave();
     if (event.key.toLowerCase() === "f") toggleFull();
   });
 

@@ -54,7 +54,7 @@
   }
 
   function lookAround() {
-    if (picture.panorama) location.href = "panorama.html";
+    if (picture.panorama) location.href = byId("around").href;
   }
 
   const home = () => view.goHome();

@@ -9,6 +9,7 @@
   if (!page) return;
   const { viewer, picture, byId } = page;
   const known = picture.classes;
+  const panel = page.panels.get("layers");
   const state = { shown: false, opacity: 0.7, compare: null }; // compare: the divider's place, a share of the width
   let map = null; // {width, height, ids, shares, painted}
   let highlighted = null; // the id of a class, the others fade
@@ -161,6 +162,14 @@
 
   // --- legend ----------------------------------------------------------------------------------------------------
 
+  // Whoever sees the map sees what its colours mean: in the panel where that is open, else beside the picture.
+  function placeLegend() {
+    const alone = Boolean(state.shown && map) && !panel.isOpen;
+    (alone ? byId("shown-classes") : panel.element).append(byId("legend"));
+    byId("shown-classes").hidden = !alone;
+    document.body.classList.toggle("legended", alone);
+  }
+
   const inWords = (share) => (share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`);
 
   function showLegend() {
@@ -229,6 +238,7 @@
     byId("compare").checked = state.compare !== null;
     byId("opacity").value = Math.round(100 * state.opacity);
     byId("opacity-value").textContent = `${Math.round(100 * state.opacity)} %`;
+    placeLegend();
     showDivider();
     draw();
     document.dispatchEvent(new Event("hypermosaic-layers"));
@@ -273,8 +283,9 @@
 
   viewer.canvas.append(layer);
   for (const change of ["update-viewport", "resize", "open"]) viewer.addHandler(change, draw);
-  page.panels.get("layers").button.hidden = false;
-  page.panels.get("layers").onOpen = () => { if (!state.shown) set({ shown: true }); };
+  panel.button.hidden = false;
+  panel.onOpen = () => { placeLegend(); if (!state.shown) set({ shown: true }); };
+  panel.onClose = placeLegend;
   byId("overlay").addEventListener("change", (event) => set({ shown: event.target.checked }));
   byId("opacity").addEventListener("input", (event) => set({ shown: true, opacity: event.target.value / 100 }));
   byId("compare").addEventListener("change", (event) => compareNow(event.target.checked));

@@ -13,7 +13,7 @@ window.hypermosaic = (() => {
   function explain(text) {
     byId("notice").textContent = text;
     byId("notice").hidden = false;
-    for (const idle of document.querySelectorAll("nav, footer, .panel")) idle.hidden = true;
+    for (const idle of document.querySelectorAll("nav, footer, #shown-classes, .panel")) idle.hidden = true;
   }
 
   if (fromDisk && !picture.opensFromDisk) {

@@ -31,7 +31,8 @@
         this.onOpen();
       }
       if (focus) this.element.focus({ preventScroll: true });
-      this.element.scrollIntoView({ block: "nearest" });
+      const taller = this.element.offsetHeight > this.element.parentElement.clientHeight;
+      this.element.scrollIntoView({ block: taller ? "start" : "nearest" });
     }
 
     close() {

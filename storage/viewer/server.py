@@ -36,6 +36,7 @@ from starlette.types import ASGIApp
 
 from storage.containers import cores
 from storage.viewer.assets import asset
+from storage.viewer.connections import RoomForOthers
 from storage.viewer.files import VisibleFiles
 from storage.viewer.gallery import Gallery, Jobs, Registry
 from storage.viewer.gate import Gate
@@ -196,16 +197,18 @@ def serve_app(app: ASGIApp, port: int, on_ready: Callable[[str], None]) -> None:
         uvicorn.Server(settings_of(app)).run(sockets=[listening])
 
 
-def settings_of(app: ASGIApp) -> uvicorn.Config:
-    """Slow clients hold a connection each and nothing else; h11 bounds what a request may send before its end."""
+def settings_of(app: ASGIApp, most_connections: int = MOST_CONNECTIONS) -> uvicorn.Config:
+    """Slow clients hold a connection each and nothing else, until others need it; h11 bounds what a request may send
+    before its end.
+    """
     return uvicorn.Config(
         app,
-        http="h11",
+        http=RoomForOthers,
         ws="none",
         lifespan="off",
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
+        limit_concurrency=most_connections,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

@@ -159,7 +159,7 @@
     const told = new URLSearchParams();
     for (const [name, value] of Object.entries(view)) if (value && value !== "picture") told.set(name, value);
     const hash = told.toString();
-    if (hash !== location.hash.slice(1)) history.replaceState(null, "", hash ? `#${hash}` : location.pathname);
+    if (hash !== location.hash.slice(1)) history.replaceState(history.state, "", hash ? `#${hash}` : location.pathname);
   }
 
   function recall() {
@@ -230,17 +230,23 @@
     byId("one-after").disabled = opened === rows.length - 1;
   }
 
+  // A picture that is open has its own place in the history, so that Back closes it and does not leave the sheet.
+  let entered = false;
   function open(index) {
     opened = index;
     showOne();
+    history[entered || history.state?.one !== undefined ? "replaceState" : "pushState"]({ one: index }, "");
+    entered = true;
     if (!byId("one").open) byId("one").showModal();
   }
+  const goneBack = () => { entered = false; byId("one").close(); remember(); };
+  addEventListener("popstate", () => { if (entered) goneBack(); });
 
   const step = (by) => { if (rows[opened + by]) open(opened + by); };
   byId("one-before").addEventListener("click", () => step(-1));
   byId("one-after").addEventListener("click", () => step(1));
   byId("one-close").addEventListener("click", () => byId("one").close());
-  byId("one").addEventListener("close", () => focusCell(opened));
+  byId("one").addEventListener("close", () => { if (entered) history.back(); focusCell(opened); });
   byId("one").addEventListener("click", (event) => { if (event.target === byId("one")) byId("one").close(); });
   byId("one-same").addEventListener("click", () => {
     const { prompt } = rows[opened];
@@ -387,6 +393,6 @@
   });
   addEventListener("hashchange", () => { recall(); load(); });
   recall();
-  load();
+  load().then(() => { if (rows[history.state?.one]) open(history.state.one); });
   look();
 })();
