@@ -21,10 +21,11 @@ from test_cli import call, one_line
 from cluster import api, batch, generate
 from cluster.commands.flags import SpecFlags
 from cluster.driver import Interrupted
+from cluster.identity import picture_facts
 from cluster.job import Job, prepare
 from cluster.job_file import LATENTS
 from cluster.region_fields import MOST_FEATHER
-from cluster.spec import JobSpec, SpecError, picture_facts
+from cluster.spec import JobSpec, SpecError
 from storage.arrays import ArrayStore
 from storage.geometry import Box
 

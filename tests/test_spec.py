@@ -11,7 +11,8 @@ import pytest
 from engine import INFO
 
 from cluster import job_file, machine
-from cluster.spec import BLOCK, JobSpec, SpecError, SpecFields, picture_facts, resolve
+from cluster.identity import picture_facts
+from cluster.spec import BLOCK, JobSpec, SpecError, SpecFields, resolve
 from storage.fingerprint import FormatError, fingerprint
 
 GOOD: dict[str, Any] = {"prompt": "islands", "width": 96, "height": 64, "out": Path("out/x")}
@@ -162,6 +163,7 @@ SAME_PICTURE = {
     "out": Path("elsewhere"),
     "allow_pickle": True,
     "preview_every": 3,
+    "commits": {"org/name": "c0ffee"},
 }
 OTHER_PICTURE: dict[str, Any] = {
     "prompt": "desert", "negative_prompt": "blur", "width": 98, "height": 66, "loras": ("a",), "method": "hann",

@@ -17,12 +17,13 @@ from cluster.batch.extras import Extras
 from cluster.batch.files import locked
 from cluster.batch.filters import Judge, check_sendable, load_filter, name_of
 from cluster.batch.names import NAME, SUCCESS, WORK
-from cluster.batch.plan import UNCLAIMED, Batch, Sizes, check_folder, enter
+from cluster.batch.plan import UNCLAIMED, Batch, Sizes, check_folder, commits_in, enter
 from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
 from cluster.batch.retrying import forget_failed
 from cluster.batch.run import Summary, read_success
 from cluster.events import OnEvent, unheard
 from cluster.machine import ask_for_huge_pages
+from cluster.models import described
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import JobSpec, SpecError
 
@@ -89,13 +90,12 @@ def _planned(
     table: Table, fields: dict[str, Any], filter: str | Judge | None, sizes: Sizes | None
 ) -> Iterator[Batch]:
     """The checked batch, in a folder that nobody else writes to meanwhile."""
-    from generation.models.loading import describe
-
     settings = JobSpec(**{**UNSAID, **fields})
     given = {name for name in ("prompt", "width", "height") if name in fields} | {"seed"}
     name, judge = _filter_of(filter, settings)
     check_folder(settings.out)
-    info = describe(settings.model, loras=settings.loras, allow_pickle=settings.allow_pickle)
+    settings = settings.model_copy(update={"commits": {**commits_in(settings.out), **settings.commits}})
+    info = described(settings)
     work = settings.out / WORK
     try:
         with locked(work), _unwarned():

@@ -174,7 +174,7 @@ class SpecFlags:
 
     def spec(self) -> JobSpec:
         """Defaults, then the YAML file, then the flags. Raises SpecError."""
-        given = {} if self.config is None else read_fields(self.config)
+        given = {} if self.config is None else read_fields(self.config, bool(self.allow_pickle))
         for name in (field.name for field in fields(self) if field.name not in ("size", "config")):
             value = getattr(self, name)
             if value is not None and value != []:

@@ -17,6 +17,7 @@ from cluster.commands.boundary import session_of
 from cluster.commands.flags import RUN, SpecFlags, with_spec_flags
 from cluster.events import Event, JobFailed, JobInterrupted, OnEvent
 from cluster.machine import gigabytes
+from cluster.paths import absolute
 from cluster.progress import Bars, Lines, duration
 from cluster.spec import ExecutorName, SpecError
 
@@ -85,13 +86,16 @@ def resume(
         str | None, typer.Option(help="ray or in-process [as before].", show_default=False)
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Workers [as before].", show_default=False)] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Needed again where the job was begun with it.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Go on with a job, wherever it stopped."""
     session_of(context).debug |= debug
     from cluster import api
 
-    finish(context, api.continued(folder, _executor(executor), workers))
+    finish(context, api.continued(absolute(folder), _executor(executor), workers, allow_pickle))
 
 
 def _executor(name: str | None) -> ExecutorName | None:
