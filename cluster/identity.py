@@ -7,10 +7,12 @@ begins, and whoever opens them later compares.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.machine import cores
 from cluster.spec import JobSpec, SpecError
 from generation import methods
 from generation.models.contracts import ModelInfo
@@ -129,7 +131,8 @@ def identified(info: ModelInfo) -> ModelInfo:
     """The model with its files read: their contents, hashed. One whose files have been read stays as it is."""
     if len(info.hashes) == len(info.files):
         return info
-    return replace(info, hashes=tuple(content_hash(Path(path)) for path in info.files))
+    with ThreadPoolExecutor(cores()) as readers:
+        return replace(info, hashes=tuple(readers.map(content_hash, map(Path, info.files))))
 
 
 def model_facts(info: ModelInfo, *others: ModelInfo) -> dict[str, Any]:

@@ -30,6 +30,12 @@ def absolute_model(name: str) -> str:
     return name if is_embedded or not _exists(name) else str(absolute(name))
 
 
+def model_in_public(name: str) -> str:
+    """A model's name as anyone may read it: of a folder or file here the last part, any other name as it is."""
+    path = Path(name).expanduser()
+    return absolute(name).name if path.exists() or path.is_absolute() else name
+
+
 def absolute_lora(text: str) -> str:
     """path_or_id[:weight], with the path of a folder or file here made absolute."""
     if _exists(text):

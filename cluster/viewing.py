@@ -27,7 +27,7 @@ from cluster import job_file
 from cluster.api import is_job
 from cluster.batch.names import is_batch
 from cluster.batch.viewing import BatchTeller
-from cluster.paths import absolute
+from cluster.paths import absolute, model_in_public
 from cluster.preview import read_preview
 from cluster.progress import EVENTS
 from cluster.spec import SpecError
@@ -198,7 +198,7 @@ class JobTeller:
             state=state,
             share=share,
             size=(spec.width, spec.height),
-            facts=(f"seed {spec.seed}", spec.model),
+            facts=(f"seed {spec.seed}", model_in_public(spec.model)),
             changed=_changed(folder),
             has_page=(folder / "index.html").is_file(),
         )

@@ -24,7 +24,7 @@ from cluster.batch.names import NAME, REQUESTS, WORK
 from cluster.identity import PICTURE_VERSION, check_inputs, model_facts, picture_facts
 from cluster.job import Job, prepare_described
 from cluster.legend import legend_of
-from cluster.outputs import model_in_public
+from cluster.paths import model_in_public
 from cluster.regions import JobRegions, has_regions
 from cluster.spec import JobSpec, SpecError
 from storage.fingerprint import FormatError

@@ -12,19 +12,17 @@ imports no torch.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from generation.models.contracts import Model, ModelInfo
 from generation.models.errors import ModelError, first_line
 from generation.models.files import read_header
+from generation.models.hub import CONFIGURATION, HUB_ID, UNPINNED, download, from_hub, unknown
 from generation.models.sources import CLASS_MAP, MAP, PICKLES, TABLES, Source, borrows, folder_source
 
 if TYPE_CHECKING:
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parent / "weights" / "earth"
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-CONFIGURATION = (".json", ".txt", ".model")
 
 FAMILIES = {
     CLASS_MAP: "generation.models.embedded",
@@ -52,9 +49,6 @@ COUNTS = ("latent_channels", "scale", "patch", "multiple", "tile", "num_inferenc
 """Facts of a ModelInfo that are whole numbers from one on."""
 
 LDM = "model.diffusion_model."
-UNPINNED: Mapping[str, str] = MappingProxyType({})
-"""Commits of names on the hub, where nobody has settled any: each is taken as it is now."""
-HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
 class FamilyModule(Protocol):
@@ -286,7 +280,7 @@ def find(
     if path.is_file():
         return _single_file(model, path, config, commits)
     if hub is None or path.suffix in (".safetensors", *PICKLES):
-        raise ModelError(_unknown(model))
+        raise ModelError(unknown(model))
     return from_hub(model, hub["id"], revision or hub["revision"], commits)
 
 
@@ -302,16 +296,6 @@ def map_model(model: str) -> str | None:
     if (folder / "map" / TABLES[MAP]).is_file():
         return f"{model}/map"
     return map_model(str(Path(model).parent)) if borrows(folder) else None
-
-
-def _unknown(model: str) -> str:
-    """What to say of a name that is nothing: what is accepted, and what was perhaps meant."""
-    parent = Path(model).expanduser().parent
-    beside = [str(parent / path.name) for path in parent.iterdir()] if parent.is_dir() else []
-    near = difflib.get_close_matches(model, ["embedded", *beside], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    accepted = "'embedded', a folder, a .safetensors file or a hub id org/name[@revision]"
-    return f"unknown model {model!r}: give {accepted}{hint}"
 
 
 def _single_file(name: str, path: Path, config: str | None, commits: Mapping[str, str]) -> Source:
@@ -342,52 +326,3 @@ def _original_repository(path: Path) -> str:
     if found is None:
         raise ModelError(f"{path} is no text-to-image checkpoint of Stable Diffusion 1, 2, XL, 3 or Flux")
     return found
-
-
-def from_hub(
-    name: str, repository: str, revision: str | None, commits: Mapping[str, str] = UNPINNED
-) -> Source:
-    """A hub model with its configuration on this machine; the cache serves where the hub cannot be asked.
-
-    The commit that is settled for its name counts before any revision.
-    """
-    from huggingface_hub import HfApi, constants, snapshot_download
-
-    revision = commits.get(name) or revision
-    reason = "HF_HUB_OFFLINE is set"
-    if not constants.HF_HUB_OFFLINE:
-        try:
-            about = HfApi().model_info(repository, revision=revision, files_metadata=True)
-            listing = {file.rfilename: file.size or 0 for file in about.siblings or ()}
-            wanted = [path for path in listing if path.endswith(CONFIGURATION) and path.count("/") < 2]
-            folder = snapshot_download(
-                repository, revision=about.sha, allow_patterns=wanted or "model_index.json"
-            )
-            return _at_commit(Source(name, Path(folder), listing), about.sha or "")
-        except (
-            Exception
-        ) as error:  # the hub's client lets through the errors of its HTTP library, whichever it is
-            reason = first_line(error)
-    try:
-        folder = snapshot_download(repository, revision=revision, local_files_only=True)
-    except (OSError, ValueError) as error:  # a LocalEntryNotFoundError is an OSError
-        raise ModelError(f"{_unknown(name)} (no such folder; not in the hub cache; {reason})") from error
-    return _at_commit(folder_source(name, Path(folder)), Path(folder).name)
-
-
-def _at_commit(source: Source, commit: str) -> Source:
-    return replace(source, commit=commit, commits={source.name: commit} if commit else {})
-
-
-def download(source: Source, names: Iterable[str]) -> None:
-    """Fetch the named files of a hub source that are not in its folder yet."""
-    from huggingface_hub import hf_hub_download
-
-    repository = source.name.partition("@")[0]
-    try:
-        for name in names:
-            if not (source.folder / name).exists():
-                hf_hub_download(repository, name, revision=source.commit)
-    except Exception as error:  # as above
-        message = f"weights of {source.name!r} could not be downloaded: {first_line(error)}"
-        raise ModelError(message) from error

@@ -17,7 +17,7 @@ from generation.models.contracts import Conditioning, Model, ModelInfo, Request
 from generation.models.embedded import AutoencoderCodec, codec_facts, ready, side
 from generation.models.errors import ModelError
 from generation.models.files import read_header
-from generation.models.loading import HUB_ID, UNPINNED, download, from_hub
+from generation.models.hub import HUB_ID, UNPINNED, download, from_hub
 from generation.models.sources import DROPPED, Source, folder_source
 from storage.geometry import Box
 
