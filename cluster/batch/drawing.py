@@ -118,7 +118,7 @@ class BatchWorker:
                 found[row.index] = missing_row(row, FAILED, str(error))
         pictures, evaluations = self._pictures(jobs) if jobs else ([], 0)
         for row, job, picture in zip(asked, jobs, pictures, strict=True):
-            found[row.index] = self.row_of(row, _still(job, picture), job.fingerprint)
+            found[row.index] = self.row_of(row, picture, job.fingerprint)
         return found, evaluations
 
     def _pictures(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], int]:
@@ -156,12 +156,3 @@ class BatchWorker:
     def _filter(self) -> Judge:
         assert self.batch.filter is not None
         return self.batch.judge or load_filter(self.batch.filter, self.batch.filter_folder)
-
-
-def _still(job: Job, picture: Picture | Exception) -> Picture | Exception:
-    """The picture, unless its class map was changed while it was drawn."""
-    try:
-        check_inputs(job.spec, job.inputs)
-    except SpecError as error:
-        return error
-    return picture

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cluster.identity import check_inputs
 from cluster.job import Job
 from cluster.legend import legend_of
 from cluster.models import loaded
+from cluster.spec import SpecError
 from cluster.worker import build_sampler, class_map
 from generation.decode import decode_box
 from generation.denoise import NumericalError
@@ -90,10 +92,11 @@ class SmallPictures:
                 continue
             try:
                 pixels = pixels_of(job, model.codec, latents, sampler.device)
-            except NumericalError as error:  # of the decoder, and of this picture alone
+                ids = classes_of(job, classes) if classes else None
+                check_inputs(job.spec, job.inputs)
+            except (NumericalError, SpecError) as error:  # of this picture alone
                 found[place] = error
                 continue
-            ids = classes_of(job, classes) if classes else None
             found[place] = Picture(pixels, ids, legend_of_job(job))
         return found, drawn.spent
 
