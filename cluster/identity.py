@@ -6,7 +6,7 @@ begins, and whoever opens them later compares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,14 +99,14 @@ def _region_facts(spec: JobSpec, inputs: Mapping[str, str]) -> dict[str, Any]:
 # --- files of the user -----------------------------------------------------------------------------------------------
 
 
-def inputs_of(spec: JobSpec) -> dict[str, str]:
+def inputs_of(spec: JobSpec, names: Iterable[str] = INPUTS) -> dict[str, str]:
     """SHA-256 of each file, or Zarr folder, that a spec names, by field. Raises SpecError where one cannot be read."""
-    return {name: _input_hash(name, path) for name in INPUTS if (path := getattr(spec, name)) is not None}
+    return {name: _input_hash(name, path) for name in names if (path := getattr(spec, name)) is not None}
 
 
-def check_inputs(spec: JobSpec, began: Mapping[str, str]) -> None:
+def check_inputs(spec: JobSpec, began: Mapping[str, str], names: Iterable[str] = INPUTS) -> None:
     """Raises SpecError where a file of the user's is not what it was when its job began. began: as `inputs_of` said."""
-    for name, now in inputs_of(spec).items():
+    for name, now in inputs_of(spec, names).items():
         if now != began[name]:
             raise SpecError(
                 f"{INPUTS[name].name} {getattr(spec, name)} has changed since it was first read; put back what it was, "

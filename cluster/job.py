@@ -23,8 +23,8 @@ from storage.geometry import TOPOLOGIES, Canvas, Grid
 from storage.pyramid import PyramidLayout
 
 if TYPE_CHECKING:
+    from cluster.executors.contract import Runs
     from cluster.regions import JobRegions
-    from cluster.tasks import Worker
     from generation.decode import Blend
     from generation.schedules import Schedule
 
@@ -69,11 +69,12 @@ class Job:
         regions = None if self.regions is None else replace(self.regions, spec=spec)
         return replace(self, spec=spec, regions=regions, plan=replace(self.plan, regions=regions))
 
-    def worker(self) -> Worker:
+    def worker(self) -> Runs:
         """Load what its tasks need, here."""
+        from cluster.watching import watching
         from cluster.worker import build_worker
 
-        return build_worker(self)
+        return watching(build_worker(self), self)
 
 
 def prepare(spec: JobSpec, check_fit: bool = True) -> Job:

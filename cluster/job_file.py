@@ -95,9 +95,9 @@ def load(folder: Path) -> SavedJob:
         fields = _placed(document["spec"], folder)
         pickled = bool(fields.pop("allow_pickle", False))
         spec = JobSpec(**{**fields, "out": folder})
-        files = document.get("files") or {}
+        files = dict(document.get("files") or {})
         return SavedJob(spec, str(document["fingerprint"]), document["versions"], files, pickled)
-    except (KeyError, TypeError, SpecError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{path} is damaged: {error}; start the job again in another folder") from None
 
 

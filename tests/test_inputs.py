@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,21 @@ import pytest
 import tiny_class_models
 import zarr
 from batches import errors_in, table_in
+from engine import files_of, run_here
 from PIL import Image
 from test_labels import labels_in
 
 from cluster import api, batch, generate, inputs, job_file
 from cluster.driver import Interrupted
 from cluster.events import TaskDone
+from cluster.executors.contract import Runs
+from cluster.executors.in_process import InProcess
 from cluster.identity import inputs_of
 from cluster.inputs import kept
 from cluster.job import Job, prepare
+from cluster.plan import Task
 from cluster.spec import JobSpec, SpecError
+from cluster.tasks import Begun
 from storage.fingerprint import file_hash, tree_hash
 
 
@@ -129,6 +135,35 @@ def test_a_large_map_is_compared_when_a_worker_opens_it(model: Path, tmp_path: P
         with pytest.raises(SpecError, match=f"class map {path} has changed since it was first read") as said:
             job.worker()
         assert "\n" not in str(said.value)
+
+
+@dataclass
+class Meddled:
+    """A worker, and somebody who paints the map anew when it begins its third task. Satisfies Runs."""
+
+    worker: Runs
+    path: Path
+    begun: int = 0
+    name: str = "here"
+
+    def begin(self, task: Task) -> Begun:
+        self.begun += 1
+        if self.begun == 3:
+            painted(self.path, 2)
+        return self.worker.begin(task)
+
+
+def test_a_large_map_that_is_written_to_while_a_job_runs_stops_it(model: Path, tmp_path: Path) -> None:
+    """Its tasks are not taken for done; when it is what it was, the job goes on to the same bytes."""
+    path, out = painted(tmp_path / "a.png", 0), tmp_path / "job"
+    generate(spec_of(model, tmp_path / "straight", classes=path))
+    whole, job = path.read_bytes(), large(prepare(spec_of(model, out, classes=path)))
+    with pytest.raises(SpecError, match=f"class map {path} has changed"):
+        run_here(job, executor=InProcess(Meddled(job.worker(), path)))
+    path.write_bytes(whole)
+    done = [event for event in run_here(job, executor=InProcess.of(job)) if isinstance(event, TaskDone)]
+    assert len(done) >= sum(stage.tasks for stage in job.plan.stages) - 2
+    assert files_of(out) == files_of(tmp_path / "straight")
 
 
 def test_regions_are_read_from_their_copy(folders: dict[str, Path], tmp_path: Path) -> None:

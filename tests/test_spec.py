@@ -228,7 +228,12 @@ def test_job_yaml_comes_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("format_version: 99\n", "99; this program reads 1"), ("format_version: 1\nspec: {}\n", "damaged")],
+    [
+        ("format_version: 99\n", "99; this program reads 1"),
+        ("format_version: 1\nspec: {}\n", "damaged"),
+        ("format_version: 1\nspec: x\n", "damaged"),
+        ("format_version: 1\nspec: {classes: 5}\n", "damaged"),
+    ],
 )
 def test_a_job_yaml_that_is_not_ours_is_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / job_file.NAME).write_text(content)

@@ -33,6 +33,7 @@ from cluster.job import Job, prepare_described
 from cluster.outputs import outputs_for
 from cluster.plan import Task
 from cluster.tasks import Outcome, Worker
+from cluster.watching import watching
 from generation.models.contracts import Model
 
 RowOf = Callable[[Asked, Picture | Exception, str], dict[str, Any]]
@@ -102,7 +103,8 @@ def giant_worker(job: Job, model: Model) -> Runs:
     from cluster.worker import build_sampler, labels_of
 
     classes = labels_of(job)
-    return Worker(job, build_sampler(job, model, classes), model.codec, outputs_for(job), classes)
+    worker = Worker(job, build_sampler(job, model, classes), model.codec, outputs_for(job), classes)
+    return watching(worker, job)
 
 
 @dataclass
