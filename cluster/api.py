@@ -244,8 +244,10 @@ def continued(
 def _changed(saved: job_file.SavedJob, job: Job) -> str:
     """What of the files that a job reads is not as it was."""
     was, now = saved.files, job.files
+    places = dict(zip(now, job.info.files, strict=False))  # the user's files come after the model's
+    places |= {name: f"{INPUTS[name].name} {getattr(job.spec, name)}" for name in job.inputs}
     names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
-    return ", ".join(name.partition(":")[0] for name in names if was) or "the model's files or this program"
+    return ", ".join(places.get(name, name) for name in names if was) or "the model's files or this program"
 
 
 def measured(job: Job) -> Pace:

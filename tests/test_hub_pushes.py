@@ -184,7 +184,7 @@ def test_what_changed_is_named_when_a_job_goes_on(newer: Path, tmp_path: Path) -
     retrain(newer, factor=0.9)
     done = CliRunner().invoke(app, ["resume", str(tmp_path / "job")])
     assert done.exit_code == 2 and len(done.stderr.strip().splitlines()) == 1
-    assert "diffusion_pytorch_model.safetensors changed since" in done.stderr
+    assert f"{newer / 'unet' / 'diffusion_pytorch_model.safetensors'} changed since" in done.stderr
 
 
 def test_a_batch_stops_where_a_worker_finds_another_model(newer: Path, tmp_path: Path) -> None:

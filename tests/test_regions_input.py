@@ -356,7 +356,7 @@ def test_a_job_with_regions_is_planned_made_resumed_and_shown(inputs: Path) -> N
     (copy,) = (inputs / "job" / "inputs").iterdir()
     label_map(copy, np.array([[3, 4], [4, 3]]))
     changed = call("resume", "job")
-    assert changed.exit_code == 2 and "regions changed since" in one_line(changed)
+    assert changed.exit_code == 2 and f"regions {copy} changed since" in one_line(changed)
 
 
 def test_an_interrupted_job_goes_on_from_another_folder(
