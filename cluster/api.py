@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 from cluster import job_file
 from cluster.events import JobFinished, OnEvent, as_map, unheard
 from cluster.history import set_damaged_events_aside
+from cluster.identity import INPUTS
+from cluster.inputs import FOLDER, kept
 from cluster.machine import ask_for_huge_pages
+from cluster.paths import absolute
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import ExecutorName, JobSpec, SpecError, SpecFields
 from cluster.status import Status, read_status
@@ -108,21 +111,23 @@ def resume(
     executor: ExecutorName | None = None,
     workers: int | None = None,
     thorough: bool = False,
+    allow_pickle: bool = False,
     on_event: OnEvent = unheard,
 ) -> Result:
     """Go on with the job of a folder, wherever it stopped; a finished one returns at once.
 
     What is missing or damaged is made again: of a finished job what shows in sizes, and with `thorough` what shows
     when all that should be there is read. `executor` and `workers` may differ from before; they do not change the
-    picture. Raises what `generate` raises, and FormatError where the model's files are no longer those that the job
-    began with.
+    picture. A job that was begun with allow_pickle needs it again. Raises what `generate` raises, and FormatError where
+    the model's files are no longer those that the job began with.
     """
-    return run(continued(Path(folder), executor, workers), resume=True, on_event=on_event, thorough=thorough)
+    job = continued(absolute(folder), executor, workers, allow_pickle)
+    return run(job, resume=True, on_event=on_event, thorough=thorough)
 
 
 def status(folder: Path | str) -> Status:
     """How far the job of a folder is. Raises SpecError where it holds no job, FormatError for another version."""
-    return read_status(Path(folder))
+    return read_status(absolute(folder))
 
 
 def verify(folder: Path | str) -> Verdict:
@@ -132,7 +137,7 @@ def verify(folder: Path | str) -> Verdict:
     """
     from cluster.verifying import verdict_on
 
-    return verdict_on(Path(folder))
+    return verdict_on(absolute(folder))
 
 
 def batch(
@@ -204,10 +209,10 @@ def export(
     from cluster import exporting
 
     video = exporting.Video(
-        Path(path) if path is not None else None, zoom_to, loop, fps, seconds, size, easing
+        absolute(path) if path is not None else None, zoom_to, loop, fps, seconds, size, easing
     )
     return exporting.export(
-        Path(folder), format, Path(out) if out is not None else None, quality=quality,
+        absolute(folder), format, absolute(out) if out is not None else None, quality=quality,
         still=exporting.Still(region, scale, dpi, iiif_id), video=video, overwrite=overwrite,
         on_progress=on_progress or exporting.nobody,
     )  # fmt: skip
@@ -228,19 +233,29 @@ def noted(line: str) -> None:
 
 
 def prepared(spec: JobSpec, check_fit: bool, note: Note = noted) -> Job:
-    """The job of a spec: resolved, planned, identified. Of a folder that holds it already, the blocks are kept."""
+    """The job of a spec: resolved, planned, identified. Of a folder that holds it already, blocks and commits are kept.
+
+    So it is the same job, and loads the same model, whatever has been pushed to the hub meanwhile.
+    """
     ask_for_huge_pages()
     from cluster.job import prepare
 
     if is_job(spec.out) and (saved := job_file.load(spec.out).spec).model == spec.model:
-        spec = spec.model_copy(update={"block": saved.block})
+        spec = spec.model_copy(update={"block": saved.block, "commits": {**saved.commits, **spec.commits}})
     return prepare(spec, check_fit, note)
 
 
-def continued(folder: Path, executor: ExecutorName | None, workers: int | None) -> Job:
+def continued(
+    folder: Path, executor: ExecutorName | None, workers: int | None, allow_pickle: bool = False
+) -> Job:
     """The job of a folder, perhaps with other workers."""
     saved = job_file.load(folder)
-    changes = {
+    if saved.pickled and not allow_pickle:
+        raise SpecError(
+            f"{folder} was begun with --allow-pickle, and unpickling can run code: add it again to go on"
+        )
+    changes: dict[str, Any] = {"allow_pickle": saved.pickled}
+    changes |= {
         name: value for name, value in (("executor", executor), ("workers", workers)) if value is not None
     }
     from cluster.job import idle_workers, unnoted
@@ -251,10 +266,19 @@ def continued(folder: Path, executor: ExecutorName | None, workers: int | None) 
     _say_versions_changed(saved)
     if job.fingerprint != saved.fingerprint:
         raise FormatError(
-            f"the model's files or this program changed since {folder} was begun, so going on would mix two pictures; "
-            "start again in another folder with --out"
+            f"{_changed(saved, job)} changed since {folder} was begun, so going on would mix two pictures; "
+            "put back what it was, or start again in another folder with --out"
         )
     return job
+
+
+def _changed(saved: job_file.SavedJob, job: Job) -> str:
+    """What of the files that a job reads is not as it was."""
+    was, now = saved.files, job.files
+    places = dict(zip(now, job.info.files, strict=False))  # the user's files come after the model's
+    places |= {name: f"{INPUTS[name].name} {getattr(job.spec, name)}" for name in job.inputs}
+    names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
+    return ", ".join(places.get(name, name) for name in names if was) or "the model's files or this program"
 
 
 def measured(job: Job) -> Pace:
@@ -289,7 +313,8 @@ def run(
     enter(job, resume)
     with Claim(folder):
         enter(job, resume)  # nobody was here in between
-        job_file.save(job.spec, job.fingerprint)
+        job = job.reading(kept(job.spec, job.inputs, folder))
+        job_file.save(job.spec, job.fingerprint, job.files)
         with open_ledger(job) as ledger:
             page = folder / "index.html"
             if job.map is not None and thorough:
@@ -328,14 +353,14 @@ def enter(job: Job, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise SpecError(f"{folder} is a file; name a folder with --out")
     if not is_job(folder):
-        if folder.is_dir() and any(path.name != claim.NAME for path in folder.iterdir()):
+        if folder.is_dir() and any(path.name not in (claim.NAME, FOLDER) for path in folder.iterdir()):
             raise SpecError(f"{folder} holds other files; name a new or empty folder with --out")
         return
     saved = job_file.load(folder)
     if saved.fingerprint != job.fingerprint:
         raise FormatError(
             f"{folder} holds another job ({saved.spec.prompt!r}, {saved.spec.width}x{saved.spec.height}"
-            f"{_differences(saved.spec, job.spec)}); choose another folder with --out"
+            f"{_differences(saved, job)}); choose another folder with --out"
         )
     if not resume:
         raise SpecError(
@@ -343,15 +368,16 @@ def enter(job: Job, resume: bool) -> None:
         )
 
 
-def _differences(old: JobSpec, new: JobSpec) -> str:
-    """Which settings differ, for people who believe that it is the same job."""
+def _differences(saved: job_file.SavedJob, job: Job) -> str:
+    """Which settings differ, for people who believe that it is the same job; files count by content."""
     elsewhere = ("prompt", "width", "height")  # in the message
-    free = ("out", "executor", "workers", "block", "preview_every", "allow_pickle")
+    free = ("out", "executor", "workers", "block", "preview_every", "allow_pickle", "commits")
     names = [
         name
         for name in JobSpec.model_fields
-        if name not in (*elsewhere, *free) and getattr(old, name) != getattr(new, name)
+        if name not in (*elsewhere, *free, *INPUTS) and getattr(saved.spec, name) != getattr(job.spec, name)
     ]
+    names += [name for name in INPUTS if saved.files.get(name) != job.inputs.get(name)]
     return f"; other {', '.join(names)}" if names else ""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster import job_file
 from cluster.batch.names import is_batch
+from cluster.paths import absolute
 from cluster.spec import SpecError
 from cluster.status import read_status
 from storage.exports.contract import OnProgress, Wishes
@@ -77,6 +78,7 @@ def export(
 ) -> Path:
     """Write a finished job's picture in a format; returns the path. All that can be refused is refused first."""
     still, video = still or Still(), video or Video()
+    folder, out = absolute(folder), None if out is None else absolute(out)
     format = format_of(format, out)
     _check_flags(format, still, video, quality)
     _check_ending(format, out)
@@ -101,6 +103,7 @@ def export_labels(
     """Write a finished job's class map as a TIFF with a palette; returns the path."""
     from storage.exports.class_map import write_class_map
 
+    folder, out = absolute(folder), None if out is None else absolute(out)
     finished_picture(folder)
     target = out or folder.resolve().with_name(f"{folder.resolve().name}.classes.tif")
     if target.suffix.lower() not in (".tif", ".tiff"):

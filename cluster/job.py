@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster.fitting import check_fits, most_workers
+from cluster.identity import identified, inputs_of, job_facts, model_facts
+from cluster.models import described
 from cluster.plan import Plan
-from cluster.spec import BLOCK, DTYPES, JobSpec, SpecError, picture_facts, resolve
+from cluster.spec import BLOCK, DTYPES, JobSpec, SpecError, resolve
 from generation import methods
 from generation.models.contracts import ModelInfo
 from generation.models.errors import ModelError, first_line
-from storage.fingerprint import file_hash, fingerprint
+from storage.fingerprint import fingerprint
 from storage.geometry import TOPOLOGIES, Canvas, Grid
 from storage.pyramid import PyramidLayout
 
 if TYPE_CHECKING:
+    from cluster.executors.contract import Runs
     from cluster.regions import JobRegions
-    from cluster.tasks import Worker
     from generation.decode import Blend
     from generation.schedules import Schedule
 
-PICTURE_VERSION = 3
-"""Raised whenever the same spec starts to give other pixels."""
 
 SUPERBLOCK_TILES = 4
 SMALL_SUPERBLOCK_TILES = 2
@@ -43,7 +42,10 @@ def unnoted(line: str) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that driver and workers need to know; small, and sent to each worker once."""
+    """Everything that driver and workers need to know; small, and sent to each worker once.
+
+    inputs: the content of each file of the user's that the spec names, by field; of the model's files, info.hashes.
+    """
 
     spec: JobSpec
     info: ModelInfo
@@ -52,6 +54,7 @@ class Job:
     map: Job | None = None
     """The job, in a folder of this one's, that invents the class map first."""
     regions: JobRegions | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     def schedule(self) -> Schedule:
         return schedule_of(self.spec, self.info)
@@ -60,11 +63,23 @@ class Job:
     def at_once(self) -> int:
         return 2
 
-    def worker(self) -> Worker:
+    @property
+    def files(self) -> dict[str, str]:
+        """What it reads of the model's and the user's files: name -> SHA-256."""
+        files: dict[str, str] = model_facts(self.info)["files"]
+        return files | dict(self.inputs)
+
+    def reading(self, spec: JobSpec) -> Job:
+        """The same job where its files lie elsewhere: `spec` differs in their paths only."""
+        regions = None if self.regions is None else replace(self.regions, spec=spec)
+        return replace(self, spec=spec, regions=regions, plan=replace(self.plan, regions=regions))
+
+    def worker(self) -> Runs:
         """Load what its tasks need, here."""
+        from cluster.watching import watching
         from cluster.worker import build_worker
 
-        return build_worker(self)
+        return watching(build_worker(self), self)
 
 
 def prepare(spec: JobSpec, check_fit: bool = True, note: Note = unnoted) -> Job:
@@ -73,15 +88,18 @@ def prepare(spec: JobSpec, check_fit: bool = True, note: Note = unnoted) -> Job:
     note: told what of the spec changes nothing or is not as it may seem. Only who asked for a picture wants to hear
     it: not those who look at a job again, nor of jobs that a job or a batch makes for itself.
     """
-    from generation.models.loading import describe
-
-    info = describe(spec.model, loras=spec.loras, allow_pickle=spec.allow_pickle)
-    return prepare_described(spec, info, check_fit, note)
+    return prepare_described(spec, described(spec), check_fit, note=note)
 
 
-def prepare_described(spec: JobSpec, info: ModelInfo, check_fit: bool = True, note: Note = unnoted) -> Job:
-    """The same, of a model whose facts are known."""
-    check_out(spec.out)
+def prepare_described(
+    spec: JobSpec,
+    info: ModelInfo,
+    check_fit: bool = True,
+    map_info: ModelInfo | None = None,
+    note: Note = unnoted,
+) -> Job:
+    """The same, of a model whose facts are known. map_info: of the map model beside it, where that is known, too."""
+    info = identified(info)
     asked, spec = spec, resolve(spec, info)
     check_words(spec, info)
     _check_legend(info)
@@ -91,22 +109,14 @@ def prepare_described(spec: JobSpec, info: ModelInfo, check_fit: bool = True, no
     if asked.workers is None:
         spec = _within_memory(spec, plan, note)
     regions = _regions(spec, info, plan.canvas)
-    before = _map_job(spec, info, plan.canvas)
+    before = _map_job(spec, info, plan.canvas, map_info)
     plan = replace(plan, regions=regions)
-    job = Job(spec, info, plan, fingerprint(_facts(spec, info, before)), before, regions)
+    inputs = inputs_of(spec)
+    facts = job_facts(spec, info, inputs, before.fingerprint if before else None)
+    job = Job(spec, info, plan, fingerprint(facts), before, regions, inputs)
     if check_fit:
         check_fits(job)
     return job
-
-
-def check_out(out: Path) -> None:
-    """Refuse an address: as a path it would name a folder here, and nothing would arrive there."""
-    scheme = out.parts[0] if out.parts else ""
-    if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", scheme):
-        raise SpecError(
-            f"out {scheme}//{Path(*out.parts[1:])} is an address, and pictures are written to folders: "
-            "mount that storage and give the path of its folder"
-        )
 
 
 def _within_memory(spec: JobSpec, plan: Plan, note: Note) -> JobSpec:
@@ -310,7 +320,7 @@ def _stretched(spec: JobSpec, canvas: Canvas) -> Iterator[str]:
         )
 
 
-def _map_job(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Job | None:
+def _map_job(spec: JobSpec, info: ModelInfo, canvas: Canvas, map_info: ModelInfo | None) -> Job | None:
     """The map of a picture whose prompt is a mix: a picture of classes, a pixel a cell, made by the same engine."""
     from generation.models.loading import describe, map_model
     from generation.scenes import Mix, parse
@@ -326,7 +336,7 @@ def _map_job(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Job | None:
             f"model {spec.model!r} has no map model that could arrange {spec.prompt!r}; name one class, a scene, "
             "or give a map with --classes"
         )
-    map_info, cell = describe(model), int(info.notes.get("cell", 1))
+    map_info, cell = map_info or identified(describe(model)), int(info.notes.get("cell", 1))
     if map_info.notes["names"] != info.class_names:
         raise SpecError(
             f"the map model of {spec.model!r} knows other classes than the model; give a map with --classes"
@@ -345,16 +355,4 @@ def _map_job(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> Job | None:
         dtype=spec.dtype, threads=spec.threads, outputs=("deep-zoom",), tile_format="png", workers=spec.workers,
         executor="in-process" if one_block else spec.executor, preview_every=0, out=Path(spec.out) / "map",
     )  # fmt: skip
-    return prepare(JobSpec(**fields), check_fit=False)
-
-
-def _facts(spec: JobSpec, info: ModelInfo, before: Job | None) -> dict[str, Any]:
-    files = {Path(path).name + f":{index}": _hash(path) for index, path in enumerate(info.files)}
-    commit = info.notes.get("commit")
-    facts = {"version": PICTURE_VERSION, "picture": picture_facts(spec), "files": files, "commit": commit}
-    return facts if before is None else facts | {"map": before.fingerprint}
-
-
-@lru_cache(maxsize=64)
-def _hash(path: str) -> str:
-    return file_hash(Path(path))
+    return prepare_described(JobSpec(**fields), map_info, check_fit=False)

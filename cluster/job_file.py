@@ -3,7 +3,10 @@
     format_version: 1
     fingerprint: 9051c4e9...
     versions: {hypermosaic: 0.1.0, torch: 2.13.0, ...}
-    spec: {prompt: archipelago, width: 4096, ...}
+    files: {diffusion_pytorch_model.safetensors:3: 77ab0c12..., classes: e3b0c442..., ...}
+    spec: {prompt: archipelago, width: 4096, classes: inputs/e3b0c442....png, ...}
+
+Copies in the job's own folder are named relative to it, so that it can be moved; other paths are absolute.
 
 A spec that people write is the mapping under `spec` alone. In it, `size: 4096x2048` or `size: 2048` may stand for the
 two sides, `seed: random` for a seed that is drawn, and ALIASES for what they name.
@@ -21,10 +24,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
+from cluster.identity import INPUTS
+from cluster.paths import absolute
 from cluster.spec import JobSpec, SpecError
 from storage.documents import DocumentError, parse_yaml, read_text
 from storage.files import replace_file
@@ -49,21 +55,28 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class SavedJob:
-    """What job.yaml of a folder says; `spec.out` is that folder, wherever it has been moved to."""
+    """What job.yaml of a folder says; `spec.out` is that folder, wherever it has been moved to.
+
+    files: SHA-256 of what the job reads. pickled: whether it was begun with leave to unpickle. That leave is never
+    taken from a file, for who writes the file could run code: spec.allow_pickle is False.
+    """
 
     spec: JobSpec
     fingerprint: str
     versions: Mapping[str, str]
+    files: Mapping[str, str]
+    pickled: bool
 
 
-def save(spec: JobSpec, fingerprint: str) -> Path:
+def save(spec: JobSpec, fingerprint: str, files: Mapping[str, str] = MappingProxyType({})) -> Path:
     """Write job.yaml into the job's folder; returns its path."""
     path = spec.out / NAME
     document = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
         "versions": dict(versions()),
-        "spec": spec.model_dump(mode="json"),
+        "files": dict(files),
+        "spec": _within(spec.model_dump(mode="json"), spec.out),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode())
@@ -72,6 +85,7 @@ def save(spec: JobSpec, fingerprint: str) -> Path:
 
 def load(folder: Path) -> SavedJob:
     """Read it back. Raises SpecError where there is none, FormatError where it is of a version not known here."""
+    folder = absolute(folder)
     path = folder / NAME
     if not path.is_file():
         raise SpecError(f"{folder} holds no {NAME}; give the folder that a job was written to")
@@ -81,10 +95,31 @@ def load(folder: Path) -> SavedJob:
             f"{path} has format_version {document.get('format_version')!r}; this program reads {FORMAT_VERSION}"
         )
     try:
-        spec = JobSpec(**{**document["spec"], "out": folder})
-        return SavedJob(spec, str(document["fingerprint"]), document["versions"])
-    except (KeyError, TypeError, SpecError) as error:
+        fields = _placed(document["spec"], folder)
+        pickled = bool(fields.pop("allow_pickle", False))
+        spec = JobSpec(**{**fields, "out": folder})
+        files = dict(document.get("files") or {})
+        return SavedJob(spec, str(document["fingerprint"]), document["versions"], files, pickled)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{path} is damaged: {error}; start the job again in another folder") from None
+
+
+def _within(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths of copies in a job's folder, relative to it."""
+    inside = {name: Path(value) for name in INPUTS if (value := fields[name]) is not None}
+    return fields | {
+        name: path.relative_to(folder).as_posix()
+        for name, path in inside.items()
+        if path.is_relative_to(folder)
+    }
+
+
+def _placed(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The same paths, in the folder where the job.yaml lies now."""
+    return {
+        name: str(folder / value) if name in INPUTS and value is not None else value
+        for name, value in fields.items()
+    }
 
 
 @cache
@@ -109,16 +144,24 @@ ALIASES = {
 """What settings are called elsewhere."""
 
 
-def read_fields(path: Path) -> dict[str, Any]:
-    """The fields of JobSpec that a YAML spec names, or those of a job.yaml. Values are not checked here."""
+def read_fields(path: Path, allow_pickle: bool = False) -> dict[str, Any]:
+    """The fields of JobSpec that a YAML spec names, or those of a job.yaml. Values are not checked here.
+
+    Raises SpecError for a file that takes leave to unpickle, which is the user's to give: allow_pickle, if they did.
+    """
     document = _mapping(path)
-    if "format_version" in document and "spec" in document:
-        document = dict(document["spec"])
+    if "format_version" in document and isinstance(document.get("spec"), dict):
+        document = _placed(document["spec"], absolute(path).parent)
         document.pop("out", None)  # the folder of that other job
     try:
-        return canonical({str(name).replace("-", "_"): value for name, value in document.items()})
+        fields = canonical({str(name).replace("-", "_"): value for name, value in document.items()})
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
+    if fields.pop("allow_pickle", None) not in (None, False) and not allow_pickle:
+        raise SpecError(
+            f"{path} asks for allow_pickle, and unpickling can run code: only the command may, add --allow-pickle to it"
+        )
+    return fields
 
 
 def canonical(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ where it was not asked for, both go when the picture is finished.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import job_file
 from cluster.legend import legend_of
+from cluster.paths import model_in_public
 from cluster.spec import JobSpec
 from storage.exports import metadata
 from storage.files import replace_file
@@ -177,9 +177,3 @@ def about(spec: JobSpec, fingerprint: str) -> dict[str, str | int | float]:
         "version": job_file.versions()["hypermosaic"],
     }
     return {name: value for name, value in facts.items() if value is not None}
-
-
-def model_in_public(model: str) -> str:
-    """A model's name as anyone may read it: of a folder or file here the last part, any other name as it is."""
-    path = Path(model).expanduser()
-    return Path(os.path.abspath(path)).name if path.exists() or path.is_absolute() else model

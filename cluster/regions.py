@@ -24,7 +24,7 @@ from generation.covers import Patch
 from generation.regions import MOST_REGIONS, Ids, Layer, Region, RegionalWords, RegionMap, Regions
 from generation.shapes import Polygon, ShapeLayer
 from generation.unconditional import Unconditional
-from storage.fingerprint import stamp, tree_hash
+from storage.fingerprint import stamp
 from storage.formats.labels import Legend
 from storage.geometry import Box, Canvas
 from storage.label_files import NONE, LabelFile, LabelFileError, open_labels
@@ -62,38 +62,6 @@ def regions_of(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> JobRegions | N
     regions = JobRegions(spec, canvas, info.scale, guided)
     regions.check()
     return regions
-
-
-def region_facts(spec: JobSpec) -> dict[str, Any]:
-    """What of a spec's regions determines the pixels; nothing where it has none."""
-    if not has_regions(spec):
-        return {}
-    told = {"labels": spec.region, "boxes": spec.region_box}
-    return {
-        "regions": {
-            "map": None if spec.regions is None else _content_hash(spec.regions),
-            "feather": spec.region_feather,
-            **{name: [one.model_dump() for one in regions] for name, regions in told.items()},
-        }
-    }
-
-
-def _content_hash(path: Path) -> str:
-    """Of a file, or of all files of a Zarr folder."""
-    try:
-        return _remembered_hash(path, stamp(path))
-    except FileNotFoundError:
-        raise SpecError(
-            f"{path} does not exist; --regions takes a picture of labels or a GeoJSON file"
-        ) from None
-    except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror}") from None
-
-
-@lru_cache(maxsize=16)
-def _remembered_hash(path: Path, key: str) -> str:
-    del key
-    return tree_hash(path)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from cluster import job_file
 from cluster.exporting import finished_picture
+from cluster.paths import absolute
 from cluster.spec import JobSpec, SpecError
 from storage.exports.picture import Picture
 from storage.fingerprint import FormatError
@@ -134,8 +135,9 @@ def find_seams(folder: Path, on_progress: OnProgress = lambda done, total: None)
     """
     from generation.seams import measure
 
+    folder = absolute(folder)
     saved = job_file.load(folder)
-    picture, plan = finished_picture(folder), plan_again(saved.spec)
+    picture, plan = finished_picture(folder), plan_again(saved)
     if (picture.width, picture.height) != (saved.spec.width, saved.spec.height):
         raise FormatError(
             f"the picture in {folder} has {picture.width} x {picture.height} pixels, its job.yaml says "
@@ -168,13 +170,17 @@ def find_seams(folder: Path, on_progress: OnProgress = lambda done, total: None)
     )
 
 
-def plan_again(spec: JobSpec) -> Plan:
-    """The plan of a saved spec; where it ran does not matter, nor whether its class map is still there."""
+def plan_again(saved: job_file.SavedJob) -> Plan:
+    """The plan of a saved job; where it ran does not matter, nor whether its class map is still there.
+
+    Its model is described as it was when it began; that reads no pickle, so it needs no leave to.
+    """
     from cluster.job import plan_of
     from cluster.spec import resolve
     from generation.models.loading import describe
 
-    info = describe(spec.model, loras=spec.loras, allow_pickle=spec.allow_pickle)
+    spec = saved.spec
+    info = describe(spec.model, loras=spec.loras, allow_pickle=saved.pickled, commits=spec.commits)
     here = spec.model_copy(update={"device": "cpu", "executor": "in-process"})
     return plan_of(resolve(here, info), info)
 

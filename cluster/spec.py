@@ -2,6 +2,8 @@
 
     flags, YAML, fields  ->  JobSpec  ->  resolve(spec, model facts)  ->  JobSpec without a None that matters
 
+Paths are absolute and normal from JobSpec on, so that workers in other folders, and later runs, find them.
+
 Every message is one line: the value, the limit, what to change.
 """
 
@@ -11,15 +13,14 @@ import difflib
 import math
 import os
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from cluster.paths import absolute, absolute_lora, absolute_model, address_of
 from cluster.region_fields import MOST_FEATHER, BoxRegion, LabelRegion, box_regions, label_regions
 from generation import methods
-from storage.fingerprint import stamp, tree_hash
 
 if TYPE_CHECKING:
     from generation.models.contracts import ModelInfo
@@ -51,6 +52,8 @@ class JobSpec(BaseModel):
     prompt, negative_prompt: words; a class-map model knows a few only. width, height: of the picture.
     model: "embedded", a folder in diffusers' layout, a .safetensors file, or a hub id[@revision].
     loras: path_or_id[:weight] each. allow_pickle: load weights that are not safetensors, which can run code.
+    commits: name on the hub, of the model or a LoRA -> the commit to take it at; of others it is settled when they are
+    described.
     method: how patches become one picture (docs/methods.md). overlap: share of a patch, in [0, 1), that it has in
     common with the next; read by hann, uniform and gaussian only. Not given, both are the model's own, if it has some.
     blend_last: last steps in which the patches of the other methods overlap by a quarter, and blend; None is a quarter
@@ -81,6 +84,7 @@ class JobSpec(BaseModel):
     model: str = Field("embedded", min_length=1)
     loras: tuple[str, ...] = ()
     allow_pickle: bool = False
+    commits: Mapping[str, str] = Field(default_factory=dict)
     method: methods.Name = "shifted"
     overlap: float = Field(0.5, ge=0, lt=1)
     blend_last: int | None = Field(None, ge=0, le=1000)
@@ -134,6 +138,32 @@ class JobSpec(BaseModel):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("model")
+    @classmethod
+    def _model_from_anywhere(cls, model: str) -> str:
+        return absolute_model(model)
+
+    @field_validator("loras")
+    @classmethod
+    def _loras_from_anywhere(cls, loras: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(absolute_lora(lora) for lora in loras)
+
+    @field_validator("out", "classes", "class_labels", "regions")
+    @classmethod
+    def _path_from_anywhere(cls, path: Path | None, field: ValidationInfo) -> Path | None:
+        if path is None:
+            return None
+        if address := address_of(path):
+            what = (
+                "pictures are written to folders"
+                if field.field_name == "out"
+                else "files are read from disks"
+            )
+            raise ValueError(
+                f"{field.field_name} {address} is an address, and {what}: mount that storage and give the path there"
+            )
+        return absolute(path)
+
     @field_validator("region", mode="before")
     @classmethod
     def _labels_told(cls, given: object) -> object:
@@ -160,6 +190,7 @@ class SpecFields(TypedDict, total=False):
     model: str
     loras: tuple[str, ...]
     allow_pickle: bool
+    commits: Mapping[str, str]
     method: methods.Name
     overlap: float
     blend_last: int | None
@@ -276,9 +307,7 @@ def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
             "workers": _workers(spec, device, machine.cores, machine.gpus),
             "blend_last": methods.blended(spec.method, steps, spec.blend_last),
             "preview_every": -(-steps // PREVIEWS) if spec.preview_every is None else spec.preview_every,
-            "regions": None if spec.regions is None else spec.regions.absolute(),
-            "classes": None if spec.classes is None else spec.classes.absolute(),
-            "class_labels": None if spec.class_labels is None else spec.class_labels.absolute(),
+            "commits": dict(info.notes.get("commits", {})),
         }
     )
 
@@ -333,57 +362,3 @@ def _workers(spec: JobSpec, device: str, cores: int, gpus: int) -> int | None:
     if spec.workers is None and "RAY_ADDRESS" in os.environ:
         return None
     return spec.workers or (max(1, gpus) if device == "cuda" else max(1, cores // spec.threads))
-
-
-def picture_facts(spec: JobSpec) -> dict[str, Any]:
-    """What of a resolved spec determines the pixels, as plain JSON values. The model's files are not among it."""
-    facts = {
-        "prompt": spec.prompt,
-        "negative_prompt": spec.negative_prompt,
-        "size": [spec.width, spec.height],
-        "loras": [Path(lora).name for lora in spec.loras],  # their content is among the model's files
-        "method": spec.method,
-        "overlap": spec.overlap if spec.method in methods.OVERLAPPING else None,
-        "blend_last": spec.blend_last,
-        "scheduler": spec.scheduler,
-        "num_inference_steps": spec.num_inference_steps,
-        "guidance_scale": spec.guidance_scale,
-        "eta": spec.eta,
-        "seed": spec.seed,
-        "classes": None if spec.classes is None else _class_map_hash(spec.classes),
-        "topology": spec.topology,
-        "dtype": spec.dtype,
-        "device": spec.device,
-        "batch_size": spec.batch_size,
-        "threads": spec.threads,
-        "outputs": list(spec.outputs),
-        "tile": spec.tile,
-        "tile_format": spec.tile_format,
-    }
-    if spec.class_labels is not None:
-        facts |= {"class_labels": _class_map_hash(spec.class_labels)}
-    if spec.clean_map:
-        facts |= {"clean_map": spec.clean_map}
-    if spec.decode != "hann":
-        facts |= {"decode": spec.decode}
-    if spec.regions is not None or spec.region_box:
-        from cluster.regions import region_facts
-
-        facts |= region_facts(spec)
-    return facts | {"unconditional": True} if spec.cond_scale == 0 else facts
-
-
-def _class_map_hash(path: Path) -> str:
-    """Of a file or a folder, by content; read again only when it changes."""
-    try:
-        return _content_hash(path, stamp(path))
-    except OSError as error:
-        raise SpecError(
-            f"class map {path} cannot be read: {error.strerror}; give the path of an image"
-        ) from None
-
-
-@lru_cache(maxsize=4096)
-def _content_hash(path: Path, key: str) -> str:
-    del key
-    return tree_hash(path)

@@ -77,9 +77,9 @@ def write_times(folder: Path, path: Path) -> Reached:
 
 def read_times(folder: Path) -> Reached:
     """The times of a job's latents. Raises SpecError where there is no job, FormatError where it cannot be read."""
-    from cluster.job import prepare
+    from cluster.seams import plan_again
 
-    plan = prepare(job_file.load(folder).spec, check_fit=False).plan
+    plan = plan_again(job_file.load(folder))
     done = DoneTasks(folder / LEDGER)
     done.look()
     stages = np.zeros(plan.blocks, np.int64)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cluster import paths
 from cluster.machine import local_machine
 from cluster.stops import handled_by, restore
 from cluster.supervision import TaskFailed
@@ -99,10 +100,10 @@ def train_on_ray(config: TrainConfig, model: str, workers: int) -> None:
 def absolute(config: TrainConfig) -> TrainConfig:
     """The settings as workers, who have working folders of their own, understand them."""
     data = config.data.model_copy(
-        update={name: path.absolute() for name, path in config.data if path is not None}
+        update={name: paths.absolute(path) for name, path in config.data if path is not None}
     )
-    paths = {"out": config.out.absolute(), "data": data, "cache": config.cache and config.cache.absolute()}
-    return config.model_copy(update=paths)
+    cache = None if config.cache is None else paths.absolute(config.cache)
+    return config.model_copy(update={"out": paths.absolute(config.out), "data": data, "cache": cache})
 
 
 def work(task: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from cluster import job_file
 from cluster.api import is_job
 from cluster.batch.names import is_batch
 from cluster.batch.viewing import BatchTeller
+from cluster.paths import absolute, model_in_public
 from cluster.preview import read_preview
 from cluster.progress import EVENTS
 from cluster.spec import SpecError
@@ -98,7 +99,7 @@ def viewer_of(folder: Path) -> ASGIApp:
     """The server's application for one job, or for all jobs of a folder. Raises SpecError where there is none."""
     from storage.viewer.server import build_app, build_gallery
 
-    teller = JobTeller()
+    folder, teller = absolute(folder), JobTeller()
     if check_shown(folder):
         return build_app(folder, teller)
     return build_gallery(folder, lambda: find_jobs(folder), teller)
@@ -198,7 +199,7 @@ class JobTeller:
             state=state,
             share=share,
             size=(spec.width, spec.height),
-            facts=(f"seed {spec.seed}", spec.model),
+            facts=(f"seed {spec.seed}", model_in_public(spec.model)),
             changed=_changed(folder),
             has_page=(folder / "index.html").is_file(),
         )

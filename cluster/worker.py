@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cluster.identity import check_inputs
 from cluster.job import Job, method_of
 from cluster.machine import compute_with
+from cluster.models import loaded
 from cluster.outputs import outputs_for
 from cluster.tasks import Worker
 from generation.denoise import Sampler
 from generation.models.contracts import ClassMap, Model, Request
-from generation.models.loading import load
 from generation.models.maps import Legend
 from generation.scenes import Scene, SceneMap, UniformMap, parse
 from generation.unconditional import Unconditional
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
 
 
 def build_worker(job: Job) -> Worker:
-    """Load everything that the job's tasks need. Raises ModelError where the model cannot be loaded."""
+    """Load everything that the job's tasks need.
+
+    Raises ModelError where the model cannot be loaded or is not what it was when the job began, SpecError where a file
+    of the user's is not.
+    """
     compute_with(job.spec.threads)
-    spec = job.spec
-    model = load(
-        spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,
-        allow_pickle=spec.allow_pickle,
-    )  # fmt: skip
+    check_inputs(job.spec, job.inputs)
+    model = loaded(job.spec, job.info)
     classes = labels_of(job)
     return Worker(job, build_sampler(job, model, classes), model.codec, outputs_for(job), classes)
 

@@ -32,10 +32,10 @@ def replace_by(path: Path, write: Callable[[Path], None], *, durable: bool = Tru
     try:
         write(unfinished)
         if durable:
-            _sync(unfinished)
+            sync(unfinished)
         unfinished.replace(path)
         if durable:
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -57,8 +57,8 @@ def sync_file_system(folder: Path) -> None:
         os.close(handle)
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk."""
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk. Raises OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

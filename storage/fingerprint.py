@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,27 @@ def tree_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def content_hash(path: Path) -> str:
+    """The same, remembered for as long as the stamp is the same. Raises OSError where it cannot be read."""
+    return _hash_when(path, stamp(path))
+
+
+@lru_cache(maxsize=4096)
+def _hash_when(path: Path, key: str) -> str:
+    del key
+    return tree_hash(path)
+
+
 def stamp(path: Path) -> str:
-    """What changes when a file, or one in a folder, is written: a hash of places, sizes and times, not of contents."""
+    """What changes when a file, or one in a folder, is written: a hash of places, sizes and times, not of contents.
+
+    The time of the last change of any kind is among them, which no program can set back as it can that of writing.
+    """
     facts = [(file, file.stat()) for file in (_files(path) if path.is_dir() else [path])]
-    told = [f"{file.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}" for file, stat in facts]
+    told = [
+        f"{file.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
+        for file, stat in facts
+    ]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 

@@ -16,8 +16,7 @@ from PIL import Image
 from tiny_class_models import build_class_map
 
 from cluster import executors
-from cluster import worker as workers
-from cluster.batch import drawing, shards, small
+from cluster.batch import drawing, shards
 from cluster.batch import run as running
 from cluster.batch.entry import BatchResult, make_batch
 from cluster.batch.requests import rows_at_hand
@@ -27,6 +26,7 @@ from cluster.supervision import TaskFailed
 from cluster.tasks import Begun, Outcome
 from generation import packing
 from generation.denoise import Sampler
+from generation.models import loading
 from generation.models.errors import ModelError
 
 
@@ -194,7 +194,7 @@ def test_a_model_that_cannot_be_loaded_stops_the_batch(
     def missing(*_: Any, **__: Any) -> Any:
         raise ModelError("the weights are gone")
 
-    monkeypatch.setattr(small, "load", missing)
+    monkeypatch.setattr(loading, "load", missing)
     with pytest.raises(ModelError, match="the weights are gone"):
         made(model, tmp_path / "set", [GIANT, *ROWS[:1]], **LARGE)
     with pytest.raises(ModelError, match="the weights are gone"):
@@ -239,7 +239,7 @@ def test_large_and_small_requests_share_one_pool_and_its_model(
 ) -> None:
     loads: list[str] = []
     pools: list[Any] = []
-    load = small.load
+    load = loading.load
 
     def counted(name: str, **options: Any) -> Any:
         loads.append(name)
@@ -249,8 +249,7 @@ def test_large_and_small_requests_share_one_pool_and_its_model(
         pools.append(work)
         return InProcess.of(work)
 
-    monkeypatch.setattr(small, "load", counted)
-    monkeypatch.setattr(workers, "load", counted)
+    monkeypatch.setattr(loading, "load", counted)
     monkeypatch.setitem(executors.EXECUTORS, "in-process", pool)
     made(model, tmp_path / "set", [GIANT, ROWS[0], {**GIANT, "id": "other", "seed": 3}], **LARGE)
     assert (len(pools), loads) == (1, [str(model)])

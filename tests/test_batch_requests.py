@@ -224,7 +224,8 @@ def test_meanings_of_labels_are_found_from_any_folder(
     Image.fromarray(np.full((16, 16), 7, np.uint8)).save(tmp_path / "ids.png")
     rows = [{**ROWS[0], "classes": str(tmp_path / "ids.png")}]
     batch = plan(model, tmp_path / "out", rows_at_hand(rows), class_labels=Path("labels.yaml"))
-    assert batch.spec.class_labels == tmp_path / "labels.yaml"
+    assert batch.spec.class_labels is not None and batch.spec.class_labels.is_absolute()
+    assert batch.spec.class_labels.read_text() == "7: wood\n"
 
 
 def test_other_files_are_no_tables(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from cluster import generate
 from cluster.class_maps import image_map
 from cluster.cli import app
+from cluster.identity import picture_facts
 from cluster.job import prepare
-from cluster.spec import JobSpec, SpecError, picture_facts
+from cluster.spec import JobSpec, SpecError
 from cluster.worker import class_map
 from generation.cleaning import cleaned
 from storage.fingerprint import file_hash, fingerprint

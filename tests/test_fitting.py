@@ -210,7 +210,7 @@ def test_an_address_is_no_folder(out: str, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("out", ["a:b/c", "./x:", "C:/pictures"])
 def test_folders_with_colons_are_folders(out: str, tmp_path: Path) -> None:
     if out != "./x:":
-        assert embedded(Path(out)).spec.out == Path(out)
+        assert embedded(Path(out)).spec.out == Path(out).absolute()
     assert embedded(tmp_path / out).spec.out == tmp_path / out
 
 

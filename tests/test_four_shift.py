@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from cluster.cli import app
+from cluster.identity import picture_facts
 from cluster.report import guessed_pace
-from cluster.spec import JobSpec, SpecError, picture_facts
+from cluster.spec import JobSpec, SpecError
 from generation.decode import Blend, Tiling, decode_box
 from generation.four_shift import FourShift
 from storage.geometry import TOPOLOGIES, Box, Canvas

@@ -141,7 +141,8 @@ def test_hub_models_come_from_the_cache_when_offline(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     info = describe("tiny/sd1")
     assert info.notes["commit"] == commit and not any(file.endswith(".safetensors") for file in info.files)
-    assert load("tiny/sd1").info == info == describe(f"tiny/sd1@{commit}")
+    assert load("tiny/sd1").info == info and info.notes["commits"] == {"tiny/sd1": commit}
+    assert describe(f"tiny/sd1@{commit}").files == info.files
     with pytest.raises(ModelError, match=r"unknown model 'tiny/sd1@v2'.*HF_HUB_OFFLINE is set"):
         describe("tiny/sd1@v2")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

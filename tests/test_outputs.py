@@ -18,7 +18,8 @@ from PIL import Image
 from cluster import exporting, generate, resume
 from cluster.job import prepare
 from cluster.legend import legend_of
-from cluster.outputs import about, model_in_public
+from cluster.outputs import about
+from cluster.paths import model_in_public
 from cluster.report import count_files
 from cluster.spec import JobSpec, SpecError
 from generation.models.errors import ModelError

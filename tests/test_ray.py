@@ -66,6 +66,17 @@ def on_ray(job: Job, on_event: Any = lambda event, executor: None) -> dict[str, 
     return files_of(job.spec.out)
 
 
+@pytest.mark.usefixtures("cluster")
+def test_workers_that_stand_in_another_folder_find_what_relative_paths_name(
+    model: Path, reference: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's stand where Ray was started."""
+    monkeypatch.chdir(tmp_path)
+    near = Path(os.path.relpath(model))
+    job = job_of(near, Path("out"), executor="ray", workers=1)
+    assert not near.is_absolute() and on_ray(job) == reference
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_workers_gives_the_same_bytes(
     workers, cluster, model, reference, tmp_path: Path

@@ -21,10 +21,11 @@ from test_cli import call, one_line
 from cluster import api, batch, generate
 from cluster.commands.flags import SpecFlags
 from cluster.driver import Interrupted
+from cluster.identity import picture_facts
 from cluster.job import Job, prepare
 from cluster.job_file import LATENTS
 from cluster.region_fields import MOST_FEATHER
-from cluster.spec import JobSpec, SpecError, picture_facts
+from cluster.spec import JobSpec, SpecError
 from storage.arrays import ArrayStore
 from storage.geometry import Box
 
@@ -348,10 +349,14 @@ def test_a_job_with_regions_is_planned_made_resumed_and_shown(inputs: Path) -> N
     assert other.exit_code == 2 and "other region_feather" in one_line(other)
     (inputs / "elsewhere").mkdir()
     assert api.continued(inputs / "job", None, None).regions is not None
-    label_map(inputs / "map.png", np.full((4, 4), 3))
+    label_map(inputs / "map.png", np.array([[3, 4], [4, 3]]))
+    assert call("resume", "job").exit_code == 0  # the job has a copy
+    changed = call("generate", *arguments, "--resume")
+    assert changed.exit_code == 2 and "other regions)" in one_line(changed)
+    (copy,) = (inputs / "job" / "inputs").iterdir()
+    label_map(copy, np.array([[3, 4], [4, 3]]))
     changed = call("resume", "job")
-    assert changed.exit_code == 2
-    one_line(changed)
+    assert changed.exit_code == 2 and f"regions {copy} changed since" in one_line(changed)
 
 
 def test_an_interrupted_job_goes_on_from_another_folder(

@@ -11,7 +11,8 @@ import pytest
 from engine import INFO
 
 from cluster import job_file, machine
-from cluster.spec import BLOCK, JobSpec, SpecError, SpecFields, picture_facts, resolve
+from cluster.identity import picture_facts
+from cluster.spec import BLOCK, JobSpec, SpecError, SpecFields, resolve
 from storage.fingerprint import FormatError, fingerprint
 
 GOOD: dict[str, Any] = {"prompt": "islands", "width": 96, "height": 64, "out": Path("out/x")}
@@ -162,6 +163,7 @@ SAME_PICTURE = {
     "out": Path("elsewhere"),
     "allow_pickle": True,
     "preview_every": 3,
+    "commits": {"org/name": "c0ffee"},
 }
 OTHER_PICTURE: dict[str, Any] = {
     "prompt": "desert", "negative_prompt": "blur", "width": 98, "height": 66, "loras": ("a",), "method": "hann",
@@ -207,7 +209,7 @@ def test_a_class_map_counts_by_content(tmp_path: Path) -> None:
     here.write_bytes(b"one")
     there.write_bytes(b"one")
     assert identity(classes=here) == identity(classes=there) != identity()
-    with pytest.raises(SpecError, match=r"none\.png cannot be read"):
+    with pytest.raises(SpecError, match=r"class map .*none\.png does not exist"):
         identity(classes=tmp_path / "none.png")
 
 
@@ -226,7 +228,12 @@ def test_job_yaml_comes_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("format_version: 99\n", "99; this program reads 1"), ("format_version: 1\nspec: {}\n", "damaged")],
+    [
+        ("format_version: 99\n", "99; this program reads 1"),
+        ("format_version: 1\nspec: {}\n", "damaged"),
+        ("format_version: 1\nspec: x\n", "damaged"),
+        ("format_version: 1\nspec: {classes: 5}\n", "damaged"),
+    ],
 )
 def test_a_job_yaml_that_is_not_ours_is_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / job_file.NAME).write_text(content)

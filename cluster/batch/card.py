@@ -16,7 +16,7 @@ from cluster.batch.names import FAILED, FILTERED, NAME
 from cluster.batch.plan import Batch
 from cluster.batch.shards import Manifest
 from cluster.job_file import versions
-from cluster.outputs import model_in_public
+from cluster.paths import model_in_public
 from storage.files import replace_file
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

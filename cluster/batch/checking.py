@@ -32,11 +32,15 @@ from cluster.batch.plan import (
     worst_bytes,
 )
 from cluster.batch.requests import Placed, Table
+from cluster.identity import identified, inputs_of
+from cluster.inputs import kept
 from cluster.job import canvas_of, check_words, prepare_described, schedule_of
+from cluster.paths import absolute
 from cluster.regions import regions_of
 from cluster.spec import JobSpec, SpecError, resolve
+from generation.models.loading import describe, map_model
 from storage.files import replace_file
-from storage.fingerprint import fingerprint, stamp, tree_hash
+from storage.fingerprint import content_hash, fingerprint, stamp
 
 if TYPE_CHECKING:
     from generation.models.contracts import ModelInfo
@@ -58,11 +62,13 @@ def planned(
     definite = resolve(settings, info)
     settings = settings.model_copy(
         update={
-            name: getattr(definite, name)
-            for name in ("dtype", "device", "batch_size", "workers", "regions", "class_labels")
+            name: getattr(definite, name) for name in ("dtype", "device", "batch_size", "workers", "commits")
         }
     )
-    batch = Batch(settings, info, filter=filter, filter_folder=str(Path.cwd()), sizes=sizes)
+    batch = Batch(
+        settings, identified(info), _map_info(settings, info), inputs_of(settings), filter=filter,
+        filter_folder=str(Path.cwd()), sizes=sizes,
+    )  # fmt: skip
     batch.work.mkdir(parents=True, exist_ok=True)
     digest, extent, total, shards, patches = hashlib.sha256(), Extent(), 0, 0, 0
     with pq.ParquetWriter(batch.work / UNCLAIMED, SCHEMA) as writer:
@@ -79,20 +85,20 @@ def planned(
     size = settings.batch_size or 1
     batches = min(FULL_BATCHES, max(1, patches // size // LEAST_GROUPS))
     batch = replace(batch, requests=total, shards=shards, budget=batches * size, extent=extent)
-    return replace(batch, fingerprint=fingerprint(facts_of(batch) | {"requests": digest.hexdigest()}))
+    named = fingerprint(facts_of(batch) | {"requests": digest.hexdigest()})
+    return replace(batch, fingerprint=named, spec=kept(batch.spec, batch.inputs, batch.work))
+
+
+def _map_info(settings: JobSpec, info: ModelInfo) -> ModelInfo | None:
+    """Of the map model that prompts may ask for."""
+    name = map_model(settings.model) if info.class_names else None
+    return None if name is None else identified(describe(name))
 
 
 def _identity(row: Asked) -> dict[str, Any]:
     facts = dict(vars(row))
-    facts["classes"] = None if row.classes is None else _hash(Path(row.classes), stamp(Path(row.classes)))
+    facts["classes"] = facts.pop("classes_hash")
     return facts
-
-
-@lru_cache(maxsize=4096)
-def _hash(path: Path, key: str) -> str:
-    """Of a class map, by content. key: its stamp, so that a changed one is read again."""
-    del key
-    return tree_hash(path)
 
 
 def _shards(rows: Iterator[Asked], limit: int, masked: bool) -> Iterator[list[Asked]]:
@@ -153,6 +159,7 @@ def _asked(batch: Batch, index: int, placed: Placed, folder: Path, known: Known)
     spec = resolve(
         batch.spec.model_copy(update={field: getattr(spec, field) for field in OF_ROWS}), batch.info
     )
+    content = None if spec.classes is None else inputs_of(spec)["classes"]
     if spec.classes is None:
         spec = spec.model_copy(update={"class_labels": None})
     _check_prompt(batch, spec, known)
@@ -168,12 +175,12 @@ def _asked(batch: Batch, index: int, placed: Placed, folder: Path, known: Known)
     block = spec.block or 1
     giant = canvas.height > block or canvas.width > block
     if giant:
-        prepare_described(spec, batch.info, check_fit=True)
+        prepare_described(spec, batch.info, check_fit=True, map_info=batch.map_info)
     rows, columns = (_along(length, batch.info.patch, spec) for length in (canvas.height, canvas.width))
     return Asked(
         index, name, spec.prompt, spec.negative_prompt, spec.seed, spec.width, spec.height,
         spec.guidance_scale or 0.0, spec.num_inference_steps or 1,
-        None if spec.classes is None else str(spec.classes), giant, rows * columns,
+        None if spec.classes is None else str(spec.classes), content, giant, rows * columns,
     )  # fmt: skip
 
 
@@ -202,12 +209,12 @@ def _class_map(given: Any, folder: Path, masks: Path) -> Path:
     if isinstance(given, bytes | bytearray | memoryview):
         content = bytes(given)
         path = masks / f"{hashlib.sha256(content).hexdigest()}.png"
-        if not path.is_file():
+        if not path.is_file() or content_hash(path) != path.stem:
             replace_file(path, content)
-        return path.absolute()
+        return path
     if not isinstance(given, str | Path):
         raise SpecError(f"classes {str(given)[:40]!r} is neither a path nor the bytes of an image")
-    return (folder / given).absolute()
+    return absolute(folder / Path(given).expanduser())
 
 
 @lru_cache(maxsize=4096)

@@ -23,10 +23,13 @@ from cluster.batch.shards import assemble, write_part, write_row
 from cluster.batch.small import Picture, SmallPictures
 from cluster.batch.tasks import ASSEMBLE, GiantTask, RowTask
 from cluster.executors.contract import Runs
-from cluster.job import Job, prepare_described
+from cluster.identity import check_inputs
+from cluster.job import Job
 from cluster.machine import give_back_memory
 from cluster.plan import Task
+from cluster.spec import SpecError
 from cluster.tasks import Begun, Outcome
+from storage.fingerprint import FormatError
 
 
 class BatchWorker:
@@ -56,6 +59,7 @@ class BatchWorker:
 
     def _run(self, task: Task) -> Outcome:
         began = time.perf_counter()
+        self._check_settings()
         shard, number = task
         groups = self._groups(shard)
         evaluations = 0
@@ -71,6 +75,13 @@ class BatchWorker:
             rows, evaluations = self._draw(group.rows)
             write_part(self.batch, shard, number, [rows[row.index] for row in group.rows])
         return Outcome(task, time.perf_counter() - began, evaluations, self.name)
+
+    def _check_settings(self) -> None:
+        """Raises FormatError where a file that the settings name is not what it was: that is no request's fault."""
+        try:
+            check_inputs(self.batch.spec, self.batch.inputs)
+        except SpecError as error:
+            raise FormatError(str(error)) from None
 
     def _groups(self, shard: int) -> list[Group]:
         """Of the shard at work; its requests are read once."""
@@ -101,7 +112,7 @@ class BatchWorker:
         found: dict[int, dict[str, Any]] = {}
         for row in rows:
             try:
-                jobs.append(prepare_described(row.spec(self.batch.spec), self.batch.info, check_fit=False))
+                jobs.append(row.job(self.batch))
                 asked.append(row)
             except ValueError as error:
                 found[row.index] = missing_row(row, FAILED, str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from cluster.batch.disk import DiskNeed, disk_need, warn_if_tight
 from cluster.batch.extras import Extras
 from cluster.batch.filters import Judge, check_sendable, load_filter, name_of
 from cluster.batch.names import NAME, SUCCESS, WORK
-from cluster.batch.plan import UNCLAIMED, Batch, Sizes, check_folder, enter
+from cluster.batch.plan import UNCLAIMED, Batch, Sizes, check_folder, commits_in, enter
 from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
 from cluster.batch.retrying import forget_failed
 from cluster.batch.run import Summary, read_success
 from cluster.events import OnEvent, unheard
 from cluster.job import unused
 from cluster.machine import ask_for_huge_pages
+from cluster.models import described
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import JobSpec, SpecError, resolve
 from storage.claim import NAME as LOCK
@@ -93,13 +95,12 @@ def _planned(
     table: Table, fields: dict[str, Any], filter: str | Judge | None, sizes: Sizes | None
 ) -> Iterator[Batch]:
     """The checked batch, in a folder that nobody else writes to meanwhile."""
-    from generation.models.loading import describe
-
     settings = JobSpec(**{**UNSAID, **fields})
     given = {name for name in ("prompt", "width", "height") if name in fields} | {"seed"}
     name, judge = _filter_of(filter, settings)
     check_folder(settings.out)
-    info = describe(settings.model, loras=settings.loras, allow_pickle=settings.allow_pickle)
+    settings = settings.model_copy(update={"commits": {**commits_in(settings.out), **settings.commits}})
+    info = described(settings)
     for line in unused(settings, resolve(settings, info), info):
         LOG.warning("%s", line)
     with _claimed(settings.out):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster import api
+from cluster import api, job_file
 from cluster.batch.columns import missing_row
 from cluster.batch.faults import is_of_rows, told
 from cluster.batch.names import FAILED, GIANTS
@@ -27,12 +27,15 @@ from cluster.batch.small import Picture, legend_of_job
 from cluster.batch.tasks import GiantTask
 from cluster.events import OnEvent, waits_alone
 from cluster.executors.contract import Executor, Look, Runs, Work
+from cluster.fitting import check_fits
+from cluster.identity import check_inputs
 from cluster.job import Job, prepare_described
 from cluster.outputs import outputs_for
 from cluster.patience import LIMITS, Limits
 from cluster.plan import Task
 from cluster.supervision import Hung, TaskFailed
 from cluster.tasks import Outcome, Worker
+from cluster.watching import watching
 from generation.models.contracts import Model
 
 RowOf = Callable[[Asked, Picture | Exception, str], dict[str, Any]]
@@ -52,11 +55,12 @@ def draw_giant(
     tasks = GiantTasks(executor, task)
     evaluations = 0
     try:
-        asked = prepare_described(row.spec(batch.spec), batch.info, check_fit=False)
+        asked = row.job(batch)
     except ValueError as error:
         values = _failed(row, error)
     else:
-        job = giant_job(batch, row, check_fit=True)
+        job = asked_job(batch, row)
+        check_fits(job)
         evaluations = job.plan.evaluations
         try:
             api.run(job, resume=True, on_event=waits_alone(on_event), make=tasks.of)
@@ -84,10 +88,18 @@ def _write(batch: Batch, task: Task, row: Asked, values: dict[str, Any]) -> None
     shutil.rmtree(_folder(batch, row), ignore_errors=True)
 
 
-def giant_job(batch: Batch, row: Asked, check_fit: bool = False) -> Job:
-    """The job of a request, in a folder of its own. Raises SpecError where it cannot be, or does not fit."""
-    update = {"out": _folder(batch, row), "outputs": ("ome-zarr",), "preview_every": 0}
-    return prepare_described(row.spec(batch.spec).model_copy(update=update), batch.info, check_fit)
+def asked_job(batch: Batch, row: Asked) -> Job:
+    """The job of a request, in a folder of its own. Raises SpecError where it cannot be."""
+    return row.job(batch, out=_folder(batch, row), outputs=("ome-zarr",), preview_every=0)
+
+
+def giant_job(batch: Batch, row: Asked) -> Job:
+    """The same as its folder tells it, once it has begun: it reads copies that lie there."""
+    saved = job_file.load(_folder(batch, row)).spec
+    spec = saved.model_copy(update={"allow_pickle": batch.spec.allow_pickle})
+    job = prepare_described(spec, batch.info, check_fit=False, map_info=batch.map_info)
+    check_inputs(job.spec, {**batch.inputs, "classes": row.classes_hash or ""})
+    return job
 
 
 def giant_worker(job: Job, model: Model) -> Runs:
@@ -95,7 +107,8 @@ def giant_worker(job: Job, model: Model) -> Runs:
     from cluster.worker import build_sampler, labels_of
 
     classes = labels_of(job)
-    return Worker(job, build_sampler(job, model, classes), model.codec, outputs_for(job), classes)
+    worker = Worker(job, build_sampler(job, model, classes), model.codec, outputs_for(job), classes)
+    return watching(worker, job)
 
 
 @dataclass

@@ -10,7 +10,7 @@ Which shard a request is in depends on the order of the requests and their sizes
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +20,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from cluster.batch.names import NAME, REQUESTS, WORK
-from cluster.job import PICTURE_VERSION, check_out
+from cluster.identity import PICTURE_VERSION, check_inputs, model_facts, picture_facts
+from cluster.job import Job, prepare_described
 from cluster.legend import legend_of
-from cluster.outputs import model_in_public
+from cluster.paths import model_in_public
 from cluster.regions import JobRegions, has_regions
-from cluster.spec import JobSpec, SpecError, picture_facts
+from cluster.spec import JobSpec, SpecError
 from storage.claim import NAME as LOCK
 from storage.files import replace_file
-from storage.fingerprint import FormatError, file_hash
+from storage.fingerprint import FormatError
 from storage.formats.labels import Legend
 from storage.geometry import Canvas
 
@@ -58,6 +59,7 @@ SCHEMA = pa.schema(
         ("guidance_scale", pa.float64()),
         ("num_inference_steps", pa.int32()),
         ("classes", pa.string()),
+        ("classes_hash", pa.string()),
         ("giant", pa.bool_()),
         ("patches", pa.int32()),
     ]
@@ -76,7 +78,10 @@ OF_ROWS = (
 
 @dataclass(frozen=True)
 class Asked:
-    """One checked request. patches: of one step, at most. giant: of more than one block, a job of its own."""
+    """One checked request. patches: of one step, at most. giant: of more than one block, a job of its own.
+
+    classes, classes_hash: where its class map lies, and the SHA-256 of what was there when it was checked.
+    """
 
     index: int
     id: str
@@ -88,6 +93,7 @@ class Asked:
     guidance_scale: float
     num_inference_steps: int
     classes: str | None
+    classes_hash: str | None
     giant: bool
     patches: int
 
@@ -97,6 +103,15 @@ class Asked:
         own["classes"] = None if self.classes is None else Path(self.classes)
         own["class_labels"] = None if self.classes is None else settings.class_labels
         return settings.model_copy(update=own)
+
+    def job(self, batch: Batch, **update: Any) -> Job:
+        """That job, of the batch's model; `update` changes its spec.
+
+        Raises SpecError where it cannot be drawn, or where its class map is no longer the one that was checked.
+        """
+        spec = self.spec(batch.spec).model_copy(update=update)
+        check_inputs(spec, {**batch.inputs, "classes": self.classes_hash or ""})
+        return prepare_described(spec, batch.info, check_fit=False, map_info=batch.map_info)
 
 
 @dataclass(frozen=True)
@@ -131,10 +146,13 @@ class Batch:
     spec: the settings of the flags, its device and batch size made definite, its prompt and size perhaps not those
     of any request. budget: patches of a step that a group is packed to. filter: "module:function" or None;
     filter_folder: where modules are looked for too. judge: the filter itself, where it was given as a function.
+    map_info: of the map model that prompts may ask for. inputs: contents of the files that the settings name, by field.
     """
 
     spec: JobSpec
     info: ModelInfo
+    map_info: ModelInfo | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
     requests: int = 0
     shards: int = 0
     budget: int = 1
@@ -179,7 +197,6 @@ class Batch:
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that holds anything but a batch, before a file is written there."""
-    check_out(folder)
     if folder.exists() and not folder.is_dir():
         raise SpecError(f"{folder} is a file; name a folder with --out")
     if folder.is_dir() and not (folder / NAME).is_file():
@@ -196,10 +213,20 @@ def enter(batch: Batch, resume: bool) -> None:
     (batch.work / UNCLAIMED).replace(batch.work / REQUESTS)
 
 
+def commits_in(folder: Path) -> dict[str, str]:
+    """Commits of what the batch of a folder takes from the hub; none where it holds no batch."""
+    path = folder / NAME
+    return dict(json.loads(path.read_text(encoding="utf-8")).get("commits", {})) if path.is_file() else {}
+
+
 def _claim(batch: Batch, resume: bool) -> None:
     path = batch.out / NAME
     if path.is_file():
         saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved.get("allow_pickle") and not batch.spec.allow_pickle:
+            raise SpecError(
+                f"{batch.out} was begun with --allow-pickle, and unpickling can run code: add it again to go on"
+            )
         if saved.get("format_version") != FORMAT_VERSION or saved.get("fingerprint") != batch.fingerprint:
             raise FormatError(
                 f"{batch.out} holds another batch (other requests, settings, model or version); choose another --out"
@@ -214,6 +241,8 @@ def _claim(batch: Batch, resume: bool) -> None:
         "requests": batch.requests,
         "shards": batch.shards,
         "model": model_in_public(batch.spec.model),
+        "allow_pickle": batch.spec.allow_pickle,
+        "commits": dict(batch.spec.commits),
     }
     document |= {"legend": _legend(batch)}
     replace_file(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
@@ -230,26 +259,19 @@ def _legend(batch: Batch) -> Legend:
 def facts_of(batch: Batch) -> dict[str, Any]:
     """What determines the files of a batch, but for its requests."""
     settings = {
-        name: value for name, value in picture_facts(batch.spec).items() if name not in (*OF_ROWS, "size")
+        name: value
+        for name, value in picture_facts(batch.spec, batch.inputs).items()
+        if name not in (*OF_ROWS, "size")
     }
-    files = {f"{path.name}:{index}": file_hash(path) for index, path in enumerate(_files(batch))}
+    maps = () if batch.map_info is None else (batch.map_info,)
     sizes = [batch.sizes.shard_bytes, batch.sizes.group_bytes]
     return {
         "version": PICTURE_VERSION,
         "settings": settings,
-        "files": files,
-        "commit": batch.info.notes.get("commit"),
+        **model_facts(batch.info, *maps),
         "filter": batch.filter,
         "sizes": sizes,
     }
-
-
-def _files(batch: Batch) -> list[Path]:
-    """Of the model, and of the map model that prompts may ask for."""
-    from generation.models.loading import describe, map_model
-
-    maps = map_model(batch.spec.model) if batch.info.class_names else None
-    return [Path(path) for path in (*batch.info.files, *(describe(maps).files if maps else ()))]
 
 
 def worst_bytes(width: int, height: int, masked: bool) -> int:

@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cluster.identity import check_inputs
 from cluster.job import Job
 from cluster.legend import legend_of
 from cluster.machine import compute_with
+from cluster.models import loaded
+from cluster.spec import SpecError
 from cluster.worker import build_sampler, class_map
 from generation.decode import decode_box
 from generation.denoise import NumericalError
 from generation.models.contracts import ClassMap, Codec, Conditioner, Model, Request
-from generation.models.loading import load
 from generation.packing import Spent, draw_together, wrapped
 from storage.formats.labels import Legend
 from storage.geometry import Box, Canvas
@@ -50,7 +52,7 @@ class SmallPictures:
 
     @cached_property
     def _loaded(self) -> Model:
-        return loaded(self._first)
+        return loaded(self._first.spec, self._first.info)
 
     @cached_property
     def _model(self) -> Model:
@@ -62,7 +64,7 @@ class SmallPictures:
         """The model of a job that is drawn otherwise: the same one, or that of maps; each is loaded once."""
         if job.info.family != "map" or self._first.info.family == "map":
             return self._loaded
-        self._map_model = self._map_model or loaded(job)
+        self._map_model = self._map_model or loaded(job.spec, job.info)
         return self._map_model
 
     def draw(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], Spent]:
@@ -91,10 +93,11 @@ class SmallPictures:
                 continue
             try:
                 pixels = pixels_of(job, model.codec, latents, sampler.device)
-            except NumericalError as error:  # of the decoder, and of this picture alone
+                ids = classes_of(job, classes) if classes else None
+                check_inputs(job.spec, job.inputs)
+            except (NumericalError, SpecError) as error:  # of this picture alone
                 found[place] = error
                 continue
-            ids = classes_of(job, classes) if classes else None
             found[place] = Picture(pixels, ids, legend_of_job(job))
         return found, drawn.spent
 
@@ -120,15 +123,6 @@ class Held:
     def read_box(self, name: str, channels: slice, box: Box, canvas: Canvas) -> NDArray[np.float32]:
         del name
         return wrapped(self.latents[channels], canvas, box)
-
-
-def loaded(job: Job) -> Model:
-    """The job's model."""
-    spec = job.spec
-    return load(
-        spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,
-        allow_pickle=spec.allow_pickle,
-    )  # fmt: skip
 
 
 def legend_of_job(job: Job) -> Legend:

@@ -181,7 +181,7 @@ def batch(
         "clean_map": clean_map, "regions": regions, "region": region or None, "region_box": region_box or None,
         "region_feather": region_feather,
     }  # fmt: skip
-    fields = {} if config is None else read_fields(config)
+    fields = {} if config is None else read_fields(config, allow_pickle)
     given |= {"size": image_size, "width": width, "height": height}
     asked = fields | canonical({name: value for name, value in given.items() if value is not None})
     fields = seeded(asked)

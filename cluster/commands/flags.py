@@ -198,7 +198,7 @@ class SpecFlags:
 
     def spec(self) -> JobSpec:
         """Defaults, then the YAML file, then the flags; a random seed is drawn, and said. Raises SpecError."""
-        given = {} if self.config is None else read_fields(self.config)
+        given = {} if self.config is None else read_fields(self.config, bool(self.allow_pickle))
         flags = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "config"}
         given |= canonical(
             {name: value for name, value in flags.items() if value is not None and value != []}

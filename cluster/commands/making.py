@@ -18,6 +18,7 @@ from cluster.commands.boundary import Session, session_of
 from cluster.commands.flags import RUN, SpecFlags, with_spec_flags
 from cluster.events import Event, JobFailed, JobInterrupted, OnEvent
 from cluster.machine import environment, gigabytes
+from cluster.paths import absolute
 from cluster.progress import Bars, Lines, duration
 from cluster.spec import ExecutorName, JobSpec, SpecError
 
@@ -36,6 +37,9 @@ Yes = Annotated[
     bool, typer.Option("--yes", "-y", help="Do not ask before long or large jobs.", rich_help_panel=RUN)
 ]
 NeverAsks = Annotated[bool, typer.Option("--yes", "-y", help="As elsewhere; this never asks.")]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Needed again where the job was begun with it.")
+]
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show tracebacks, libraries' messages.", rich_help_panel=RUN)
 ]
@@ -97,6 +101,7 @@ def resume(
     workers: Annotated[
         int | None, typer.Option(help="Workers (default: as before).", metavar="N", show_default=False)
     ] = None,
+    allow_pickle: AllowPickle = False,
     yes: NeverAsks = False,
     debug: Debug = False,
 ) -> None:
@@ -104,11 +109,12 @@ def resume(
     del yes
     session = session_of(context)
     session.debug |= debug
+    folder = absolute(folder)
     saved = job_file.load(folder).spec
     session.announce(f"going on with {subject(saved)}, in {folder}: reading the model")
     from cluster import api
 
-    finish(context, api.continued(folder, _executor(executor), workers))
+    finish(context, api.continued(folder, _executor(executor), workers, allow_pickle))
 
 
 def _executor(name: str | None) -> ExecutorName | None:

@@ -12,7 +12,8 @@ import typer
 from cluster.batch.names import is_batch
 from cluster.commands.boundary import FAILURE, session_of
 from cluster.commands.looking import Folder
-from cluster.commands.making import Debug, Json, finish
+from cluster.commands.making import AllowPickle, Debug, Json, finish
+from cluster.paths import absolute
 from cluster.spec import SpecError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Make again what is damaged, and go on to the end.")
     ] = False,
+    allow_pickle: AllowPickle = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -33,7 +35,7 @@ def verify(
     from cluster import api
 
     if repair:
-        _repair(context, folder)
+        _repair(context, absolute(folder), allow_pickle)
         return
     verdict = api.verify(folder)
     if as_json:
@@ -46,14 +48,14 @@ def verify(
         raise typer.Exit(FAILURE)
 
 
-def _repair(context: typer.Context, folder: Path) -> None:
+def _repair(context: typer.Context, folder: Path, allow_pickle: bool) -> None:
     from cluster import api
 
     if is_batch(folder):
         raise SpecError(
             f"{folder} is a batch, whose shards are read whenever it goes on: give its command again, with --resume"
         )
-    finish(context, api.continued(folder, None, None), thorough=True)
+    finish(context, api.continued(folder, None, None, allow_pickle), thorough=True)
 
 
 def said(verdict: Verdict) -> str:

@@ -30,12 +30,14 @@ class ModelInfo:
     num_inference_steps, scheduler: the model's own defaults. scheduler_config: diffusers' configuration, with
     `_class_name`. class_names: of a class-map model; empty for text models. files: the weights and
     configuration that determine what the model computes (fingerprinted); of a hub model the configuration
-    alone, its weights being fixed by notes["commit"]. parameters_bytes: the weight files of network and
-    codec, without text encoders. loaded_bytes: by dtype, what all weights take in memory: network and text encoders in
-    that dtype, the codec in float32; of files that are not here yet, what they take on disk.
+    alone, its weights being fixed by notes["commit"]. hashes: SHA-256 of the content of each of `files`, where
+    somebody has read them; a module that describes a model has not. parameters_bytes: the weight files of network
+    and codec, without text encoders. loaded_bytes: by dtype, what all weights take in memory: network and text
+    encoders in that dtype, the codec in float32; of files that are not here yet, what they take on disk.
 
     notes, present only where they apply:
         commit              hub model: the commit that was resolved; part of the fingerprint
+        commits             {name on the hub: commit} of everything that comes from there, LoRAs among it
         loras               ((path, weight), ...) fused into the weights; the paths are among `files` as well
         distilled_guidance  the network takes guidance as an input, or none: evaluate once per patch
         mu                  argument of `set_timesteps` where the scheduler shifts dynamically, for a patch
@@ -59,6 +61,7 @@ class ModelInfo:
     scheduler_config: Mapping[str, Any]
     class_names: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
     parameters_bytes: int = 0
     loaded_bytes: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)

@@ -12,11 +12,9 @@ imports no torch.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from generation.models.contracts import Model, ModelInfo
 from generation.models.errors import ModelError, first_line
 from generation.models.files import read_header
+from generation.models.hub import CONFIGURATION, HUB_ID, UNPINNED, download, from_hub, unknown
 from generation.models.sources import CLASS_MAP, MAP, PICKLES, TABLES, Source, borrows, folder_source
 from generation.models.turns import TURNS
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parent / "weights" / "earth"
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-CONFIGURATION = (".json", ".txt", ".model")
 
 FAMILIES = {
     CLASS_MAP: "generation.models.embedded",
@@ -52,7 +50,6 @@ COUNTS = ("latent_channels", "scale", "patch", "multiple", "tile", "num_inferenc
 """Facts of a ModelInfo that are whole numbers from one on."""
 
 LDM = "model.diffusion_model."
-HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
 class FamilyModule(Protocol):
@@ -72,9 +69,14 @@ def describe(
     config: str | None = None,
     loras: Sequence[str] = (),
     allow_pickle: bool = False,
+    commits: Mapping[str, str] = UNPINNED,
 ) -> ModelInfo:
-    """The facts about a model, without its weights; raises ModelError."""
-    source = _resolve(model, revision, config, loras, allow_pickle)
+    """The facts about a model, without its weights; raises ModelError.
+
+    commits: name on the hub, of the model or a LoRA as it is given here -> the commit to take it at, as
+    notes["commits"] of an earlier description has them; other names are taken as they are on the hub now.
+    """
+    source = _resolve(model, revision, config, loras, allow_pickle, commits)
     return _describe(source)
 
 
@@ -87,12 +89,13 @@ def load(
     device: str | torch.device = "cpu",
     loras: Sequence[str] = (),
     allow_pickle: bool = False,
+    commits: Mapping[str, str] = UNPINNED,
 ) -> Model:
-    """A model ready to evaluate: the network in `dtype`, the codec in float32; raises ModelError."""
+    """A model ready to evaluate: the network in `dtype`, the codec in float32; raises ModelError. commits: as above."""
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPE_BYTES:
         raise ModelError(f"dtype {name!r} is not supported; use one of {', '.join(DTYPE_BYTES)}")
-    source = _resolve(model, revision, config, loras, allow_pickle)
+    source = _resolve(model, revision, config, loras, allow_pickle, commits)
     info = _describe(source)
     if source.single is None and source.commit:
         download(source, [path for part in source.parts for path in source.weights(part)])
@@ -131,6 +134,8 @@ def _describe(source: Source) -> ModelInfo:
     notes: dict[str, Any] = dict(info.notes)
     if source.commit:
         notes["commit"] = source.commit
+    if commits := dict(source.commits):
+        notes["commits"] = commits
     if source.loras:
         notes["loras"] = tuple((str(lora.path), lora.weight) for lora in source.loras)
     return replace(
@@ -231,7 +236,7 @@ def _check_weights(source: Source) -> None:
     for path in paths:
         if path.suffix in PICKLES and not source.allow_pickle:
             raise ModelError(
-                f"{path} is pickled, and unpickling can run code: convert it to safetensors or allow pickles"
+                f"{path} is pickled, and unpickling can run code: convert it to safetensors, or add --allow-pickle"
             )
         if path.suffix == ".safetensors" and path.exists():
             read_header(path)
@@ -249,31 +254,42 @@ def _check_part(source: Source, part: str) -> None:
 
 
 def _resolve(
-    model: str, revision: str | None, config: str | None, loras: Sequence[str], allow_pickle: bool
+    model: str,
+    revision: str | None,
+    config: str | None,
+    loras: Sequence[str],
+    allow_pickle: bool,
+    commits: Mapping[str, str],
 ) -> Source:
     from generation.models.text_unet import find_lora
 
-    source = find(model, revision, config)
-    return replace(source, loras=tuple(find_lora(text) for text in loras), allow_pickle=allow_pickle)
+    source = find(model, revision, config, commits)
+    found = tuple(find_lora(text, commits) for text in loras)
+    settled = dict(source.commits)
+    for lora in found:
+        settled |= lora.commits
+    return replace(source, loras=found, allow_pickle=allow_pickle, commits=settled)
 
 
-def find(model: str, revision: str | None, config: str | None) -> Source:
+def find(
+    model: str, revision: str | None, config: str | None, commits: Mapping[str, str] = UNPINNED
+) -> Source:
     """A name in any of the forms above; folders and files before hub ids."""
     path = _embedded(model) or Path(model).expanduser()
     hub = HUB_ID.fullmatch(model)
     if path.is_dir():
         return folder_source(model, path)
     if path.is_file():
-        return _single_file(model, path, config)
+        return _single_file(model, path, config, commits)
     if hub is None or path.suffix in (".safetensors", *PICKLES):
-        raise ModelError(_unknown(model))
-    return from_hub(model, hub["id"], revision or hub["revision"])
+        raise ModelError(unknown(model))
+    return from_hub(model, hub["id"], revision or hub["revision"], commits)
 
 
 def _embedded(model: str) -> Path | None:
     """The shipped model's folder, or a model inside it ("embedded/map")."""
     first, *inside = PurePosixPath(model).parts
-    return EMBEDDED.joinpath(*inside) if first == "embedded" else None
+    return EMBEDDED.joinpath(*inside) if first == "embedded" and ".." not in inside else None
 
 
 def map_model(model: str) -> str | None:
@@ -284,17 +300,7 @@ def map_model(model: str) -> str | None:
     return map_model(str(Path(model).parent)) if borrows(folder) else None
 
 
-def _unknown(model: str) -> str:
-    """What to say of a name that is nothing: what is accepted, and what was perhaps meant."""
-    parent = Path(model).expanduser().parent
-    beside = [str(parent / path.name) for path in parent.iterdir()] if parent.is_dir() else []
-    near = difflib.get_close_matches(model, ["embedded", *beside], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    accepted = "'embedded', a folder, a .safetensors file or a hub id org/name[@revision]"
-    return f"unknown model {model!r}: give {accepted}{hint}"
-
-
-def _single_file(name: str, path: Path, config: str | None) -> Source:
+def _single_file(name: str, path: Path, config: str | None, commits: Mapping[str, str]) -> Source:
     """A file in the original layout, with the configuration that `config`, a neighbour or the hub gives."""
     if path.suffix not in (".safetensors", *PICKLES):
         raise ModelError(f"model file {name!r} is neither .safetensors nor one of {', '.join(PICKLES)}")
@@ -306,7 +312,8 @@ def _single_file(name: str, path: Path, config: str | None) -> Source:
             f"a pickled file does not say what it is: put the configuration of {name!r}, a folder in diffusers' "
             f"layout with a model_index.json, at {beside}, or convert the file to .safetensors"
         )
-    return replace(find(config or _original_repository(path), None, None), name=name, single=path)
+    found = find(config or _original_repository(path), None, None, commits)
+    return replace(found, name=name, single=path)
 
 
 def _original_repository(path: Path) -> str:
@@ -321,42 +328,3 @@ def _original_repository(path: Path) -> str:
     if found is None:
         raise ModelError(f"{path} is no text-to-image checkpoint of Stable Diffusion 1, 2, XL, 3 or Flux")
     return found
-
-
-def from_hub(name: str, repository: str, revision: str | None) -> Source:
-    """A hub model with its configuration on this machine; the cache serves where the hub cannot be asked."""
-    from huggingface_hub import HfApi, constants, snapshot_download
-
-    reason = "HF_HUB_OFFLINE is set"
-    if not constants.HF_HUB_OFFLINE:
-        try:
-            about = HfApi().model_info(repository, revision=revision, files_metadata=True)
-            listing = {file.rfilename: file.size or 0 for file in about.siblings or ()}
-            wanted = [path for path in listing if path.endswith(CONFIGURATION) and path.count("/") < 2]
-            folder = snapshot_download(
-                repository, revision=about.sha, allow_patterns=wanted or "model_index.json"
-            )
-            return Source(name, Path(folder), listing, commit=about.sha or "")
-        except (
-            Exception
-        ) as error:  # the hub's client lets through the errors of its HTTP library, whichever it is
-            reason = first_line(error)
-    try:
-        folder = snapshot_download(repository, revision=revision, local_files_only=True)
-    except (OSError, ValueError) as error:  # a LocalEntryNotFoundError is an OSError
-        raise ModelError(f"{_unknown(name)} (no such folder; not in the hub cache; {reason})") from error
-    return replace(folder_source(name, Path(folder)), commit=Path(folder).name)
-
-
-def download(source: Source, names: Iterable[str]) -> None:
-    """Fetch the named files of a hub source that are not in its folder yet."""
-    from huggingface_hub import hf_hub_download
-
-    repository = source.name.partition("@")[0]
-    try:
-        for name in names:
-            if not (source.folder / name).exists():
-                hf_hub_download(repository, name, revision=source.commit)
-    except Exception as error:  # as above
-        message = f"weights of {source.name!r} could not be downloaded: {first_line(error)}"
-        raise ModelError(message) from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ TABLES = {CLASS_MAP: "classes.json", MAP: "map.json"}
 class Source:
     """A model found: `folder` in diffusers' layout; `single`, a file with all weights if they are apart.
 
+    commits: name on the hub -> commit, of what comes from there.
     borrowed: parts that lie in the folder around this one, as `"_parts_of": ".."` in its model_index.json says.
     """
 
@@ -38,6 +39,7 @@ class Source:
     listing: Mapping[str, int]
     single: Path | None = None
     commit: str = ""
+    commits: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[Lora, ...] = ()
     allow_pickle: bool = False
     borrowed: frozenset[str] = frozenset()

@@ -9,7 +9,7 @@ compute.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from generation.models.contracts import Conditioning, Model, ModelInfo, Request
 from generation.models.embedded import AutoencoderCodec, codec_facts, ready, side
 from generation.models.errors import ModelError
 from generation.models.files import read_header
-from generation.models.loading import HUB_ID, download, from_hub
+from generation.models.hub import HUB_ID, UNPINNED, download, from_hub
 from generation.models.sources import DROPPED, Source, folder_source
 from generation.models.turns import TURNS
 from storage.geometry import Box
@@ -231,10 +231,14 @@ def _open_single_file(kind: Any, source: Source, dtype: torch.dtype, absent: Map
 
 @dataclass(frozen=True)
 class Lora:
-    """A low-rank update in a local safetensors file, and the weight with which it is added."""
+    """A low-rank update in a local safetensors file, and the weight with which it is added.
+
+    commits: its name on the hub -> commit, where it comes from there.
+    """
 
     path: Path
     weight: float
+    commits: Mapping[str, str] = field(default_factory=dict)
 
 
 def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> None:
@@ -246,14 +250,16 @@ def fuse_loras(pipeline: Any, loras: Sequence[Lora]) -> None:
         pipeline.unload_lora_weights()
 
 
-def find_lora(text: str) -> Lora:
+def find_lora(text: str, commits: Mapping[str, str] = UNPINNED) -> Lora:
     """path_or_id[:weight]: a .safetensors file, or a folder or hub repository that holds one."""
+    settled: Mapping[str, str] = {}
     name, weight = _split_weight(text)
     path, hub = Path(name).expanduser(), HUB_ID.fullmatch(name)
     if path.is_dir():
         path = _lora_in(folder_source(name, path))
     elif not path.exists() and hub is not None and path.suffix != ".safetensors":
-        path = _lora_in(from_hub(name, hub["id"], hub["revision"]))
+        source = from_hub(name, hub["id"], hub["revision"], commits)
+        path, settled = _lora_in(source), source.commits
     if not path.exists():
         raise ModelError(
             f"unknown LoRA {text!r}: give a .safetensors file, a folder or a hub id, then perhaps :weight"
@@ -261,7 +267,7 @@ def find_lora(text: str) -> Lora:
     if path.suffix != ".safetensors":
         raise ModelError(f"LoRA {text!r} is not a .safetensors file: convert it")
     read_header(path)
-    return Lora(path, weight)
+    return Lora(path, weight, settled)
 
 
 def _split_weight(text: str) -> tuple[str, float]:

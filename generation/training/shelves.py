@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from generation.training.pictures import PictureError
+from storage.fingerprint import stamp
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAP_FOLDER, MAP_SUFFIX = "maps", ".classes"
@@ -98,7 +99,7 @@ class ParquetShelf:
 
     def _content(self, index: int, column: str) -> bytes | None:
         row = self.rows[index]
-        value = read_group(row.path, row.group, self._columns())[column][row.place].as_py()
+        value = read_group(row.path, stamp(row.path), row.group, self._columns())[column][row.place].as_py()
         found = value.get("bytes") if isinstance(value, dict) else value
         return found if isinstance(found, bytes) else None
 
@@ -107,8 +108,9 @@ class ParquetShelf:
 
 
 @lru_cache(maxsize=KEPT_GROUPS)
-def read_group(path: Path, group: int, columns: tuple[str, ...]) -> Any:
-    """A row group's columns as a table of pyarrow."""
+def read_group(path: Path, key: str, group: int, columns: tuple[str, ...]) -> Any:
+    """A row group's columns as a table of pyarrow. key: the file's stamp, so that a new one is read."""
+    del key
     with parquet().ParquetFile(path) as file:
         return file.read_row_group(group, columns=list(columns))
 

@@ -1,6 +1,6 @@
 """Large PNGs, unpacked once into a tiled TIFF that can be read at any place. Knows strips and where the copy lies.
 
-FOLDER/KEY.tif         KEY is a hash of the PNG's path, size and time; it appears whole, so several may make it
+FOLDER/KEY.tif         KEY is a hash of the PNG's content; it appears whole, so several processes may make it
 FOLDER/KEY-none.tif    of one some of whose labels are transparent, which are NONE in the copy
 """
 
@@ -16,7 +16,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.fingerprint import stamp
+from storage.fingerprint import content_hash
 from storage.label_files.chunks import ChunkedLabels
 from storage.label_files.contract import LabelArray
 from storage.label_files.png import Header, strips
@@ -30,7 +30,7 @@ def unpacked(
 ) -> ChunkedLabels:
     """The copy in `work`, or in a folder for temporary files; made if there is none. Raises LabelFileError."""
     folder = work or Path(tempfile.gettempdir()) / f"hypermosaic-labels-{getpass.getuser()}"
-    copy = folder / f"{stamp(path)[:32]}{'-none' if header.transparent else ''}.tif"
+    copy = folder / f"{content_hash(path)[:32]}{'-none' if header.transparent else ''}.tif"
     if not copy.is_file():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         unfinished = copy.with_name(f".{copy.name}.{uuid4().hex}")

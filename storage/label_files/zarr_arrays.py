@@ -10,6 +10,7 @@ No data is the attribute _FillValue or missing_value, as in CF; else a fill valu
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def open_zarr(folder: Path) -> ChunkedLabels:
     """Raises LabelFileError where there is no array, or one that holds no labels."""
     root, names = _array_in(folder, folder)
     driver = next(kind for name, kind in ARRAYS.items() if (root / name).is_file())
-    document = {"driver": driver, "kvstore": {"driver": "file", "path": f"{root.absolute()}/"}}
+    document = {"driver": driver, "kvstore": {"driver": "file", "path": f"{os.path.abspath(root)}/"}}
     try:
         store = ts.open(document, open=True, read=True, context=context()).result()
     except ValueError as error:

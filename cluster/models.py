@@ -1,0 +1,29 @@
+"""The model of a spec: described once, by whoever plans, and loaded by workers, who compare. Computes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.identity import check_model, identified
+from cluster.spec import JobSpec
+from generation.models import loading
+from generation.models.contracts import Model, ModelInfo
+
+
+def described(spec: JobSpec) -> ModelInfo:
+    """The facts, its files read and its commits on the hub settled; raises ModelError."""
+    return identified(loading.describe(spec.model, **_how(spec)))
+
+
+def loaded(spec: JobSpec, began: ModelInfo) -> Model:
+    """The networks of a resolved spec, from here. began: what the job began with.
+
+    Raises ModelError, also where what was loaded differs from that.
+    """
+    model = loading.load(spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", **_how(spec))
+    check_model(spec.model, began, identified(model.info))
+    return model
+
+
+def _how(spec: JobSpec) -> dict[str, Any]:
+    return {"loras": spec.loras, "allow_pickle": spec.allow_pickle, "commits": spec.commits}
