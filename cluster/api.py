@@ -18,7 +18,8 @@ from cluster import job_file
 from cluster.events import OnEvent, as_map, unheard
 from cluster.machine import ask_for_huge_pages
 from cluster.progress import EVENTS, JsonLines, fan_out
-from cluster.spec import ExecutorName, JobSpec, SpecError, SpecFields
+from cluster.spec import ExecutorName, JobSpec, SpecError
+from cluster.spec_fields import SpecFields
 from cluster.status import LEDGER, Status, read_status
 from storage.fingerprint import FormatError
 

@@ -21,17 +21,14 @@ def pace_here(job: Job) -> Pace:
     """
     import torch
 
+    from cluster.models import loaded
     from cluster.worker import build_sampler
-    from generation.models.loading import load
 
     spec = job.spec
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.threads)
     try:
-        model = load(
-            spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,
-            allow_pickle=spec.allow_pickle,
-        )  # fmt: skip
+        model = loaded(spec)
         sampler = build_sampler(job, model, _classes(job))
         megapixel = _megapixel(job, model.codec, sampler.device)
         of_map = pace_here(job.map) if job.map is not None else None

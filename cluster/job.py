@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.fitting import check_fits, most_workers
+from cluster.models import described
 from cluster.plan import Plan
+from cluster.prediction import correction_facts, scheduler_config
 from cluster.spec import BLOCK, DTYPES, JobSpec, SpecError, picture_facts, resolve
 from generation import methods
 from generation.models.contracts import ModelInfo
@@ -65,10 +67,7 @@ class Job:
 
 def prepare(spec: JobSpec, check_fit: bool = True) -> Job:
     """Resolve and plan a job. Raises SpecError, ModelError or ValueError, each in one clear line."""
-    from generation.models.loading import describe
-
-    info = describe(spec.model, loras=spec.loras, allow_pickle=spec.allow_pickle)
-    return prepare_described(spec, info, check_fit)
+    return prepare_described(spec, described(spec), check_fit)
 
 
 def prepare_described(spec: JobSpec, info: ModelInfo, check_fit: bool = True) -> Job:
@@ -85,7 +84,8 @@ def prepare_described(spec: JobSpec, info: ModelInfo, check_fit: bool = True) ->
     regions = _regions(spec, info, plan.canvas)
     before = _map_job(spec, info, plan.canvas)
     plan = replace(plan, regions=regions)
-    job = Job(spec, info, plan, fingerprint(_facts(spec, info, before)), before, regions)
+    facts = _facts(spec, info, before) | correction_facts(info)
+    job = Job(spec, info, plan, fingerprint(facts), before, regions)
     if check_fit:
         check_fits(job)
     return job
@@ -116,7 +116,7 @@ def schedule_of(spec: JobSpec, info: ModelInfo) -> Schedule:
     try:
         return _schedule(
             name,
-            json.dumps(dict(info.scheduler_config), sort_keys=True),
+            json.dumps(scheduler_config(spec, info), sort_keys=True),
             spec.num_inference_steps or info.num_inference_steps,
             spec.eta,
             info.notes.get("mu"),
@@ -231,6 +231,7 @@ def _unused(asked: JobSpec, spec: JobSpec, info: ModelInfo, guided: bool) -> Ite
     """What was asked for, other than the default, that does not change this picture: no error, but worth a line."""
     from generation.schedules import takes_eta
 
+    yield from (str(correction) for correction in info.notes.get("corrections", ()))
     if spec.negative_prompt and (info.class_names or info.family == "map"):
         yield f"negative_prompt changes nothing: model {spec.model!r} draws classes, which have no opposite"
     elif spec.negative_prompt and not guided and spec.cond_scale != 0:

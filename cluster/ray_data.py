@@ -27,9 +27,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cluster.batch.columns import mask_image, png
+from cluster.batch.entry import UNSAID
 from cluster.batch.requests import ALIASES, COLUMNS
 from cluster.batch.small import Picture, SmallPictures
 from cluster.job import Job, prepare_described
+from cluster.models import described
 from cluster.spec import JobSpec, SpecError
 
 Columns = Mapping[str, NDArray[Any]]
@@ -39,14 +41,8 @@ class Draw:
     """Draws batches of rows; built once in each actor. fields: of JobSpec, for rows that leave them out."""
 
     def __init__(self, **fields: Any) -> None:
-        from generation.models.loading import describe
-
         self._fields = {"executor": "in-process", "out": Path(), **fields}
-        self._info = describe(
-            self._fields.get("model", "embedded"),
-            loras=self._fields.get("loras", ()),
-            allow_pickle=self._fields.get("allow_pickle", False),
-        )
+        self._info = described(JobSpec(**{**UNSAID, **self._fields}))
         has_regions = bool(self._fields.get("regions") or self._fields.get("region_box"))
         self._masked = bool(self._info.class_names) or has_regions
         self._small: SmallPictures | None = None

@@ -171,10 +171,10 @@ def find_seams(folder: Path, on_progress: OnProgress = lambda done, total: None)
 def plan_again(spec: JobSpec) -> Plan:
     """The plan of a saved spec; where it ran does not matter, nor whether its class map is still there."""
     from cluster.job import plan_of
+    from cluster.models import described
     from cluster.spec import resolve
-    from generation.models.loading import describe
 
-    info = describe(spec.model, loras=spec.loras, allow_pickle=spec.allow_pickle)
+    info = described(spec)
     here = spec.model_copy(update={"device": "cpu", "executor": "in-process"})
     return plan_of(resolve(here, info), info)
 

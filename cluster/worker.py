@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from cluster.job import Job, method_of
+from cluster.models import loaded
 from cluster.outputs import outputs_for
 from cluster.tasks import Worker
 from generation.denoise import Sampler
 from generation.models.contracts import ClassMap, Model, Request
-from generation.models.loading import load
 from generation.models.maps import Legend
 from generation.scenes import Scene, SceneMap, UniformMap, parse
 from generation.unconditional import Unconditional
@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 def build_worker(job: Job) -> Worker:
     """Load everything that the job's tasks need. Raises ModelError where the model cannot be loaded."""
     torch.set_num_threads(job.spec.threads)
-    spec = job.spec
-    model = load(
-        spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,
-        allow_pickle=spec.allow_pickle,
-    )  # fmt: skip
+    model = loaded(job.spec)
     classes = labels_of(job)
     return Worker(job, build_sampler(job, model, classes), model.codec, outputs_for(job), classes)
 

@@ -23,8 +23,11 @@ from cluster.batch.retrying import forget_failed
 from cluster.batch.run import Summary, read_success
 from cluster.events import OnEvent, unheard
 from cluster.machine import ask_for_huge_pages
+from cluster.models import described
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import JobSpec, SpecError
+
+LOG = logging.getLogger(__name__)
 
 UNSAID = {"prompt": "-", "width": 1, "height": 1}
 """What settings say where only the rows do."""
@@ -89,13 +92,13 @@ def _planned(
     table: Table, fields: dict[str, Any], filter: str | Judge | None, sizes: Sizes | None
 ) -> Iterator[Batch]:
     """The checked batch, in a folder that nobody else writes to meanwhile."""
-    from generation.models.loading import describe
-
     settings = JobSpec(**{**UNSAID, **fields})
     given = {name for name in ("prompt", "width", "height") if name in fields} | {"seed"}
     name, judge = _filter_of(filter, settings)
     check_folder(settings.out)
-    info = describe(settings.model, loras=settings.loras, allow_pickle=settings.allow_pickle)
+    info = described(settings)
+    for correction in info.notes.get("corrections", ()):
+        LOG.warning("%s", correction)
     work = settings.out / WORK
     try:
         with locked(work), _unwarned():

@@ -24,6 +24,7 @@ from cluster.batch.names import NAME, REQUESTS, WORK
 from cluster.job import PICTURE_VERSION, check_out
 from cluster.legend import legend_of
 from cluster.outputs import model_in_public
+from cluster.prediction import correction_facts
 from cluster.regions import JobRegions, has_regions
 from cluster.spec import JobSpec, SpecError, picture_facts
 from storage.fingerprint import FormatError, file_hash
@@ -238,6 +239,7 @@ def facts_of(batch: Batch) -> dict[str, Any]:
         "settings": settings,
         "files": files,
         "commit": batch.info.notes.get("commit"),
+        **correction_facts(batch.info),
         "filter": batch.filter,
         "sizes": sizes,
     }

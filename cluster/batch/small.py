@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from cluster.job import Job
 from cluster.legend import legend_of
+from cluster.models import loaded
 from cluster.worker import build_sampler, class_map
 from generation.decode import decode_box
 from generation.denoise import NumericalError
 from generation.models.contracts import ClassMap, Codec, Conditioner, Model, Request
-from generation.models.loading import load
 from generation.packing import Spent, draw_together, wrapped
 from storage.formats.labels import Legend
 from storage.geometry import Box, Canvas
@@ -49,7 +49,7 @@ class SmallPictures:
 
     @cached_property
     def _loaded(self) -> Model:
-        return loaded(self._first)
+        return loaded(self._first.spec)
 
     @cached_property
     def _model(self) -> Model:
@@ -61,7 +61,7 @@ class SmallPictures:
         """The model of a job that is drawn otherwise: the same one, or that of maps; each is loaded once."""
         if job.info.family != "map" or self._first.info.family == "map":
             return self._loaded
-        self._map_model = self._map_model or loaded(job)
+        self._map_model = self._map_model or loaded(job.spec)
         return self._map_model
 
     def draw(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], Spent]:
@@ -119,15 +119,6 @@ class Held:
     def read_box(self, name: str, channels: slice, box: Box, canvas: Canvas) -> NDArray[np.float32]:
         del name
         return wrapped(self.latents[channels], canvas, box)
-
-
-def loaded(job: Job) -> Model:
-    """The job's model."""
-    spec = job.spec
-    return load(
-        spec.model, dtype=spec.dtype or "float32", device=spec.device or "cpu", loras=spec.loras,
-        allow_pickle=spec.allow_pickle,
-    )  # fmt: skip
 
 
 def legend_of_job(job: Job) -> Legend:
