@@ -25,8 +25,6 @@ CLASSIC = "StableDiffusionPipeline"
 SCHEDULER = "scheduler/scheduler_config.json"
 UNET = "unet/config.json"
 
-CLIPPING = ("DDIMScheduler", "DDPMScheduler")
-"""Schedulers that clip unless their file says otherwise."""
 WITHOUT_OFFSET = (
     "DPMSolverSinglestepScheduler",
     "EDMEulerScheduler",
@@ -48,6 +46,14 @@ DEFAULTS: Mapping[str, Config] = {
     "SD3Transformer2DModel": {"sample_size": 128, "patch_size": 2, "in_channels": 16},
     "FluxTransformer2DModel": {"in_channels": 64, "guidance_embeds": False},
     "AutoencoderKL": {"latent_channels": 4, "block_out_channels": (64,)},
+    "FlowMatchEulerDiscreteScheduler": {
+        "base_shift": 0.5,
+        "max_shift": 1.15,
+        "base_image_seq_len": 256,
+        "max_image_seq_len": 4096,
+    },
+    "DDIMScheduler": {"clip_sample": True},
+    "DDPMScheduler": {"clip_sample": True},
 }
 """What the classes take for settings that a configuration leaves out, as far as a description reads them."""
 
@@ -78,10 +84,8 @@ def scheduler_settings(source: Source) -> tuple[dict[str, Any], tuple[Correction
     """
     config = source.read(SCHEDULER)
     name = class_in(source.index, "scheduler") or config["_class_name"]
-    used = {**config, "_class_name": name}
+    used = completed(name, config)
     found = [("_class_name", name, "model_index.json names that class")] if "_class_name" in config else []
-    if name in CLIPPING:
-        used.setdefault("clip_sample", True)
     if source.kind == CLASSIC:
         found += [
             (setting, value, f"as {CLASSIC} sets it") for setting, value in _classic(name, used).items()
@@ -135,5 +139,5 @@ def _release(version: Any) -> tuple[int, int] | None:
 
 
 def completed(name: str, config: Config) -> dict[str, Any]:
-    """The configuration of a network of class `name`, with what that takes for settings that are left out."""
+    """The configuration of a network or scheduler of a class, with what that takes for settings that are left out."""
     return {**DEFAULTS.get(name, {}), **config, "_class_name": name}
