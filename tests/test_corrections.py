@@ -2,8 +2,6 @@
 
 import importlib
 import inspect
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +9,25 @@ from typing import Any
 import pytest
 import torch
 from engine import latents_of, run_here
-from families import TOLERANCE, WORDS, theirs
+from families import TOLERANCE, WORDS
+from one_patch import (
+    GONE,
+    INDEX,
+    UNET,
+    changed,
+    difference,
+    job_of,
+    noise_of,
+    with_scheduler,
+)
+from tiny_models import build_sd1
 
 from cluster.executors.in_process import InProcess
-from cluster.job import Job, prepare, prepare_described
-from cluster.spec import JobSpec
+from cluster.job import prepare_described
 from generation import schedules
 from generation.models import corrections
 from generation.models.contracts import ModelInfo
-from generation.models.loading import describe
-from generation.noise import Purpose, noise
+from generation.models.loading import describe, load
 
 diffusers: Any = importlib.import_module("diffusers")
 """Untyped."""
@@ -31,28 +38,7 @@ pytestmark = [
 ]
 """The second is the oracle's: our own loading is silent, and says in a line of its own what it corrects."""
 
-GONE = object()
-INDEX, SCHEDULER, UNET = "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"
 DDIM: dict[str, Any] = {INDEX: {"scheduler": ["diffusers", "DDIMScheduler"]}}
-
-
-def with_scheduler(index_class: str | None = None, **settings: Any) -> dict[str, dict[str, Any]]:
-    """Changes of a folder: of the scheduler's settings, and of its class in both files."""
-    if index_class is None:
-        return {SCHEDULER: settings}
-    settings = {"_class_name": index_class, **settings}
-    return {INDEX: {"scheduler": ["diffusers", index_class]}, SCHEDULER: settings}
-
-
-def changed(folder: Path, target: Path, changes: dict[str, dict[str, Any]]) -> Path:
-    """A copy of a model whose JSON files have other values; GONE takes one out."""
-    shutil.copytree(folder, target)
-    for name, values in changes.items():
-        content = {**json.loads((target / name).read_text()), **values}
-        content = {key: value for key, value in content.items() if value is not GONE}
-        (target / name).write_text(json.dumps(content))
-    return target
-
 
 CASES: dict[str, tuple[str, dict[str, dict[str, Any]], set[str]]] = {
     "clipping DDIM": ("sd1", with_scheduler("DDIMScheduler", clip_sample=True), {"clip_sample"}),
@@ -86,24 +72,6 @@ CASES: dict[str, tuple[str, dict[str, dict[str, Any]], set[str]]] = {
         set(),
     ),
 }
-
-
-def job_of(folder: Path, out: Path, **more: Any) -> Job:
-    """Of a canvas of one patch."""
-    fields: dict[str, Any] = {
-        "prompt": WORDS.prompt, "negative_prompt": WORDS.negative_prompt, "num_inference_steps": 4,
-        "guidance_scale": 4.0, "method": "hann", "seed": 7, "executor": "in-process", "device": "cpu",
-        "batch_size": 1, "tile": 64,
-    }  # fmt: skip
-    return prepare(JobSpec(model=str(folder), width=8, height=8, out=out, **{**fields, **more}))
-
-
-def difference(job: Job, folder: Path, request: Any = WORDS) -> float:
-    """The largest of our latents from those of diffusers' pipeline that starts from the same noise."""
-    run_here(job, executor=InProcess.of(job))
-    start = noise(7, Purpose.START, 0, job.info.latent_channels, job.plan.canvas.box, job.plan.canvas)
-    expected = theirs(folder, torch.from_numpy(start)[None], request, 4, 4.0)
-    return float(abs(latents_of(job) - expected[0].numpy()).max())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -158,6 +126,53 @@ def test_every_scheduler_has_the_pipelines_steps(name: str, clipping: tuple[Mode
     torch.testing.assert_close(ours.timesteps, theirs.timesteps)
     assert ours.init_noise_sigma == pytest.approx(float(theirs.init_noise_sigma))
     assert not theirs.config.get("clip_sample")
+
+
+def test_consistency_models_are_not_corrected(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Their pipeline clips where the file says so. One step of it draws no noise."""
+    built = build_sd1(tmp_path / "built", time_cond_proj_dim=32)
+    kind = {"_class_name": "LatentConsistencyModelPipeline"}
+    changes = with_scheduler("LCMScheduler", clip_sample=True, steps_offset=0)
+    folder = changed(built, tmp_path / "model", changes | {INDEX: changes[INDEX] | kind})
+    job = job_of(folder, tmp_path / "out", num_inference_steps=1, negative_prompt="", guidance_scale=6.0)
+    assert "corrections" not in job.info.notes
+    run_here(job, executor=InProcess.of(job))
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+    expected = pipeline(
+        WORDS.prompt, height=32, width=32, latents=noise_of(job), num_inference_steps=1, guidance_scale=6.0,
+        output_type="latent",
+    ).images  # fmt: skip
+    assert float(abs(latents_of(job) - expected[0].numpy()).max()) < TOLERANCE
+
+
+STATISTICS = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 0.5, 1.0, 2.0], "shift_factor": 0.3}
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "sd3"])
+def test_a_codec_reads_what_its_pipeline_reads(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """XL mean and deviation, Stable Diffusion 3 and Flux the shift, Stable Diffusion 1 and 2 neither."""
+    statistics = STATISTICS if name != "sd3" else {**STATISTICS, "latents_mean": None, "latents_std": None}
+    folder = changed(folders[name], tmp_path / "model", {"vae/config.json": statistics})
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    channels = pipeline.vae.config.latent_channels
+    start = torch.randn(1, channels, 16, 16, generator=torch.Generator().manual_seed(3))
+    given = dict(height=32, width=32, num_inference_steps=1, guidance_scale=1.0)
+    latents = pipeline("x", latents=start.clone(), output_type="latent", **given).images
+    pixels = pipeline("x", latents=start.clone(), output_type="pt", **given).images
+    decoded = load(str(folder)).codec.decode(latents)
+    torch.testing.assert_close((decoded / 2 + 0.5).clamp(0, 1), pixels, atol=1e-4, rtol=0.0)
+
+
+def test_a_solver_of_flows_takes_its_own_levels(folders: dict[str, Path]) -> None:
+    """Flux's pipeline hands its levels to its own schedulers, and to solvers that know those of a flow none."""
+    info = describe(str(folders["flux-schnell"]))
+    ours = schedules.Schedule("unipc", info.scheduler_config, 4, linear_sigmas=True)
+    theirs = diffusers.UniPCMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=1.0
+    )
+    theirs.set_timesteps(4)
+    torch.testing.assert_close(ours.timesteps, theirs.timesteps)
 
 
 def test_corrections_belong_to_the_identity(folders: dict[str, Path], tmp_path: Path) -> None:

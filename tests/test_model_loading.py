@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +11,9 @@ import pytest
 import tiny_models
 import torch
 from families import (
-    TOLERANCE,
-    WORDS,
     assert_near,
-    diffusers,
     noise,
     predict,
-    squares,
 )
 
 from generation.models import text_flow, text_unet
@@ -28,65 +23,6 @@ from generation.models.loading import describe, load
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 """diffusers' Euler schedulers hand tensors to np.array, at which NumPy 2 grumbles."""
-
-
-# --- LoRA ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "part"), [("sd1", "unet"), ("sdxl", "unet"), ("sd3", "transformer"), ("flux-dev", "transformer")]
-)
-def test_lora_changes_the_prediction(
-    name: str, part: str, folders: dict[str, Path], models: dict[str, Model], tmp_path: Path
-) -> None:
-    file = tiny_models.build_lora(folders[name], tmp_path, part)
-    plain = predict(models[name])
-    full, half, none = (
-        predict(load(str(folders[name]), loras=[f"{file}{end}"])) for end in ("", ":0.5", ":0")
-    )
-    assert float((full - plain).abs().max()) > 1e-3 and float((full - half).abs().max()) > 1e-4
-    torch.testing.assert_close(none, plain, atol=1e-5, rtol=1e-5)
-
-
-def test_loras_add_up_and_are_described(folders: dict[str, Path], tmp_path: Path) -> None:
-    first = tiny_models.build_lora(folders["sd1"], tmp_path / "first", "unet", seed=1)
-    second = tiny_models.build_lora(folders["sd1"], tmp_path / "second", "unet", seed=2)
-    loras = [f"{first}:0.5", str(second.parent)]
-    info = describe(str(folders["sd1"]), loras=loras)
-    model = load(str(folders["sd1"]), loras=loras)
-    assert model.info == info and info.notes["loras"] == ((str(first), 0.5), (str(second), 1.0))
-    assert {str(first), str(second)} <= set(info.files)
-    assert isinstance(model.denoiser, text_unet.UNetDenoiser)
-    assert not any("lora" in key for key in model.denoiser.unet.state_dict())
-    told = model.conditioner_for(WORDS).conditional(squares(1, 16))["prompt_embeds"]
-    expected = with_adapters(folders["sd1"], {first: 0.5, second: 1.0})(
-        noise(info, 1), 500.0, encoder_hidden_states=told
-    ).sample
-    torch.testing.assert_close(predict(model), expected, atol=TOLERANCE, rtol=TOLERANCE)
-
-
-def with_adapters(folder: Path, loras: dict[Path, float]) -> Any:
-    """diffusers' UNet with the updates kept apart, as its users would have them."""
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-        for place, file in enumerate(loras):
-            pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=f"lora{place}")
-    pipeline.set_adapters([f"lora{place}" for place in range(len(loras))], list(loras.values()))
-    return pipeline.unet.requires_grad_(False)
-
-
-def test_wrong_loras_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "update.bin").write_bytes(b"x")
-    for lora, message in (
-        ("nowhere.safetensors:0.5", "unknown LoRA"),
-        (f"{tmp_path}/update.bin", "convert it"),
-    ):
-        with pytest.raises(ModelError, match=message):
-            describe(str(folders["sd1"]), loras=[lora])
-    file = tiny_models.build_lora(folders["sd1"], tmp_path, "unet")
-    with pytest.raises(ModelError, match="takes no LoRA"):
-        load(str(folders["class-map"]), loras=[str(file)])
 
 
 # --- single files -------------------------------------------------------------------------------------------

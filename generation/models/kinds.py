@@ -70,22 +70,19 @@ CHECKPOINT, LORA_KIND, VAE = Kind("checkpoint"), Kind("LoRA"), Kind("VAE")
 
 def kind_of(path: Path) -> Kind:
     """What a file is; of safetensors by its header. Raises ModelError for a safetensors file that is not whole."""
-    if path.suffix == ".safetensors":
-        with path.open("rb") as file:
-            beginning = _beginning(file.read(32))
-        return (
-            beginning
-            if beginning is not None and beginning.name != "JSON file"
-            else kind_by_names(shapes_in(path))
-        )
     with path.open("rb") as file:
-        return _beginning(file.read(32)) or Kind(
-            "file", f"no safetensors file ({path.suffix or 'without a suffix'})"
-        )
+        beginning = _beginning(file.read(32))
+    if beginning is not None:
+        return beginning
+    if path.suffix != ".safetensors":
+        return Kind("file", f"no safetensors file ({path.suffix or 'without a suffix'})")
+    return kind_by_names(shapes_in(path))
 
 
 def _beginning(first: bytes) -> Kind | None:
-    """By the first bytes; those of a safetensors file are the length of its header."""
+    """By the first bytes; those of a safetensors file are the length of its header, which is JSON."""
+    if first[8:9] == b"{":
+        return None
     return next((Kind(name) for start, name in BEGINNINGS if first.lstrip().startswith(start)), None)
 
 
@@ -117,7 +114,7 @@ def _network(shapes: Shapes) -> Kind:
         return Kind("UNet", "a UNet alone")
     if _starts(shapes, "transformer_blocks."):
         return Kind("transformer", "a transformer alone, in diffusers' names")
-    if any("text_model." in name or "SelfAttention" in name for name in shapes):
+    if any(part in name for name in shapes for part in ("text_model.", "token_embedding", "SelfAttention")):
         return Kind("text encoder", "a text encoder alone")
     if _is_embedding(shapes):
         return Kind("embedding", "an embedding (textual inversion)")

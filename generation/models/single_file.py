@@ -62,9 +62,10 @@ def single_file_source(name: str, path: Path, config: str | None, find: Find) ->
         config = str(beside)
     if path.suffix != ".safetensors":
         return _pickled(name, path, config, find)
-    kind, shapes = kind_of(path), shapes_in(path)
+    kind = kind_of(path)
     if kind != CHECKPOINT:
         raise ModelError(misplaced(path, kind, "whole model"))
+    shapes = shapes_in(path)
     found = find(config) if config is not None else _published(name, path, shapes, find)
     _check_family(path, shapes, found)
     inside = parts_inside(shapes, FAMILIES.get(found.kind, ""))

@@ -55,7 +55,7 @@ class Source:
 
     def place(self, path: str) -> Path:
         """Where a file or part of the listing lies."""
-        part = PurePosixPath(path).parts[0]
+        part = path.partition("/")[0]
         return (self.folder.parent if part in self.borrowed else self.folder) / path
 
     def read(self, path: str) -> dict[str, Any]:
