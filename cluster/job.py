@@ -231,7 +231,7 @@ def _unused(asked: JobSpec, spec: JobSpec, info: ModelInfo, guided: bool) -> Ite
     """What was asked for, other than the default, that does not change this picture: no error, but worth a line."""
     from generation.schedules import takes_eta
 
-    yield from (str(correction) for correction in info.notes.get("corrections", ()))
+    yield from model_notes(info)
     if spec.negative_prompt and (info.class_names or info.family == "map"):
         yield f"negative_prompt changes nothing: model {spec.model!r} draws classes, which have no opposite"
     elif spec.negative_prompt and not guided and spec.cond_scale != 0:
@@ -252,6 +252,12 @@ def _unused(asked: JobSpec, spec: JobSpec, info: ModelInfo, guided: bool) -> Ite
         yield f"eta {spec.eta:g} changes nothing: scheduler {spec.scheduler} takes none; ddim and tcd do"
     if spec.executor == "in-process" and (asked.workers or 1) > 1:
         yield f"workers {asked.workers} changes nothing: executor in-process is one; ray takes more"
+
+
+def model_notes(info: ModelInfo) -> Iterator[str]:
+    """What of a model's files is used otherwise than they say, or not at all."""
+    yield from (str(correction) for correction in info.notes.get("corrections", ()))
+    yield from info.notes.get("unused", ())
 
 
 def _regions(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> JobRegions | None:

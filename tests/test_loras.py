@@ -1,7 +1,6 @@
 """LoRAs: every tensor is added with its scale, or counted and named; other kinds and families are refused."""
 
 import importlib
-import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import tiny_models
 import torch
 from families import TOLERANCE, WORDS, noise, predict, squares
+from one_patch import job_of
 from safetensors.torch import load_file, save_file
 
 from generation.models import lora_fusing, text_unet
@@ -151,7 +151,7 @@ def gained(folder: Path, file: Path, weight: float = 1.0) -> Tensors:
         part for part in ("unet", "transformer", "text_encoder", "text_encoder_2") if hasattr(pipeline, part)
     ]
     before = {part: weights_of(pipeline, part) for part in parts}
-    lora_fusing.fuse_loras(pipeline, [Lora(file, weight)])
+    lora_fusing.fuse_loras(pipeline, type(pipeline).__name__, [Lora(file, weight)])
     found = {}
     for part in parts:
         for name, value in weights_of(pipeline, part).items():
@@ -168,7 +168,7 @@ def assert_gains(actual: Tensors, expected: Tensors) -> None:
 
 @pytest.mark.parametrize("original", [False, True])
 def test_kohyas_names_are_all_added_with_their_own_alpha(
-    original: bool, folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    original: bool, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     """Of the UNet by either set of names, and of CLIP, whose attention diffusers' reader leaves out."""
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folders["sd1"])
@@ -180,7 +180,8 @@ def test_kohyas_names_are_all_added_with_their_own_alpha(
     assert_gains(gained(folders["sd1"], tmp_path / "kohya.safetensors"), gains)
     half = gained(folders["sd1"], tmp_path / "kohya.safetensors", 0.5)
     assert_gains(half, {name: 0.5 * value for name, value in gains.items()})
-    assert "not used" not in caplog.text
+    notes = describe(str(folders["sd1"]), loras=[str(tmp_path / "kohya.safetensors")]).notes
+    assert "unused" not in notes
 
 
 def test_both_encoders_of_xl_are_reached(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -294,8 +295,7 @@ def test_tensors_that_are_not_used_are_counted_and_named(
         "bundle_emb.word": torch.zeros(4),
     }
     save_file({**load_file(file), **more}, file)
-    with caplog.at_level(logging.WARNING):
-        load(str(folders["sd1"]), loras=[str(file)])
+    job_of(folders["sd1"], tmp_path / "out", loras=(str(file),))
     lines = [record.getMessage() for record in caplog.records if "not used" in record.getMessage()]
     assert len(lines) == 1 and lines[0].startswith(f"{file}: 3 tensors are not used: ")
     assert "down_blocks.9" in lines[0] and "dora_scale" in lines[0] and "bundle_emb.word" in lines[0]
@@ -308,7 +308,7 @@ def test_a_file_of_which_nothing_is_used_is_refused(folders: dict[str, Path], tm
         {f"unet.down_blocks.9.proj_in.lora_{side}.weight": value for side, value in names.items()}, file
     )
     with pytest.raises(ModelError, match=f"{file} is for another model"):
-        load(str(folders["sd1"]), loras=[str(file)])
+        describe(str(folders["sd1"]), loras=[str(file)])
 
 
 def test_matrices_of_another_size_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_matrices_of_another_size_are_refused(folders: dict[str, Path], tmp_path
     with pytest.raises(
         ModelError, match=r"is for another model: .* is \(4, 4\), and the model's layer is \(64, 64\)"
     ):
-        load(str(folders["sd1"]), loras=[str(file)])
+        describe(str(folders["sd1"]), loras=[str(file)])
 
 
 KINDS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {

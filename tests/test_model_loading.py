@@ -15,6 +15,7 @@ from families import (
     noise,
     predict,
 )
+from safetensors.torch import load_file, save_file
 
 from generation.models import text_flow, text_unet
 from generation.models.contracts import Model
@@ -151,6 +152,42 @@ def test_only_needed_files_are_downloaded(
     assert not any(name.endswith(".bin") for name in hub.fetched)
 
 
+@pytest.fixture
+def hub(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    """The tiny Stable Diffusion 1 on a hub."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    hub = FakeHub(folders["sd1"], tmp_path / "cache")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub.hf_hub_download)
+    return hub
+
+
+def test_a_repository_supplies_what_a_file_lacks(
+    hub: FakeHub, folders: dict[str, Path], models: dict[str, Model], tmp_path: Path
+) -> None:
+    """Its configuration when the file is described, the missing weights when it is loaded, and no others."""
+    file = tiny_models.build_single_file(folders["sd1"], tmp_path / "tiny.safetensors")
+    tensors = load_file(file)
+    save_file({name: value for name, value in tensors.items() if not name.startswith("cond_")}, file)
+    info = describe(str(file), config="tiny/sd1@v2")
+    assert info.notes["commit"] == "c0ffee" and not any("safetensors" in name for name in hub.fetched)
+    model = load(str(file), config="tiny/sd1@v2")
+    assert [name for name in hub.fetched if "safetensors" in name] == ["text_encoder/model.safetensors"]
+    assert_near(predict(model), predict(models["sd1"]))
+
+
+def test_an_autoencoder_comes_from_a_repository(hub: FakeHub, folders: dict[str, Path]) -> None:
+    """It is fetched when it is found: what it holds belongs to the identity of a job."""
+    info = describe(str(folders["sd1"]), vae="tiny/sd1@v2")
+    weights = "vae/diffusion_pytorch_model.safetensors"
+    assert [name for name in hub.fetched if "safetensors" in name] == [weights]
+    assert {str(hub.cache / weights), str(hub.cache / "vae" / "config.json")} <= set(info.files)
+
+
 # --- what is refused ----------------------------------------------------------------------------------------
 
 
@@ -201,8 +238,6 @@ def test_damaged_configuration_is_named(folders: dict[str, Path], tmp_path: Path
 def test_pickles_need_permission(folders: dict[str, Path], models: dict[str, Model], tmp_path: Path) -> None:
     folder = copied(folders["sd1"], tmp_path / "pickled")
     safe = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    from safetensors.torch import load_file
-
     torch.save(load_file(safe), safe.with_suffix(".bin"))
     safe.unlink()
     for act in (describe, load):

@@ -22,6 +22,7 @@ from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
 from cluster.batch.retrying import forget_failed
 from cluster.batch.run import Summary, read_success
 from cluster.events import OnEvent, unheard
+from cluster.job import model_notes
 from cluster.machine import ask_for_huge_pages
 from cluster.models import described
 from cluster.progress import EVENTS, JsonLines, fan_out
@@ -97,8 +98,8 @@ def _planned(
     name, judge = _filter_of(filter, settings)
     check_folder(settings.out)
     info = described(settings)
-    for correction in info.notes.get("corrections", ()):
-        LOG.warning("%s", correction)
+    for line in model_notes(info):
+        LOG.warning("%s", line)
     work = settings.out / WORK
     try:
         with locked(work), _unwarned():

@@ -78,8 +78,6 @@ def load(source: Source, info: ModelInfo, dtype: torch.dtype, device: torch.devi
     import diffusers
     import torch
 
-    if source.loras:
-        raise ModelError(f"model {source.name!r} is a class-map model, which takes no LoRA")
     allowed = {"use_safetensors": None if source.allow_pickle else True, "local_files_only": True}
     networks: list[Any] = []
     for part, precision in (("unet", dtype), ("vae", torch.float32)):

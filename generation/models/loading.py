@@ -6,7 +6,7 @@
     org/name[@revision] the hub; HF_HOME, HF_HUB_OFFLINE and the token are huggingface_hub's business
 
 `describe` reads configuration and safetensors headers; of a hub model it downloads configuration only. It
-imports no torch.
+imports no torch, unless there are LoRAs, which are compared with the model's layers.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def describe(
     config: where the configuration of a single file is. vae: the autoencoder to use in place of the model's own.
     """
     source = _resolve(model, revision, config, vae, loras, allow_pickle)
-    return _describe(source)
+    info = _describe(source)
+    return replace(info, notes={**info.notes, **_unused_note(source)})
 
 
 def load(
@@ -112,6 +113,18 @@ def load(
     return _load(source, info, name, device)
 
 
+def _unused_note(source: Source) -> dict[str, tuple[str, ...]]:
+    """What of LoRAs has no place in the model, in notes["unused"]: found on networks that are built without weights."""
+    if not source.loras:
+        return {}
+    from generation.models.lora_fusing import unused_by
+    from generation.models.pipelines import networks_without_weights
+
+    networks = networks_without_weights(source)
+    lines = tuple(line for lora in source.loras if (line := unused_by(networks, source.kind, lora)))
+    return {"unused": lines} if lines else {}
+
+
 def _load(source: Source, info: ModelInfo, dtype: str, device: str | torch.device) -> Model:
     import torch
     from safetensors import SafetensorError
@@ -128,6 +141,7 @@ def _load(source: Source, info: ModelInfo, dtype: str, device: str | torch.devic
 def _describe(source: Source) -> ModelInfo:
     """Facts of the family, and what all families share: files, sizes, notes on origin."""
     try:
+        _check_additions(source)
         _check_weights(source)
         info = _family(source).describe(source)
     except ModelError:
@@ -151,6 +165,16 @@ def _describe(source: Source) -> ModelInfo:
         loaded_bytes={dtype: _loaded_bytes(source, size) for dtype, size in DTYPE_BYTES.items()},
         notes=notes,
     )
+
+
+def _check_additions(source: Source) -> None:
+    """A class-map model is whole as it is."""
+    added = {"LoRA": bool(source.loras), "VAE": source.vae is not None}
+    for name, given in added.items():
+        if given and source.kind in TABLES:
+            raise ModelError(
+                f"model {source.name!r} is a {source.kind} model, which takes no {name}: leave it out"
+            )
 
 
 def _check_facts(source: Source, info: ModelInfo) -> None:

@@ -8,10 +8,12 @@ encoded. Imports torch only to compute.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from generation.models.contracts import Conditioning
@@ -88,7 +90,7 @@ def open_pipeline(source: Source, dtype: torch.dtype) -> Any:
             pipeline = kind.from_single_file(
                 str(source.single), dtype=dtype, config=str(source.folder), local_files_only=True, **given
             )
-    fuse_loras(pipeline, source.loras)
+    fuse_loras(pipeline, source.kind, source.loras)
     return pipeline
 
 
@@ -140,8 +142,6 @@ def _vae_of_file(source: Source) -> Any:
 
 def _load_part(source: Source, part: str, dtype: torch.dtype) -> Any:
     """A part of the folder, in the variant that it has."""
-    import importlib
-
     library, name = source.index[part]
     if library not in ("diffusers", "transformers"):
         raise ModelError(
@@ -155,3 +155,29 @@ def _load_part(source: Source, part: str, dtype: torch.dtype) -> Any:
         dtype=dtype,
         local_files_only=True,
     )
+
+
+def _class_of(source: Source, part: str) -> Any:
+    """The class that model_index.json names for a part."""
+    library, name = source.index[part]
+    if library not in ("diffusers", "transformers"):
+        raise ModelError(
+            f"{part} of model {source.name!r} is of {library!r}: only diffusers and transformers are used"
+        )
+    return getattr(importlib.import_module(library), name)
+
+
+def networks_without_weights(source: Source) -> Any:
+    """An object that has the source's networks as attributes, built from their configurations alone."""
+    import torch
+
+    parts = [part for part in source.parts if part in ("unet", "transformer", *ENCODERS)]
+    with torch.device("meta"):
+        return SimpleNamespace(**{part: _empty(source, part) for part in parts})
+
+
+def _empty(source: Source, part: str) -> Any:
+    network, config = _class_of(source, part), source.config(part)
+    if hasattr(network, "from_config"):
+        return network.from_config(config)
+    return network(network.config_class.from_dict(config))
