@@ -20,11 +20,12 @@ from PIL import Image
 from tiny_class_models import CLASSES, build_class_map
 
 import cluster
-from cluster.batch import drawing, plan, shards, small
+from cluster.batch import drawing, plan, shards
 from cluster.batch.packing import groups_of
 from cluster.batch.plan import Asked
 from cluster.driver import Interrupted
 from generation import packing
+from generation.models import loading
 from storage.fingerprint import FormatError
 
 
@@ -364,13 +365,13 @@ def test_tars_and_folders_may_come_later(model: Path, tmp_path: Path) -> None:
 
 def test_a_model_is_loaded_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
-    load = small.load
+    load = loading.load
 
     def counted(name: str, **options: Any) -> Any:
         loads.append(name)
         return load(name, **options)
 
-    monkeypatch.setattr(small, "load", counted)
+    monkeypatch.setattr(loading, "load", counted)
     made(model, tmp_path / "set", shard_bytes=80_000)
     assert loads == [str(model)]
 

@@ -97,25 +97,6 @@ LAYERS = (
     "conv_in",
     "time_embedding.linear_1",
 )
-ORIGINAL = {
-    ATTENTION: "input_blocks_4_1_transformer_blocks_0_attn2_to_k",
-    MIDDLE: "middle_block_1_transformer_blocks_0_attn1_to_q",
-    OUT: "middle_block_1_transformer_blocks_0_attn1_to_out_0",
-    CONVOLUTION: "input_blocks_2_0_in_layers_2",
-    "down_blocks.0.downsamplers.0.conv": "input_blocks_3_0_op",
-    "up_blocks.0.upsamplers.0.conv": "output_blocks_2_2_conv",
-    "up_blocks.1.resnets.2.conv_shortcut": "output_blocks_5_0_skip_connection",
-    "up_blocks.0.attentions.1.proj_in": "output_blocks_1_1_proj_in",
-    "mid_block.resnets.1.time_emb_proj": "middle_block_2_emb_layers_1",
-    "conv_in": "input_blocks_0_0",
-    "time_embedding.linear_1": "time_embed_0",
-}
-"""Layers of the tiny UNets, whose levels have 2 blocks, and what the original UNet calls them."""
-CLIP = (
-    "encoder.layers.0.self_attn.q_proj",
-    "encoder.layers.1.self_attn.out_proj",
-    "encoder.layers.1.mlp.fc1",
-)
 
 
 def weights_of(pipeline: Any, part: str) -> Tensors:
@@ -166,15 +147,28 @@ def assert_gains(actual: Tensors, expected: Tensors) -> None:
         torch.testing.assert_close(actual[name], value, atol=1e-4, rtol=1e-4)
 
 
+def layers_with_weights(network: Any) -> list[str]:
+    """All that a LoRA may be for: linear layers and convolutions."""
+    return [
+        name
+        for name, layer in network.named_modules()
+        if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))
+    ]
+
+
 @pytest.mark.parametrize("original", [False, True])
 def test_kohyas_names_are_all_added_with_their_own_alpha(
     original: bool, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Of the UNet by either set of names, and of CLIP, whose attention diffusers' reader leaves out."""
+    """Of every layer of the UNet by either set of names, and of CLIP, whose attention diffusers' reader leaves out."""
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folders["sd1"])
-    names = ORIGINAL if original else {layer: layer.replace(".", "_") for layer in (*LAYERS, *ORIGINAL)}
-    layers = {f"lora_unet_{name}": ("unet", layer) for layer, name in names.items()}
-    layers |= {f"lora_te_text_model_{layer.replace('.', '_')}": ("text_encoder", layer) for layer in CLIP}
+    layers = {}
+    for layer in layers_with_weights(pipeline.unet):
+        name = tiny_models.unet_name(f"{layer}.weight", layers=2, levels=2) if original else f"{layer}.weight"
+        short = name.removeprefix("model.diffusion_model.").removesuffix(".weight").replace(".", "_")
+        layers[f"lora_unet_{short}"] = ("unet", layer)
+    for layer in layers_with_weights(pipeline.text_encoder):
+        layers[f"lora_te_text_model_{layer.replace('.', '_')}"] = ("text_encoder", layer)
     tensors, gains = kohya(pipeline, layers)
     save_file(tensors, tmp_path / "kohya.safetensors")
     assert_gains(gained(folders["sd1"], tmp_path / "kohya.safetensors"), gains)
@@ -188,7 +182,10 @@ def test_both_encoders_of_xl_are_reached(folders: dict[str, Path], tmp_path: Pat
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folders["sdxl"])
     wrapped = "text_model.encoder.layers.1.self_attn.k_proj"
     layers = {
-        "lora_te1_text_model_encoder_layers_0_self_attn_q_proj": ("text_encoder", CLIP[0]),
+        "lora_te1_text_model_encoder_layers_0_self_attn_q_proj": (
+            "text_encoder",
+            "encoder.layers.0.self_attn.q_proj",
+        ),
         "lora_te2_text_model_encoder_layers_1_self_attn_k_proj": ("text_encoder_2", wrapped),
         "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k": ("unet", ATTENTION),
     }

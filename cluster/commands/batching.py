@@ -119,9 +119,9 @@ def batch(
     rescale_zero_snr: Annotated[
         bool | None,
         _flag(
-            "Whether it was trained down to pure noise, as in generate.",
+            "It was trained down to pure noise, as in generate.",
             PLACE,
-            "--rescale-zero-snr/--no-rescale-zero-snr",
+            "--rescale-zero-snr",
         ),
     ] = None,
     timestep_spacing: Annotated[Text, _flag("Training steps to take, as in generate.", PLACE)] = None,

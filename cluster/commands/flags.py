@@ -66,9 +66,9 @@ class SpecFlags:
     rescale_zero_snr: Annotated[
         bool | None,
         _flag(
-            "Whether it was trained down to pure noise (default: as its files say).",
+            "It was trained down to pure noise (default: as its files say).",
             PLACE,
-            "--rescale-zero-snr/--no-rescale-zero-snr",
+            "--rescale-zero-snr",
         ),
     ] = None
     timestep_spacing: Annotated[
