@@ -2,23 +2,27 @@
 
 import importlib
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from families import TOLERANCE, assert_near, noise, predict
-from one_patch import SCHEDULER, changed, difference, job_of, with_scheduler
+from engine import latents_of, run_here
+from families import TOLERANCE, WORDS, assert_near, noise, predict
+from one_patch import SCHEDULER, changed, difference, job_of, noise_of, with_scheduler
 from safetensors.torch import load_file, save_file
 from tiny_models import build_lora, build_single_file
 from typer.testing import CliRunner
 
 from cluster.cli import app
+from cluster.executors.in_process import InProcess
 from cluster.spec import JobSpec, SpecError
 from generation.models.contracts import Model
 from generation.models.errors import ModelError
 from generation.models.loading import describe, load
-from generation.models.sources import Source
+from generation.models.single_file import family_of, parts_inside, single_file_source
+from generation.models.sources import Source, folder_source
 
 diffusers: Any = importlib.import_module("diffusers")
 """Untyped."""
@@ -81,6 +85,24 @@ def test_what_a_spec_says_counts_more(whole: Path, folders: dict[str, Path], tmp
     assert difference(job, folders["sd1"]) < TOLERANCE
 
 
+def test_a_file_is_corrected_as_diffusers_reader_does(
+    whole: Path, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    config = changed(folders["sd1"], tmp_path / "config", with_scheduler(steps_offset=0, clip_sample=True))
+    job = job_of(whole, tmp_path / "out", config_from=str(config))
+    assert {fix.setting for fix in job.info.notes["corrections"]} == {"steps_offset", "clip_sample"}
+    run_here(job, executor=InProcess.of(job))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The configuration file of", category=FutureWarning)
+        pipeline = diffusers.StableDiffusionPipeline.from_single_file(str(whole), config=str(config))
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        WORDS.prompt, negative_prompt=WORDS.negative_prompt, height=32, width=32, latents=noise_of(job),
+        num_inference_steps=4, guidance_scale=4.0, output_type="latent",
+    ).images  # fmt: skip
+    assert float(abs(latents_of(job) - expected[0].numpy()).max()) < TOLERANCE
+
+
 # --- what a spec says ---------------------------------------------------------------------------------------
 
 
@@ -140,15 +162,26 @@ def bare(folders: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(folders["sd1"], tmp_path / "bare", ignore=WEIGHTLESS))
 
 
-def test_missing_parts_are_named_with_their_flag(whole: Path, bare: Path, tmp_path: Path) -> None:
-    for start, words in (
-        (VAE, "has no VAE: give an autoencoder with --vae"),
-        (CLIP, "has no text_encoder: give"),
-    ):
-        file = without(whole, tmp_path / "part.safetensors", start)
-        with pytest.raises(ModelError, match=words) as caught:
-            describe(str(file), config=str(bare))
-        assert "--vae" in str(caught.value) or "--config-from" in str(caught.value)
+@pytest.mark.parametrize(
+    ("starts", "words"),
+    [
+        ((VAE,), "has no VAE: give an autoencoder with --vae"),
+        (
+            (CLIP,),
+            "has no text_encoder: give a folder or hub id in diffusers' layout that has the rest with --config-",
+        ),
+        (
+            (VAE, CLIP),
+            "has no text_encoder and VAE: give an autoencoder with --vae and a folder .* with --config-from",
+        ),
+    ],
+)
+def test_missing_parts_are_named_with_their_flags(
+    starts: tuple[str, ...], words: str, whole: Path, bare: Path, tmp_path: Path
+) -> None:
+    file = without(whole, tmp_path / "part.safetensors", *starts)
+    with pytest.raises(ModelError, match=words):
+        describe(str(file), config=str(bare))
 
 
 def test_on_the_command_line_nothing_has_started(whole: Path, bare: Path, tmp_path: Path) -> None:
@@ -192,6 +225,11 @@ def test_an_autoencoder_is_brought_in_every_form(
 def test_an_autoencoder_takes_the_place_of_a_folders(folders: dict[str, Path], tmp_path: Path) -> None:
     """With its own scaling, as diffusers takes one that is handed over."""
     own = changed(folders["sd1"], tmp_path / "own", {"vae/config.json": {"scaling_factor": 0.5}}) / "vae"
+    without_one = changed(folders["sd1"], tmp_path / "without", {})
+    shutil.rmtree(without_one / "vae")
+    with pytest.raises(ModelError, match=r"vae holds no weights; .*, or another autoencoder with --vae"):
+        describe(str(without_one))
+    assert_near(predict(load(str(without_one), vae=str(own))), predict(load(str(folders["sd1"]))))
     model = load(str(folders["sd1"]), vae=str(own))
     latents = noise(model.info, 1)
     vae = diffusers.AutoencoderKL.from_pretrained(own)
@@ -219,12 +257,70 @@ def test_what_is_no_fitting_autoencoder_is_refused(form: str, words: str, folder
 # --- where its configuration is -----------------------------------------------------------------------------
 
 
-def test_a_file_whose_repository_is_gone_needs_the_flag(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SD2 = {
+    "model.diffusion_model.input_blocks.0.0.weight": (2, 4, 3, 3),
+    "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight": (2, 1024),
+    "first_stage_model.decoder.conv_in.weight": (2, 4, 3, 3),
+    "cond_stage_model.model.token_embedding.weight": (2, 1024),
+}
+"""Some of the names and shapes by which such a file is known."""
+
+
+def test_a_file_whose_repository_is_gone_needs_the_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match=r"stable-diffusion-v1-5.* cannot be read: .*--config-from"):
-        describe(str(whole))
+    file = tmp_path / "sd2.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in SD2.items()}, file)
+    with pytest.raises(
+        ModelError, match=r"stabilityai/stable-diffusion-2-1 cannot be read: .* with --config-from"
+    ):
+        describe(str(file))
+
+
+CLIP_NAME = "transformer.text_model.embeddings.position_embedding.weight"
+T5_NAME = "text_encoders.t5xxl.transformer.shared.weight"
+
+
+@pytest.mark.parametrize(
+    ("names", "family", "inside"),
+    [
+        (tuple(SD2), "Stable Diffusion 1 or 2", {"unet", "vae", "text_encoder"}),
+        (
+            ("model.diffusion_model.x", f"cond_stage_model.{CLIP_NAME}"),
+            "Stable Diffusion 1 or 2",
+            {"unet", "text_encoder"},
+        ),
+        (
+            (f"conditioner.embedders.0.{CLIP_NAME}", "conditioner.embedders.1.model.positional_embedding"),
+            "Stable Diffusion XL",
+            {"unet", "text_encoder", "text_encoder_2"},
+        ),
+        (
+            (
+                "model.diffusion_model.joint_blocks.0.x",
+                f"text_encoders.clip_l.{CLIP_NAME}",
+                "first_stage_model.x",
+            ),
+            "Stable Diffusion 3",
+            {"transformer", "text_encoder", "vae"},
+        ),
+        (
+            ("joint_blocks.0.x", f"text_encoders.clip_g.{CLIP_NAME}", T5_NAME),
+            "Stable Diffusion 3",
+            {"transformer", "text_encoder_2", "text_encoder_3"},
+        ),
+        (("double_blocks.0.x",), "Flux", {"transformer"}),
+        (("double_blocks.0.x", T5_NAME, "vae.x"), "Flux", {"transformer", "text_encoder_2", "vae"}),
+    ],
+)
+def test_what_a_file_holds_is_told_by_its_names(
+    names: tuple[str, ...], family: str, inside: set[str]
+) -> None:
+    shapes = {name: [1] for name in names}
+    assert family_of(shapes) == family and parts_inside(shapes, family) == inside
 
 
 def test_configurations_that_do_not_belong_are_refused(whole: Path, folders: dict[str, Path]) -> None:
@@ -240,9 +336,6 @@ def test_a_published_configuration_gives_no_weights(
     whole: Path, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     """Nobody asked for them: a part that the file lacks is missed, whatever the repository has."""
-    from generation.models.single_file import single_file_source
-    from generation.models.sources import folder_source
-
     file = without(whole, tmp_path / "part.safetensors", VAE)
 
     def hub(name: str) -> Source:

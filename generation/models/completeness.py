@@ -32,37 +32,35 @@ def check_complete(source: Source) -> None:
                 f"model {source.name!r} has no {part}: {source.folder / 'model_index.json'} leaves it out, and a "
                 f"{source.kind} needs it"
             )
-    for part in source.parts:
-        _check_part(source, part)
+    missing = [part for part in source.stored if _is_network(source, part) and not source.weights(part)]
+    if missing:
+        raise ModelError(_without_weights(source, missing))
+    for part in source.stored:
+        if "Tokenizer" in str(class_in(source.index, part)) and not _files_of(source, part):
+            raise ModelError(f"{source.place(part)} holds no tokenizer: fetch the whole model again")
 
 
-def _check_part(source: Source, part: str) -> None:
-    if part not in source.stored or part == "scheduler":
-        return
-    if "Tokenizer" in str(class_in(source.index, part)):
-        _check_tokenizer(source, part)
-    elif not source.weights(part):
-        raise ModelError(_without_weights(source, part))
+def _is_network(source: Source, part: str) -> bool:
+    return part != "scheduler" and "Tokenizer" not in str(class_in(source.index, part))
 
 
-def _check_tokenizer(source: Source, part: str) -> None:
-    if not any(path.startswith(f"{part}/") for path in source.listing):
-        raise ModelError(f"{source.place(part)} holds no tokenizer: fetch the whole model again")
+def _files_of(source: Source, part: str) -> list[str]:
+    return [path for path in source.listing if path.startswith(f"{part}/")]
 
 
-def _without_weights(source: Source, part: str) -> str:
-    flag = (
-        "an autoencoder with --vae"
-        if part == "vae"
-        else "a folder or hub id in diffusers' layout that has one"
+def _without_weights(source: Source, missing: list[str]) -> str:
+    """The refusal, with the flags that supply what is missing."""
+    if source.single is None:
+        needed = "a diffusion_pytorch_model or model .safetensors is needed"
+        needed = f"{source.place(missing[0])} holds no weights; {needed}"
+        return f"{needed}, or another autoencoder with --vae" if missing == ["vae"] else needed
+    named = " and ".join(part.replace("vae", "VAE") for part in missing)
+    others = [part for part in missing if part != "vae"]
+    flags = ["an autoencoder with --vae"] if "vae" in missing else []
+    flags += (
+        ["a folder or hub id in diffusers' layout that has the rest with --config-from"] if others else []
     )
-    if source.single is not None:
-        named = flag if part == "vae" else f"{flag}, with --config-from"
-        return f"{source.single} has no {part.replace('vae', 'VAE')}: give {named}"
-    needed = (
-        f"{source.place(part)} holds no weights; a diffusion_pytorch_model or model .safetensors is needed"
-    )
-    return f"{needed}, or {flag}" if part == "vae" else needed
+    return f"{source.single} has no {named}: give {' and '.join(flags)}"
 
 
 def check_latents(source: Source, network: str, reads: int, has: int) -> None:

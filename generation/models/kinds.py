@@ -24,7 +24,7 @@ OTHER_UPDATES = {
     "lokr_w": "LoKr",
     "oft_blocks": "OFT",
     "oft_diag": "OFT",
-    "on_input": "IA3",
+    ".on_input": "IA3",
     "lora_mid": "LoCon of three factors",
 }
 """Parts of tensor names, and the kind of update, other than a LoRA, that has them."""
