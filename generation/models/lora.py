@@ -88,8 +88,8 @@ def _lora_in(source: Source) -> Path:
 # --- whether it fits ----------------------------------------------------------------------------------------
 
 
-def check_lora(lora: Lora, family: str, words: int | None) -> None:
-    """Refuse an update for another family; `words` is the width of a word that the model's UNet reads."""
+def check_lora(lora: Lora, family: str, words: int | Sequence[int] | None) -> None:
+    """Refuse an update for another family. words: how wide the words are that the UNet reads, or each block of it."""
     shapes = shapes_in(lora.path)
     made_for = _made_for(shapes)
     if made_for is None:
@@ -102,7 +102,7 @@ def check_lora(lora: Lora, family: str, words: int | None) -> None:
             f"{lora.path} is a LoRA for {_spoken(made_for)}, and the model is {_spoken((family,))}"
         )
     width = _word_width(shapes)
-    if words is not None and width is not None and width != words:
+    if isinstance(words, int) and width is not None and width != words:
         raise ModelError(
             f"{lora.path} is a LoRA for {WORD_WIDTHS.get(width, 'another model')}, whose words have {width} numbers;"
             f" the model's have {words}"

@@ -45,7 +45,7 @@ def describe(source: Source) -> ModelInfo:
     codec = codec_facts(source.config("vae"))
     check_latents(source, "unet", unet["in_channels"], codec["latent_channels"])
     for lora in source.loras:
-        check_lora(lora, family, unet["cross_attention_dim"])
+        check_lora(lora, family, words=unet["cross_attention_dim"])
     scheduler, fixes = scheduler_settings(source)
     distilled = {"distilled_guidance": True} if unet.get("time_cond_proj_dim") else {}
     return ModelInfo(
