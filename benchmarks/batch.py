@@ -29,10 +29,11 @@ from cluster.batch.drawing import BatchWorker
 from cluster.batch.extras import Extras
 from cluster.batch.plan import Batch, Sizes, enter
 from cluster.batch.requests import Numbered, Table
-from cluster.batch.small import Picture, SmallPictures, frame_of, loaded
+from cluster.batch.small import Picture, SmallPictures, frame_of
 from cluster.events import unheard
 from cluster.executors.in_process import InProcess
 from cluster.job import Job, prepare
+from cluster.models import loaded
 from cluster.spec import JobSpec
 from cluster.worker import build_sampler, class_map
 from generation.models.loading import describe
@@ -52,7 +53,7 @@ def compare(images: int, side: int, steps: int) -> None:
     """Draws and the plain loop, in turns; then everything that a picture takes, decoding and all."""
     torch.set_num_threads(1)
     jobs = [prepare(spec_of(Path("unused"), side, seed, steps)) for seed in range(images)]
-    model = loaded(jobs[0])
+    model = loaded(jobs[0].spec)
     samplers = [build_sampler(job, model, class_map(job)) for job in jobs]
     frames = [frame_of(job) for job in jobs]
     spent = draw_together(samplers, frames).spent  # warm

@@ -22,7 +22,8 @@ from cluster.inputs import FOLDER, kept
 from cluster.machine import ask_for_huge_pages
 from cluster.paths import absolute
 from cluster.progress import EVENTS, JsonLines, fan_out
-from cluster.spec import ExecutorName, JobSpec, SpecError, SpecFields
+from cluster.spec import ExecutorName, JobSpec, SpecError
+from cluster.spec_fields import SpecFields
 from cluster.status import Status, read_status
 from storage import claim
 from storage.claim import Claim

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.prediction import correction_facts, prediction_facts
 from cluster.spec import JobSpec, SpecError
 from generation import methods
 from generation.models.contracts import ModelInfo
@@ -41,6 +42,7 @@ INPUTS: Mapping[str, Input] = {
 def job_facts(spec: JobSpec, info: ModelInfo, inputs: Mapping[str, str], map: str | None) -> dict[str, Any]:
     """Of a resolved spec and an identified model. map: the fingerprint of the job that invents the class map."""
     facts = {"version": PICTURE_VERSION, "picture": picture_facts(spec, inputs), **model_facts(info)}
+    facts |= correction_facts(info)
     return facts if map is None else facts | {"map": map}
 
 
@@ -84,6 +86,7 @@ def picture_facts(spec: JobSpec, inputs: Mapping[str, str] | None = None) -> dic
         facts |= {"decode": spec.decode}
     if spec.regions is not None or spec.region_box:
         facts |= {"regions": _region_facts(spec, inputs)}
+    facts |= prediction_facts(spec)
     return facts | {"unconditional": True} if spec.cond_scale == 0 else facts
 
 

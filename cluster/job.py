@@ -13,6 +13,7 @@ from cluster.fitting import check_fits, most_workers
 from cluster.identity import identified, inputs_of, job_facts, model_facts
 from cluster.models import described
 from cluster.plan import Plan
+from cluster.prediction import scheduler_config
 from cluster.spec import BLOCK, DTYPES, JobSpec, SpecError, resolve
 from generation import methods
 from generation.models.contracts import ModelInfo
@@ -134,7 +135,7 @@ def schedule_of(spec: JobSpec, info: ModelInfo) -> Schedule:
     try:
         return _schedule(
             name,
-            json.dumps(dict(info.scheduler_config), sort_keys=True),
+            json.dumps(scheduler_config(spec, info), sort_keys=True),
             spec.num_inference_steps or info.num_inference_steps,
             spec.eta,
             info.notes.get("mu"),
@@ -258,6 +259,7 @@ def unused(asked: JobSpec, spec: JobSpec, info: ModelInfo) -> Iterator[str]:
     from generation.schedules import takes_eta
 
     guided = is_guided(spec, info)
+    yield from model_notes(info)
     if spec.negative_prompt and (info.class_names or info.family == "map"):
         yield f"negative_prompt changes nothing: model {spec.model!r} draws classes, which have no opposite"
     elif spec.negative_prompt and not guided and spec.cond_scale != 0:
@@ -283,6 +285,12 @@ def idle_workers(asked: int | None, executor: str) -> Iterator[str]:
     """Workers asked for that this executor does not have."""
     if executor == "in-process" and (asked or 1) > 1:
         yield f"workers {asked} changes nothing: executor in-process is one; ray takes more"
+
+
+def model_notes(info: ModelInfo) -> Iterator[str]:
+    """What of a model's files is used otherwise than they say, or not at all."""
+    yield from (str(correction) for correction in info.notes.get("corrections", ()))
+    yield from info.notes.get("unused", ())
 
 
 def _regions(spec: JobSpec, info: ModelInfo, canvas: Canvas) -> JobRegions | None:

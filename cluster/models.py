@@ -12,7 +12,12 @@ from generation.models.contracts import Model, ModelInfo
 
 def described(spec: JobSpec) -> ModelInfo:
     """The facts, its files read and its commits on the hub settled; raises ModelError."""
-    return identified(loading.describe(spec.model, **_how(spec)))
+    return identified(facts_of(spec))
+
+
+def facts_of(spec: JobSpec) -> ModelInfo:
+    """The facts alone, for whom it does not matter whether the files are what they were; raises ModelError."""
+    return loading.describe(spec.model, **_how(spec))
 
 
 def loaded(spec: JobSpec, began: ModelInfo) -> Model:
@@ -26,4 +31,10 @@ def loaded(spec: JobSpec, began: ModelInfo) -> Model:
 
 
 def _how(spec: JobSpec) -> dict[str, Any]:
-    return {"loras": spec.loras, "allow_pickle": spec.allow_pickle, "commits": spec.commits}
+    return {
+        "config": spec.config_from,
+        "vae": spec.vae,
+        "loras": spec.loras,
+        "allow_pickle": spec.allow_pickle,
+        "commits": spec.commits,
+    }

@@ -176,11 +176,11 @@ def plan_again(saved: job_file.SavedJob) -> Plan:
     Its model is described as it was when it began; that reads no pickle, so it needs no leave to.
     """
     from cluster.job import plan_of
+    from cluster.models import facts_of
     from cluster.spec import resolve
-    from generation.models.loading import describe
 
-    spec = saved.spec
-    info = describe(spec.model, loras=spec.loras, allow_pickle=saved.pickled, commits=spec.commits)
+    spec = saved.spec.model_copy(update={"allow_pickle": saved.pickled})
+    info = facts_of(spec)
     here = spec.model_copy(update={"device": "cpu", "executor": "in-process"})
     return plan_of(resolve(here, info), info)
 

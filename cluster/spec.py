@@ -12,9 +12,9 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -32,6 +32,8 @@ Device = Literal["cpu", "cuda"]
 Output = Literal["ome-zarr", "deep-zoom"]
 TileFormat = Literal["jpg", "png", "webp"]
 ExecutorName = Literal["ray", "in-process"]
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+Spacing = Literal["leading", "trailing", "linspace"]
 
 LONGEST_SIDE = 10_000_000
 BLOCK = 128
@@ -51,6 +53,8 @@ class JobSpec(BaseModel):
 
     prompt, negative_prompt: words; a class-map model knows a few only. width, height: of the picture.
     model: "embedded", a folder in diffusers' layout, a .safetensors file, or a hub id[@revision].
+    config_from: a folder or hub id in diffusers' layout that configures a single file, and has the parts it lacks.
+    vae: the autoencoder to use in place of the model's own: a file, a folder or a hub id.
     loras: path_or_id[:weight] each. allow_pickle: load weights that are not safetensors, which can run code.
     commits: name on the hub, of the model or a LoRA -> the commit to take it at; of others it is settled when they are
     described.
@@ -59,6 +63,8 @@ class JobSpec(BaseModel):
     blend_last: last steps in which the patches of the other methods overlap by a quarter, and blend; None is a quarter
     of the steps, none of random-patch. decode: how decoded tiles become one picture.
     scheduler, num_inference_steps, guidance_scale, eta: as in diffusers; None is the model's default.
+    prediction_type, rescale_zero_snr, timestep_spacing: how the model's noise was set up in training; None is as the
+    model's files say.
     cond_scale: guidance as null + (1 + cond_scale) (conditional - null), in place of guidance_scale; 0 is null alone.
     seed: in [0, 2**64). topology: which sides join.
     classes: labels of any size, for class-map models: PNG, TIFF or Zarr. class_labels: what they mean (docs/masks.md).
@@ -82,6 +88,8 @@ class JobSpec(BaseModel):
     width: int = Field(ge=1, le=LONGEST_SIDE)
     height: int = Field(ge=1, le=LONGEST_SIDE)
     model: str = Field("embedded", min_length=1)
+    config_from: str | None = Field(None, min_length=1)
+    vae: str | None = Field(None, min_length=1)
     loras: tuple[str, ...] = ()
     allow_pickle: bool = False
     commits: Mapping[str, str] = Field(default_factory=dict)
@@ -94,6 +102,9 @@ class JobSpec(BaseModel):
     guidance_scale: float | None = Field(None, ge=0)
     cond_scale: float | None = Field(None, ge=0)
     eta: float | None = Field(None, ge=0, le=1)
+    prediction_type: PredictionType | None = None
+    rescale_zero_snr: bool | None = None
+    timestep_spacing: Spacing | None = None
     seed: int = Field(0, ge=0, lt=2**64)
     classes: Path | None = None
     class_labels: Path | None = None
@@ -143,6 +154,11 @@ class JobSpec(BaseModel):
     def _model_from_anywhere(cls, model: str) -> str:
         return absolute_model(model)
 
+    @field_validator("config_from", "vae")
+    @classmethod
+    def _place_from_anywhere(cls, name: str | None) -> str | None:
+        return None if name is None else absolute_model(name)
+
     @field_validator("loras")
     @classmethod
     def _loras_from_anywhere(cls, loras: tuple[str, ...]) -> tuple[str, ...]:
@@ -178,49 +194,6 @@ class JobSpec(BaseModel):
     @classmethod
     def _in_one_order(cls, outputs: tuple[Output, ...]) -> tuple[Output, ...]:
         return tuple(name for name in get_args(Output) if name in outputs)
-
-
-class SpecFields(TypedDict, total=False):
-    """The fields of JobSpec as keyword arguments; `prompt`, `width`, `height` and `out` are required."""
-
-    prompt: str
-    negative_prompt: str
-    width: int
-    height: int
-    model: str
-    loras: tuple[str, ...]
-    allow_pickle: bool
-    commits: Mapping[str, str]
-    method: methods.Name
-    overlap: float
-    blend_last: int | None
-    decode: Decode
-    scheduler: str | None
-    num_inference_steps: int | None
-    guidance_scale: float | None
-    cond_scale: float | None
-    eta: float | None
-    seed: int
-    classes: Path | str | None
-    class_labels: Path | str | None
-    clean_map: int
-    regions: Path | str | None
-    region: Mapping[int | str, Any] | Sequence[Any]
-    region_box: Mapping[str, Any] | Sequence[Any]
-    region_feather: float
-    topology: TopologyName
-    dtype: DType | None
-    device: Device | None
-    batch_size: int | None
-    block: int | None
-    threads: int
-    outputs: tuple[Output, ...]
-    tile: int
-    tile_format: TileFormat
-    executor: ExecutorName
-    workers: int | None
-    preview_every: int | None
-    out: Path | str
 
 
 HINTS: Mapping[str, str] = {
@@ -284,8 +257,10 @@ def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
     is not there.
     """
     from cluster.machine import local_machine
+    from cluster.prediction import check_prediction
 
     _check_scheduler(spec.scheduler)
+    check_prediction(spec, info)
     spec = _joined_as_the_model_likes(spec, info)
     machine = local_machine()
     device: Device = spec.device or ("cuda" if machine.gpus else "cpu")
@@ -300,6 +275,7 @@ def resolve(spec: JobSpec, info: ModelInfo) -> JobSpec:
             "scheduler": spec.scheduler or info.scheduler,
             "num_inference_steps": steps,
             "guidance_scale": _guidance_scale(spec, info),
+            "eta": _eta(spec, info),
             "dtype": spec.dtype or (info.notes.get("half") if device == "cuda" else None) or DTYPES[device],
             "device": device,
             "batch_size": batch_size,
@@ -330,6 +306,16 @@ def _guidance_scale(spec: JobSpec, info: ModelInfo) -> float:
             "a guidance_scale of 1 + X; give one of them"
         )
     return 1 + spec.cond_scale
+
+
+def _eta(spec: JobSpec, info: ModelInfo) -> float | None:
+    """What the model's pipeline asks of schedulers whose own default is another; None leaves them their own."""
+    asked = info.notes.get("eta")
+    if spec.eta is not None or asked is None:
+        return spec.eta
+    from generation.schedules import own_eta
+
+    return asked if own_eta(spec.scheduler or info.scheduler) not in (None, asked) else None
 
 
 def _check_scheduler(name: str | None) -> None:

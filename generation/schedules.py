@@ -84,6 +84,19 @@ def takes_eta(name: str) -> bool:
     return "eta" in inspect.signature(getattr(diffusers, resolve(name)[0]).step).parameters
 
 
+def own_eta(name: str) -> float | None:
+    """The eta that a scheduler takes by itself, by either of its names; None where it takes none."""
+    given = inspect.signature(getattr(diffusers, resolve(name)[0]).step).parameters.get("eta")
+    return None if given is None else float(given.default)
+
+
+def takes(name: str, setting: str, config: Mapping[str, Any]) -> bool:
+    """Whether a setting of noise means something to a scheduler, by either of its names, of a model's configuration."""
+    class_name = resolve(name)[0]
+    accepted = inspect.signature(getattr(diffusers, class_name).__init__).parameters
+    return setting in accepted and not _is_flow(config)
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A scheduler after some steps of the dry run, and the groups of paths that hold each field worth keeping."""
@@ -220,11 +233,14 @@ def _build(name: str, config: Mapping[str, Any]) -> Any:
     return scheduler
 
 
+def _is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether a model's configuration is that of a flow."""
+    return str(config.get("_class_name", "")) in _FLOW or config.get("prediction_type") == "flow_prediction"
+
+
 def _flow_overrides(class_name: str, scheduler_class: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that let a solver written for diffusion integrate a flow; an error where it cannot."""
-    model_flows = (
-        str(config.get("_class_name", "")) in _FLOW or config.get("prediction_type") == "flow_prediction"
-    )
+    model_flows = _is_flow(config)
     if model_flows == (class_name in _FLOW):
         return {}
     if not model_flows:
@@ -254,7 +270,7 @@ def _refuse_what_is_not_pointwise(scheduler: Any, class_name: str) -> None:
 def _set_timesteps(scheduler: Any, steps: int, mu: float | None, linear_sigmas: bool) -> None:
     takes = inspect.signature(scheduler.set_timesteps).parameters
     shift = {"mu": mu} if mu is not None and "mu" in takes else {}
-    if linear_sigmas and "sigmas" in takes:
+    if linear_sigmas and "sigmas" in takes and not scheduler.config.get("use_flow_sigmas"):
         scheduler.set_timesteps(sigmas=[1 - index / steps for index in range(steps)], **shift)
     else:
         scheduler.set_timesteps(steps, **shift)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +11,11 @@ import pytest
 import tiny_models
 import torch
 from families import (
-    TOLERANCE,
-    WORDS,
     assert_near,
-    diffusers,
     noise,
     predict,
-    squares,
 )
+from safetensors.torch import load_file, save_file
 
 from generation.models import text_flow, text_unet
 from generation.models.contracts import Model
@@ -28,65 +24,6 @@ from generation.models.loading import describe, load
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 """diffusers' Euler schedulers hand tensors to np.array, at which NumPy 2 grumbles."""
-
-
-# --- LoRA ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "part"), [("sd1", "unet"), ("sdxl", "unet"), ("sd3", "transformer"), ("flux-dev", "transformer")]
-)
-def test_lora_changes_the_prediction(
-    name: str, part: str, folders: dict[str, Path], models: dict[str, Model], tmp_path: Path
-) -> None:
-    file = tiny_models.build_lora(folders[name], tmp_path, part)
-    plain = predict(models[name])
-    full, half, none = (
-        predict(load(str(folders[name]), loras=[f"{file}{end}"])) for end in ("", ":0.5", ":0")
-    )
-    assert float((full - plain).abs().max()) > 1e-3 and float((full - half).abs().max()) > 1e-4
-    torch.testing.assert_close(none, plain, atol=1e-5, rtol=1e-5)
-
-
-def test_loras_add_up_and_are_described(folders: dict[str, Path], tmp_path: Path) -> None:
-    first = tiny_models.build_lora(folders["sd1"], tmp_path / "first", "unet", seed=1)
-    second = tiny_models.build_lora(folders["sd1"], tmp_path / "second", "unet", seed=2)
-    loras = [f"{first}:0.5", str(second.parent)]
-    info = describe(str(folders["sd1"]), loras=loras)
-    model = load(str(folders["sd1"]), loras=loras)
-    assert model.info == info and info.notes["loras"] == ((str(first), 0.5), (str(second), 1.0))
-    assert {str(first), str(second)} <= set(info.files)
-    assert isinstance(model.denoiser, text_unet.UNetDenoiser)
-    assert not any("lora" in key for key in model.denoiser.unet.state_dict())
-    told = model.conditioner_for(WORDS).conditional(squares(1, 16))["prompt_embeds"]
-    expected = with_adapters(folders["sd1"], {first: 0.5, second: 1.0})(
-        noise(info, 1), 500.0, encoder_hidden_states=told
-    ).sample
-    torch.testing.assert_close(predict(model), expected, atol=TOLERANCE, rtol=TOLERANCE)
-
-
-def with_adapters(folder: Path, loras: dict[Path, float]) -> Any:
-    """diffusers' UNet with the updates kept apart, as its users would have them."""
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-        for place, file in enumerate(loras):
-            pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=f"lora{place}")
-    pipeline.set_adapters([f"lora{place}" for place in range(len(loras))], list(loras.values()))
-    return pipeline.unet.requires_grad_(False)
-
-
-def test_wrong_loras_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "update.bin").write_bytes(b"x")
-    for lora, message in (
-        ("nowhere.safetensors:0.5", "unknown LoRA"),
-        (f"{tmp_path}/update.bin", "convert it"),
-    ):
-        with pytest.raises(ModelError, match=message):
-            describe(str(folders["sd1"]), loras=[lora])
-    file = tiny_models.build_lora(folders["sd1"], tmp_path, "unet")
-    with pytest.raises(ModelError, match="takes no LoRA"):
-        load(str(folders["class-map"]), loras=[str(file)])
 
 
 # --- single files -------------------------------------------------------------------------------------------
@@ -216,6 +153,42 @@ def test_only_needed_files_are_downloaded(
     assert not any(name.endswith(".bin") for name in hub.fetched)
 
 
+@pytest.fixture
+def hub(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    """The tiny Stable Diffusion 1 on a hub."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    hub = FakeHub(folders["sd1"], tmp_path / "cache")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub.hf_hub_download)
+    return hub
+
+
+def test_a_repository_supplies_what_a_file_lacks(
+    hub: FakeHub, folders: dict[str, Path], models: dict[str, Model], tmp_path: Path
+) -> None:
+    """Its configuration when the file is described, the missing weights when it is loaded, and no others."""
+    file = tiny_models.build_single_file(folders["sd1"], tmp_path / "tiny.safetensors")
+    tensors = load_file(file)
+    save_file({name: value for name, value in tensors.items() if not name.startswith("cond_")}, file)
+    info = describe(str(file), config="tiny/sd1@v2")
+    assert info.notes["commit"] == "c0ffee" and not any("safetensors" in name for name in hub.fetched)
+    model = load(str(file), config="tiny/sd1@v2")
+    assert [name for name in hub.fetched if "safetensors" in name] == ["text_encoder/model.safetensors"]
+    assert_near(predict(model), predict(models["sd1"]))
+
+
+def test_an_autoencoder_comes_from_a_repository(hub: FakeHub, folders: dict[str, Path]) -> None:
+    """It is fetched when it is found: what it holds belongs to the identity of a job."""
+    info = describe(str(folders["sd1"]), vae="tiny/sd1@v2")
+    weights = "vae/diffusion_pytorch_model.safetensors"
+    assert [name for name in hub.fetched if "safetensors" in name] == [weights]
+    assert {str(hub.cache / weights), str(hub.cache / "vae" / "config.json")} <= set(info.files)
+
+
 # --- what is refused ----------------------------------------------------------------------------------------
 
 
@@ -266,8 +239,6 @@ def test_damaged_configuration_is_named(folders: dict[str, Path], tmp_path: Path
 def test_pickles_need_permission(folders: dict[str, Path], models: dict[str, Model], tmp_path: Path) -> None:
     folder = copied(folders["sd1"], tmp_path / "pickled")
     safe = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    from safetensors.torch import load_file
-
     torch.save(load_file(safe), safe.with_suffix(".bin"))
     safe.unlink()
     for act in (describe, load):

@@ -12,7 +12,8 @@ from engine import INFO
 
 from cluster import job_file, machine
 from cluster.identity import picture_facts
-from cluster.spec import BLOCK, JobSpec, SpecError, SpecFields, resolve
+from cluster.spec import BLOCK, JobSpec, SpecError, resolve
+from cluster.spec_fields import SpecFields
 from storage.fingerprint import FormatError, fingerprint
 
 GOOD: dict[str, Any] = {"prompt": "islands", "width": 96, "height": 64, "out": Path("out/x")}
@@ -170,7 +171,8 @@ OTHER_PICTURE: dict[str, Any] = {
     "scheduler": "euler", "num_inference_steps": 9, "guidance_scale": 3.0, "cond_scale": 0.0, "eta": 0.5, "seed": 7,
     "decode": "four-shift", "topology": "ring", "dtype": "bfloat16", "device": "cuda", "batch_size": 3, "threads": 2,
     "outputs": ("ome-zarr",), "tile": 256, "tile_format": "png", "clean_map": 4,
-    "region_box": ["0,0,9,9=a barn"], "blend_last": 1,
+    "region_box": ["0,0,9,9=a barn"], "blend_last": 1, "prediction_type": "v_prediction",
+    "rescale_zero_snr": False, "timestep_spacing": "trailing",
 }  # fmt: skip
 
 
@@ -191,6 +193,8 @@ def test_what_changes_pixels_is_identity(field: str) -> None:
 def test_every_field_is_identity_or_is_not() -> None:
     apart = {
         "model",
+        "config_from",
+        "vae",
         "overlap",
         "classes",
         "class_labels",

@@ -24,6 +24,7 @@ from cluster.identity import PICTURE_VERSION, check_inputs, model_facts, picture
 from cluster.job import Job, prepare_described
 from cluster.legend import legend_of
 from cluster.paths import model_in_public
+from cluster.prediction import correction_facts
 from cluster.regions import JobRegions, has_regions
 from cluster.spec import JobSpec, SpecError
 from storage.claim import NAME as LOCK
@@ -269,6 +270,7 @@ def facts_of(batch: Batch) -> dict[str, Any]:
         "version": PICTURE_VERSION,
         "settings": settings,
         **model_facts(batch.info, *maps),
+        **correction_facts(batch.info),
         "filter": batch.filter,
         "sizes": sizes,
     }

@@ -129,6 +129,20 @@ def batch(
     allow_pickle: Annotated[
         bool, _flag("Load weights that are not safetensors.", PLACE, "--allow-pickle")
     ] = False,
+    config_from: Annotated[
+        Text, _flag("Configuration of a single file, as in generate.", PLACE, metavar="ID|DIR")
+    ] = None,
+    vae: Annotated[Text, _flag("Autoencoder, as in generate.", PLACE, metavar="ID|PATH")] = None,
+    prediction_type: Annotated[Text, _flag("What the model predicts, as in generate.", PLACE)] = None,
+    rescale_zero_snr: Annotated[
+        bool | None,
+        _flag(
+            "It was trained down to pure noise, as in generate.",
+            PLACE,
+            "--rescale-zero-snr",
+        ),
+    ] = None,
+    timestep_spacing: Annotated[Text, _flag("Training steps to take, as in generate.", PLACE)] = None,
     dtype: Annotated[Text, _flag("float32, float16 or bfloat16 (default: by device).", PLACE)] = None,
     device: Annotated[Text, _flag("cpu or cuda (default: cuda where there is one).", PLACE)] = None,
     out: Annotated[
@@ -179,7 +193,8 @@ def batch(
         "allow_pickle": allow_pickle or None, "batch_size": batch_size, "executor": executor, "workers": workers,
         "threads": threads, "class_labels": class_labels, "blend_last": blend_last, "decode": decode,
         "clean_map": clean_map, "regions": regions, "region": region or None, "region_box": region_box or None,
-        "region_feather": region_feather,
+        "region_feather": region_feather, "config_from": config_from, "vae": vae, "prediction_type": prediction_type,
+        "rescale_zero_snr": rescale_zero_snr, "timestep_spacing": timestep_spacing,
     }  # fmt: skip
     fields = {} if config is None else read_fields(config, allow_pickle)
     given |= {"size": image_size, "width": width, "height": height}

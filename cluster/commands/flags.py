@@ -51,6 +51,33 @@ class SpecFlags:
         bool | None,
         _flag("Load weights that are not safetensors; that can run code.", PLACE, "--allow-pickle"),
     ] = None
+    config_from: Annotated[
+        str | None,
+        _flag(
+            "Configuration of a single file, and the parts it lacks: diffusers' layout.",
+            PLACE,
+            metavar="ID|DIR",
+        ),
+    ] = None
+    vae: Annotated[
+        str | None, _flag("Autoencoder in place of the model's own.", PLACE, metavar="ID|PATH")
+    ] = None
+    prediction_type: Annotated[
+        str | None,
+        _flag("What it predicts: epsilon, v_prediction or sample (default: as its files say).", PLACE),
+    ] = None
+    rescale_zero_snr: Annotated[
+        bool | None,
+        _flag(
+            "It was trained down to pure noise (default: as its files say).",
+            PLACE,
+            "--rescale-zero-snr",
+        ),
+    ] = None
+    timestep_spacing: Annotated[
+        str | None,
+        _flag("Training steps to take: leading, trailing or linspace (default: as its files say).", PLACE),
+    ] = None
     negative_prompt: Annotated[str | None, _flag("What it should not show.", PICTURE)] = None
     method: Annotated[
         str | None,

@@ -39,6 +39,9 @@ class ModelInfo:
         commit              hub model: the commit that was resolved; part of the fingerprint
         commits             {name on the hub: commit} of everything that comes from there, LoRAs among it
         loras               ((path, weight), ...) fused into the weights; the paths are among `files` as well
+        corrections         what of its configuration is used otherwise than its files say (corrections.py)
+        unused              what of its LoRAs has no place in it, a line each; known when it is described, not loaded
+        eta                 what its pipeline asks of schedulers that take an eta, unless told another
         distilled_guidance  the network takes guidance as an input, or none: evaluate once per patch
         mu                  argument of `set_timesteps` where the scheduler shifts dynamically, for a patch
         linear_sigmas       `set_timesteps` takes sigmas = linspace(1, 1/steps, steps), as Flux does

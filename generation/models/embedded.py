@@ -78,13 +78,14 @@ def load(source: Source, info: ModelInfo, dtype: torch.dtype, device: torch.devi
     import diffusers
     import torch
 
-    if source.loras:
-        raise ModelError(f"model {source.name!r} is a class-map model, which takes no LoRA")
     allowed = {"use_safetensors": None if source.allow_pickle else True, "local_files_only": True}
     networks: list[Any] = []
     for part, precision in (("unet", dtype), ("vae", torch.float32)):
         network = getattr(diffusers, source.config(part)["_class_name"])
-        networks.append(network.from_pretrained(source.place(part), dtype=precision, **allowed))
+        variant = source.variant(part)
+        networks.append(
+            network.from_pretrained(source.place(part), dtype=precision, variant=variant, **allowed)
+        )
     unet, vae = (ready(network, device) for network in networks)
 
     def conditioner_for(request: Request) -> ClassConditioner:
@@ -184,9 +185,12 @@ class AutoencoderCodec:
     """diffusers' autoencoders between pixels and the diffusion space:
 
     latents = (encoding - shift) * scaling, or (encoding - mean) * scaling / std where these are known.
+
+    reads: which of "shift_factor" and "latents_mean" (with latents_std) count; a family's pipeline leaves out others.
     """
 
     vae: Any
+    reads: tuple[str, ...] = ("shift_factor", "latents_mean")
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) -> (N, 3, h * scale, w * scale) float32."""
@@ -209,8 +213,9 @@ class AutoencoderCodec:
 
         config = self.vae.config
         mean, deviation = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        if mean is None or deviation is None:
-            return getattr(config, "shift_factor", None) or 0.0, 1.0 / config.scaling_factor
+        if "latents_mean" not in self.reads or mean is None or deviation is None:
+            moved = getattr(config, "shift_factor", None) if "shift_factor" in self.reads else None
+            return moved or 0.0, 1.0 / config.scaling_factor
         place = dict(device=self.vae.device, dtype=self.vae.dtype)
         shift, spread = (torch.tensor(values, **place).view(1, -1, 1, 1) for values in (mean, deviation))
         return shift, spread / config.scaling_factor

@@ -41,6 +41,11 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def shapes_in(path: Path) -> dict[str, list[int]]:
+    """Tensor names -> shapes of a safetensors file."""
+    return {name: entry["shape"] for name, entry in read_header(path).items() if name != "__metadata__"}
+
+
 def _end(tensor: Any) -> int:
     """Where the bytes of a header's tensor end."""
     entry = _object(tensor)

@@ -14,9 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from generation.models.errors import ModelError, first_line
-from generation.models.sources import Source, folder_source
+from generation.models.sources import CONFIGURATION, Source, folder_source
 
-CONFIGURATION = (".json", ".txt", ".model")
 UNPINNED: Mapping[str, str] = MappingProxyType({})
 """Commits of names on the hub, where nobody has settled any: each is taken as it is now."""
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")

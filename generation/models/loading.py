@@ -2,12 +2,11 @@
 
     "embedded"          the folder that ships with the package; "embedded/fast", a model inside it
     a folder            diffusers' layout: model_index.json, unet/ or transformer/, vae/, scheduler/, ...
-    a .safetensors file the original layout; its configuration comes from `config`, from a folder of that name
-                        beside it, or from the hub repository that diffusers reads for that kind of file
+    a .safetensors file the original layout; single_file.py finds its configuration
     org/name[@revision] the hub; HF_HOME, HF_HUB_OFFLINE and the token are huggingface_hub's business
 
 `describe` reads configuration and safetensors headers; of a hub model it downloads configuration only. It
-imports no torch.
+imports no torch, unless there are LoRAs, which are compared with the model's layers.
 """
 
 from __future__ import annotations
@@ -19,11 +18,22 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from generation.models.completeness import check_complete
 from generation.models.contracts import Model, ModelInfo
 from generation.models.errors import ModelError, first_line
 from generation.models.files import read_header
-from generation.models.hub import CONFIGURATION, HUB_ID, UNPINNED, download, from_hub, unknown
-from generation.models.sources import CLASS_MAP, MAP, PICKLES, TABLES, Source, borrows, folder_source
+from generation.models.hub import HUB_ID, UNPINNED, download, from_hub, unknown
+from generation.models.single_file import single_file_source
+from generation.models.sources import (
+    CLASS_MAP,
+    CONFIGURATION,
+    MAP,
+    PICKLES,
+    TABLES,
+    Source,
+    borrows,
+    folder_source,
+)
 from generation.models.turns import TURNS
 
 if TYPE_CHECKING:
@@ -31,7 +41,6 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parent / "weights" / "earth"
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-
 FAMILIES = {
     CLASS_MAP: "generation.models.embedded",
     MAP: "generation.models.maps",
@@ -49,8 +58,6 @@ MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, Arithm
 COUNTS = ("latent_channels", "scale", "patch", "multiple", "tile", "num_inference_steps")
 """Facts of a ModelInfo that are whole numbers from one on."""
 
-LDM = "model.diffusion_model."
-
 
 class FamilyModule(Protocol):
     """What each module of FAMILIES defines."""
@@ -67,17 +74,20 @@ def describe(
     *,
     revision: str | None = None,
     config: str | None = None,
+    vae: str | None = None,
     loras: Sequence[str] = (),
     allow_pickle: bool = False,
     commits: Mapping[str, str] = UNPINNED,
 ) -> ModelInfo:
     """The facts about a model, without its weights; raises ModelError.
 
+    config: where the configuration of a single file is. vae: the autoencoder to use in place of the model's own.
     commits: name on the hub, of the model or a LoRA as it is given here -> the commit to take it at, as
     notes["commits"] of an earlier description has them; other names are taken as they are on the hub now.
     """
-    source = _resolve(model, revision, config, loras, allow_pickle, commits)
-    return _describe(source)
+    source = _resolve(model, revision, config, vae, loras, allow_pickle, commits)
+    info = _describe(source)
+    return replace(info, notes={**info.notes, **_unused_note(source)})
 
 
 def load(
@@ -85,6 +95,7 @@ def load(
     *,
     revision: str | None = None,
     config: str | None = None,
+    vae: str | None = None,
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
     loras: Sequence[str] = (),
@@ -95,12 +106,25 @@ def load(
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPE_BYTES:
         raise ModelError(f"dtype {name!r} is not supported; use one of {', '.join(DTYPE_BYTES)}")
-    source = _resolve(model, revision, config, loras, allow_pickle, commits)
+    source = _resolve(model, revision, config, vae, loras, allow_pickle, commits)
     info = _describe(source)
-    if source.single is None and source.commit:
-        download(source, [path for part in source.parts for path in source.weights(part)])
+    if source.commit:
+        wanted = [path for part in source.stored for path in source.weights(part)]
+        download(replace(source, name=source.repository or source.name), wanted)
         _check_weights(source)
     return _load(source, info, name, device)
+
+
+def _unused_note(source: Source) -> dict[str, tuple[str, ...]]:
+    """What of LoRAs has no place in the model, in notes["unused"]: found on networks that are built without weights."""
+    if not source.loras:
+        return {}
+    from generation.models.lora_fusing import unused_by
+    from generation.models.pipelines import networks_without_weights
+
+    networks = networks_without_weights(source)
+    lines = tuple(line for lora in source.loras if (line := unused_by(networks, source.kind, lora)))
+    return {"unused": lines} if lines else {}
 
 
 def _load(source: Source, info: ModelInfo, dtype: str, device: str | torch.device) -> Model:
@@ -120,6 +144,7 @@ def _load(source: Source, info: ModelInfo, dtype: str, device: str | torch.devic
 def _describe(source: Source) -> ModelInfo:
     """Facts of the family, and what all families share: files, sizes, notes on origin."""
     try:
+        _check_additions(source)
         _check_weights(source)
         info = _family(source).describe(source)
     except ModelError:
@@ -145,6 +170,16 @@ def _describe(source: Source) -> ModelInfo:
         loaded_bytes={dtype: _loaded_bytes(source, size) for dtype, size in DTYPE_BYTES.items()},
         notes=notes,
     )
+
+
+def _check_additions(source: Source) -> None:
+    """A class-map model is whole as it is."""
+    added = {"LoRA": bool(source.loras), "VAE": source.vae is not None}
+    for name, given in added.items():
+        if given and source.kind in TABLES:
+            raise ModelError(
+                f"model {source.name!r} is a {source.kind} model, which takes no {name}: leave it out"
+            )
 
 
 def _check_facts(source: Source, info: ModelInfo) -> None:
@@ -185,33 +220,41 @@ def _files(source: Source) -> tuple[str, ...]:
         paths += [
             path for path in source.listing if path.startswith(f"{part}/") and path.endswith(CONFIGURATION)
         ]
-        paths += source.weights(part) if source.single is None and not source.commit else ()
-    apart = [] if source.single is None else [source.single]
+    if not source.commit:
+        paths += [path for part in source.stored for path in source.weights(part)]
     files = [
-        *apart,
+        *_apart(source),
         *(source.place(path) for path in sorted(set(paths))),
+        *(source.vae.config_files if source.vae is not None else ()),
         *(lora.path for lora in source.loras),
     ]
     return tuple(str(file) for file in files)
 
 
+def _apart(source: Source) -> list[Path]:
+    """Weights that are not in the folder: a single file, an autoencoder that was brought."""
+    single = [] if source.single is None else [source.single]
+    return [*single, *(source.vae.weight_files if source.vae is not None else ())]
+
+
 def _parameters_bytes(source: Source) -> int:
-    if source.single is not None:
-        return source.single.stat().st_size
-    parts = [part for part in source.parts if part in ("unet", "transformer", "vae")]
-    return sum(source.listing[path] for part in parts for path in source.weights(part))
+    parts = [part for part in source.stored if part in ("unet", "transformer", "vae")]
+    inside = sum(source.listing[path] for part in parts for path in source.weights(part))
+    return inside + sum(path.stat().st_size for path in _apart(source))
 
 
 def _loaded_bytes(source: Source, size: int) -> int:
     """Of all weights in memory, with `size` bytes a number; the codec's are float32."""
-    if source.single is not None:
-        return _in_memory(source.single, source.single.stat().st_size, size)
-    return sum(
-        _in_memory(
-            source.place(path), source.listing[path], DTYPE_BYTES["float32"] if part == "vae" else size
-        )
-        for part in source.parts
+    files = [
+        (source.place(path), source.listing[path], part)
+        for part in source.stored
         for path in source.weights(part)
+    ]
+    files += [(path, path.stat().st_size, "") for path in _apart(source)]
+    brought = source.vae.weight_files if source.vae is not None else ()
+    return sum(
+        _in_memory(path, on_disk, DTYPE_BYTES["float32"] if part == "vae" or path in brought else size)
+        for path, on_disk, part in files
     )
 
 
@@ -225,29 +268,16 @@ def _in_memory(file: Path, on_disk: int, size: int) -> int:
 
 
 def _check_weights(source: Source) -> None:
-    """Refuse pickles unless they are allowed, parts without weights, and damaged safetensors files."""
-    if source.single is not None:
-        paths = [source.single]
-    else:
-        weighted = [part for part in source.parts if f"{part}/config.json" in source.listing]
-        for part in weighted:
-            _check_part(source, part)
-        paths = [source.place(path) for part in weighted for path in source.weights(part)]
-    for path in paths:
+    """Refuse parts that are missing, pickles unless they are allowed, and damaged safetensors files."""
+    check_complete(source)
+    single = [] if source.single is None else [source.single]
+    for path in [*single, *(source.place(path) for part in source.stored for path in source.weights(part))]:
         if path.suffix in PICKLES and not source.allow_pickle:
             raise ModelError(
                 f"{path} is pickled, and unpickling can run code: convert it to safetensors, or add --allow-pickle"
             )
         if path.suffix == ".safetensors" and path.exists():
             read_header(path)
-
-
-def _check_part(source: Source, part: str) -> None:
-    if source.weights(part) or "Tokenizer" in str(source.read("model_index.json")[part]):
-        return
-    raise ModelError(
-        f"{source.place(part)} holds no weights; a diffusion_pytorch_model or model .safetensors is needed"
-    )
 
 
 # --- where models are ---------------------------------------------------------------------------------------
@@ -257,18 +287,23 @@ def _resolve(
     model: str,
     revision: str | None,
     config: str | None,
+    vae: str | None,
     loras: Sequence[str],
     allow_pickle: bool,
     commits: Mapping[str, str],
 ) -> Source:
-    from generation.models.text_unet import find_lora
+    from generation.models.lora import find_lora
+    from generation.models.vae import find_vae
 
     source = find(model, revision, config, commits)
+    own = None if vae is None else find_vae(vae, allow_pickle, commits)
     found = tuple(find_lora(text, commits) for text in loras)
     settled = dict(source.commits)
+    if own is not None and own.source is not None:
+        settled |= own.source.commits
     for lora in found:
         settled |= lora.commits
-    return replace(source, loras=found, allow_pickle=allow_pickle, commits=settled)
+    return replace(source, vae=own, loras=found, allow_pickle=allow_pickle, commits=settled)
 
 
 def find(
@@ -277,10 +312,14 @@ def find(
     """A name in any of the forms above; folders and files before hub ids."""
     path = _embedded(model) or Path(model).expanduser()
     hub = HUB_ID.fullmatch(model)
+    if path.is_file():
+        return single_file_source(model, path, config, lambda name: find(name, None, None, commits))
+    if config is not None:
+        raise ModelError(
+            f"--config-from gives the configuration of a single file, and {model!r} is none: leave it out"
+        )
     if path.is_dir():
         return folder_source(model, path)
-    if path.is_file():
-        return _single_file(model, path, config, commits)
     if hub is None or path.suffix in (".safetensors", *PICKLES):
         raise ModelError(unknown(model))
     return from_hub(model, hub["id"], revision or hub["revision"], commits)
@@ -298,33 +337,3 @@ def map_model(model: str) -> str | None:
     if (folder / "map" / TABLES[MAP]).is_file():
         return f"{model}/map"
     return map_model(str(Path(model).parent)) if borrows(folder) else None
-
-
-def _single_file(name: str, path: Path, config: str | None, commits: Mapping[str, str]) -> Source:
-    """A file in the original layout, with the configuration that `config`, a neighbour or the hub gives."""
-    if path.suffix not in (".safetensors", *PICKLES):
-        raise ModelError(f"model file {name!r} is neither .safetensors nor one of {', '.join(PICKLES)}")
-    beside = path.with_suffix("")
-    if config is None and (beside / "model_index.json").exists():
-        config = str(beside)
-    if config is None and path.suffix != ".safetensors":
-        raise ModelError(
-            f"a pickled file does not say what it is: put the configuration of {name!r}, a folder in diffusers' "
-            f"layout with a model_index.json, at {beside}, or convert the file to .safetensors"
-        )
-    found = find(config or _original_repository(path), None, None, commits)
-    return replace(found, name=name, single=path)
-
-
-def _original_repository(path: Path) -> str:
-    """The hub repository whose configuration fits a single file, by the tensors that diffusers looks for."""
-    from generation.models import text_flow, text_unet
-
-    header = read_header(path)
-    shapes = {
-        name.removeprefix(LDM): entry["shape"] for name, entry in header.items() if name != "__metadata__"
-    }
-    found = text_flow.original_repository(shapes) or text_unet.original_repository(shapes)
-    if found is None:
-        raise ModelError(f"{path} is no text-to-image checkpoint of Stable Diffusion 1, 2, XL, 3 or Flux")
-    return found

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from generation.models.corrections import class_in, completed
 from generation.models.errors import ModelError
 from generation.models.files import read_json
 
 if TYPE_CHECKING:
-    from generation.models.text_unet import Lora
+    from generation.models.lora import Lora
+    from generation.models.vae import Vae
 
+CONFIGURATION = (".json", ".txt", ".model")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 DROPPED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of diffusers' pipelines that no picture here depends on: never downloaded, never loaded."""
@@ -28,10 +31,13 @@ TABLES = {CLASS_MAP: "classes.json", MAP: "map.json"}
 
 @dataclass(frozen=True)
 class Source:
-    """A model found: `folder` in diffusers' layout; `single`, a file with all weights if they are apart.
+    """A model found: `folder` in diffusers' layout; `single`, a file with weights if they are apart.
 
-    commits: name on the hub -> commit, of what comes from there.
-    borrowed: parts that lie in the folder around this one, as `"_parts_of": ".."` in its model_index.json says.
+    inside: parts whose weights `single` has; those of other parts are in the folder. repository: the name under which
+    that folder was found, if that is another. said: what the single file says of its own prediction, as settings of a
+    scheduler. vae: the autoencoder that the user brought, in place of the model's. commits: name on the hub -> commit,
+    of what comes from there. borrowed: parts that lie in the folder around this one, as `"_parts_of": ".."` in its
+    model_index.json says.
     """
 
     name: str
@@ -43,10 +49,14 @@ class Source:
     loras: tuple[Lora, ...] = ()
     allow_pickle: bool = False
     borrowed: frozenset[str] = frozenset()
+    inside: frozenset[str] = frozenset()
+    repository: str = ""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    vae: Vae | None = None
 
     def place(self, path: str) -> Path:
         """Where a file or part of the listing lies."""
-        part = PurePosixPath(path).parts[0]
+        part = path.partition("/")[0]
         return (self.folder.parent if part in self.borrowed else self.folder) / path
 
     def read(self, path: str) -> dict[str, Any]:
@@ -54,8 +64,14 @@ class Source:
         return read_json(self.place(path))
 
     def config(self, part: str) -> dict[str, Any]:
-        """The configuration of a part."""
-        return self.read(f"{part}/config.json")
+        """The configuration of a part; of an autoencoder that was brought, its own."""
+        if part != "vae":
+            return self.read(f"{part}/config.json")
+        given = self.vae is not None and self.vae.single is None
+        own = {} if given else self.read("vae/config.json")
+        named = class_in(self.index, "vae") if self.kind not in TABLES else None
+        own = own if named is None or given else completed(named, own)
+        return own if self.vae is None else self.vae.config(own)
 
     @property
     def kind(self) -> str:
@@ -75,34 +91,59 @@ class Source:
         return tuple(sorted(name for name in present if name not in DROPPED))
 
     @property
-    def variant(self) -> str | None:
-        """ "fp16" where the network exists in no other form."""
-        network = "unet" if "unet" in self.parts else "transformer"
-        names = [PurePosixPath(path).name for path in self.listing if path.startswith(f"{network}/")]
-        full = [name for name in names if _is_weight(name, None, self.allow_pickle)]
-        return (
-            "fp16"
-            if not full and any(_is_weight(name, "fp16", self.allow_pickle) for name in names)
-            else None
-        )
+    def index(self) -> dict[str, Any]:
+        """model_index.json."""
+        return self.read("model_index.json")
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The parts whose weights, or words, are in the folder: not in a single file, not brought by the user."""
+        brought = {"vae"} if self.vae is not None else set()
+        return tuple(part for part in self.parts if part not in self.inside | brought)
 
     def weights(self, part: str) -> tuple[str, ...]:
-        """The weight files of a part, safetensors before pickles; empty for tokenizers and schedulers."""
-        names = [path for path in self.listing if PurePosixPath(path).parent == PurePosixPath(part)]
-        for variant in dict.fromkeys((self.variant, None, "fp16")):
-            for pickled in (False, True):
-                found = [name for name in names if _is_weight(PurePosixPath(name).name, variant, pickled)]
-                if found:
-                    return tuple(sorted(found))
-        return ()
+        """The weight files of a part in the variant that is loaded; empty for tokenizers and schedulers."""
+        return self._chosen(part)[1]
+
+    def variant(self, part: str) -> str | None:
+        """The variant of a part's weights that is loaded: "fp16" of model.fp16.safetensors, or None."""
+        return self._chosen(part)[0]
+
+    def _chosen(self, part: str) -> tuple[str | None, tuple[str, ...]]:
+        """The plain weights, else a variant; safetensors before pickles, and first where pickles are refused."""
+        found: dict[tuple[str | None, bool], list[str]] = {}
+        for path in self.listing:
+            place = PurePosixPath(path)
+            named = WEIGHTS.fullmatch(place.name)
+            if named is not None and place.parent == PurePosixPath(part):
+                kind = (named["variant"] or named["old_variant"], named["suffix"] != "safetensors")
+                found.setdefault(kind, []).append(path)
+        if not found:
+            return None, ()
+        best = min(found, key=self._preference)
+        return best[0], tuple(sorted(found[best]))
+
+    def _preference(self, kind: tuple[str | None, bool]) -> tuple[Any, ...]:
+        variant, pickled = kind
+        rank = VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS)
+        order = (rank, variant or "")
+        return (order, pickled) if self.allow_pickle else (pickled, order)
 
 
-def _is_weight(name: str, variant: str | None, pickled: bool) -> bool:
-    """Whether a file name is that of weights as diffusers and transformers write them (a shard included)."""
-    dotted = re.escape(f".{variant}") if variant else ""
-    suffix = "(safetensors|bin)" if pickled else "safetensors"
-    base = "(diffusion_pytorch_model|model|pytorch_model)"
-    return re.fullmatch(rf"{base}({dotted}(-\d+-of-\d+)?|-\d+-of-\d+{dotted})\.{suffix}", name) is not None
+WEIGHTS = re.compile(
+    r"(diffusion_pytorch_model|model|pytorch_model)"
+    r"(\.(?P<variant>\w+))?(-\d+-of-\d+)?(\.(?P<old_variant>\w+))?\.(?P<suffix>safetensors|bin)"
+)
+"""Names of weights as diffusers and transformers write them: plain, in a variant, in shards, in shards as they were
+named before."""
+
+VARIANTS = (None, "fp16", "bf16", "fp32", "ema")
+"""Which is loaded where there are several; others come last."""
+
+
+def is_configuration(path: str) -> bool:
+    """Whether a file says what a model is, rather than what it has learned."""
+    return path.endswith(CONFIGURATION)
 
 
 def folder_source(name: str, folder: Path) -> Source:

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from generation.models.completeness import check_latents
 from generation.models.contracts import Conditioning, Model, ModelInfo, Request
+from generation.models.corrections import Correction, completed, corrections_note, scheduler_settings
 from generation.models.embedded import AutoencoderCodec, codec_facts, ready, side
-from generation.models.errors import ModelError
+from generation.models.lora import check_lora
+from generation.models.pipelines import Ends, PromptConditioner, open_pipeline, with_encoders
 from generation.models.sources import Source
-from generation.models.text_unet import Ends, PromptConditioner, open_pipeline, with_encoders
 
 if TYPE_CHECKING:
     import torch
@@ -26,18 +28,31 @@ HALF = "bfloat16"
 """It has the range of float32; numbers within T5 and Flux can leave that of float16."""
 FLUX_PATCH = 128
 """Flux has no sample_size in its configuration; this is the pipeline's `default_sample_size`."""
+FLUX_CHANNELS = 64
+"""Of a token that Flux reads: 16 channels of 2 x 2 latents."""
 
 TRAINING_STEPS = 1000
 
 
 def describe(source: Source) -> ModelInfo:
     """Facts from the configuration."""
-    facts = _flux_facts if source.kind == "FluxPipeline" else _sd3_facts
-    return facts(source, source.config("transformer"), source.read("scheduler/scheduler_config.json"))
+    flux = source.kind == "FluxPipeline"
+    network = "FluxTransformer2DModel" if flux else "SD3Transformer2DModel"
+    for lora in source.loras:
+        check_lora(lora, "flux" if flux else "stable_diffusion_3", words=None)
+    scheduler, fixes = scheduler_settings(source)
+    facts = _flux_facts if flux else _sd3_facts
+    return facts(source, completed(network, source.config("transformer")), scheduler, fixes)
 
 
-def _sd3_facts(source: Source, transformer: Mapping[str, Any], scheduler: Mapping[str, Any]) -> ModelInfo:
+def _sd3_facts(
+    source: Source,
+    transformer: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    fixes: tuple[Correction, ...],
+) -> ModelInfo:
     patch, multiple = side(transformer["sample_size"]), int(transformer["patch_size"])
+    notes = _shift_note(scheduler, (patch // multiple) ** 2, max_shift=1.16)
     return ModelInfo(
         family="stable_diffusion_3",
         patch=patch,
@@ -46,16 +61,21 @@ def _sd3_facts(source: Source, transformer: Mapping[str, Any], scheduler: Mappin
         num_inference_steps=28,
         scheduler=scheduler["_class_name"],
         scheduler_config=scheduler,
-        notes={"half": HALF, **_shift_note(scheduler, (patch // multiple) ** 2, max_shift=1.16)},
+        notes={"half": HALF, **notes, **corrections_note(*fixes)},
         **_latents_of(source, transformer["in_channels"]),
     )
 
 
-def _flux_facts(source: Source, transformer: Mapping[str, Any], scheduler: Mapping[str, Any]) -> ModelInfo:
+def _flux_facts(
+    source: Source,
+    transformer: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    fixes: tuple[Correction, ...],
+) -> ModelInfo:
     """FLUX.1-dev reads the guidance scale; schnell was distilled further, to 4 steps without any."""
-    dev = bool(transformer.get("guidance_embeds"))
+    dev = bool(transformer["guidance_embeds"])
     patch = side(transformer.get("sample_size", FLUX_PATCH))
-    notes = _shift_note(scheduler, (patch // 2) ** 2, max_shift=1.15)
+    notes = _shift_note(scheduler, (patch // 2) ** 2, max_shift=1.15) | corrections_note(*fixes)
     return ModelInfo(
         family="flux",
         patch=patch,
@@ -71,15 +91,11 @@ def _flux_facts(source: Source, transformer: Mapping[str, Any], scheduler: Mappi
 
 def _latents_of(source: Source, channels: int) -> dict[str, Any]:
     codec = codec_facts(source.config("vae"))
-    if channels != codec["latent_channels"]:
-        raise ModelError(
-            f"model {source.name!r} is not a text-to-image model: its transformer reads {channels} channels"
-            f" and its latents have {codec['latent_channels']}"
-        )
+    check_latents(source, "transformer", channels, codec["latent_channels"])
     return codec
 
 
-def _shift_note(scheduler: Mapping[str, Any], tokens: int, max_shift: float) -> dict[str, float]:
+def _shift_note(scheduler: Mapping[str, Any], tokens: int, max_shift: float) -> dict[str, Any]:
     """mu, linear in the number of tokens, of a scheduler that shifts (diffusers' `calculate_shift`)."""
     if not scheduler.get("use_dynamic_shifting"):
         return {}
@@ -92,6 +108,8 @@ def _shift_note(scheduler: Mapping[str, Any], tokens: int, max_shift: float) -> 
 def original_repository(shapes: Mapping[str, Sequence[int]]) -> str | None:
     """Where a single file's configuration is; names of its tensors come without `model.diffusion_model.`."""
     if "double_blocks.0.img_attn.norm.key_norm.scale" in shapes:
+        if tuple(shapes.get("img_in.weight", (0, FLUX_CHANNELS)))[1] != FLUX_CHANNELS:
+            return None  # Fill, Depth and Canny read a picture as well
         return "black-forest-labs/FLUX.1-" + ("dev" if "guidance_in.in_layer.bias" in shapes else "schnell")
     if "joint_blocks.0.context_block.adaLN_modulation.1.bias" not in shapes:
         return None
@@ -113,7 +131,7 @@ def load(source: Source, info: ModelInfo, dtype: torch.dtype, device: torch.devi
         return PromptConditioner(*ends)
 
     denoiser = FluxDenoiser(transformer) if flux else SD3Denoiser(transformer)
-    return Model(info, denoiser, AutoencoderCodec(vae), conditioner_for)
+    return Model(info, denoiser, AutoencoderCodec(vae, reads=("shift_factor",)), conditioner_for)
 
 
 @dataclass(frozen=True)

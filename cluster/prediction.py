@@ -1,0 +1,68 @@
+"""How a model's noise was set up in training, where a spec says it: settings of the scheduler. Knows no network.
+
+    prediction_type    what the network predicts: epsilon, v_prediction or sample
+    rescale_zero_snr   the last of the training's noise levels is noise alone (Lin et al. 2023, arXiv 2305.08891)
+    timestep_spacing   which of the training's steps are taken: leading, trailing or linspace
+
+What a spec leaves out is as the model's files say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cluster.spec import JobSpec, SpecError
+
+if TYPE_CHECKING:
+    from generation.models.contracts import ModelInfo
+
+SETTINGS: Mapping[str, str] = {
+    "prediction_type": "prediction_type",
+    "rescale_zero_snr": "rescale_betas_zero_snr",
+    "timestep_spacing": "timestep_spacing",
+}
+"""Field of JobSpec -> setting of diffusers' schedulers."""
+
+
+def prediction_facts(spec: JobSpec) -> dict[str, Any]:
+    """What of these fields is given, by name: it determines the pixels."""
+    return {name: value for name in SETTINGS if (value := getattr(spec, name)) is not None}
+
+
+def scheduler_config(spec: JobSpec, info: ModelInfo) -> dict[str, Any]:
+    """The model's scheduler configuration with what the spec says otherwise."""
+    said = {SETTINGS[name]: value for name, value in prediction_facts(spec).items()}
+    return {**info.scheduler_config, **said}
+
+
+def check_prediction(spec: JobSpec, info: ModelInfo) -> None:
+    """Raises SpecError where the scheduler has no such setting, and where zero SNR would leave nothing to predict."""
+    given = prediction_facts(spec)
+    if not given:
+        return
+    from generation.schedules import takes
+
+    name = spec.scheduler or info.scheduler
+    for field in given:
+        if not takes(name, SETTINGS[field], info.scheduler_config):
+            raise SpecError(
+                f"--{field.replace('_', '-')} changes nothing with scheduler {name} of model {spec.model!r}: leave it "
+                "out, or choose a --scheduler such as ddim or euler for a model that predicts no flow"
+            )
+    predicts = scheduler_config(spec, info).get("prediction_type", "epsilon")
+    if spec.rescale_zero_snr and predicts == "epsilon":
+        raise SpecError(
+            "--rescale-zero-snr leaves nothing of the picture to find where the model predicts epsilon, its noise; "
+            "add --prediction-type v_prediction, if it predicts that"
+        )
+
+
+def correction_facts(info: ModelInfo) -> dict[str, Any]:
+    """What of a model's configuration is used otherwise than its files say: it determines the pixels as well.
+
+    LoRAs are added by this program since it counts them; before, diffusers left out some of their tensors.
+    """
+    corrections = {fix.setting: fix.used for fix in info.notes.get("corrections", ())}
+    facts: dict[str, Any] = {"corrections": corrections} if corrections else {}
+    return facts | ({"loras_fused": 2} if info.notes.get("loras") else {})
