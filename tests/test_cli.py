@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from cluster import api, driver
+from cluster import api, driver, supervision
 from cluster.cli import app
 from cluster.commands import doctor, making
 from cluster.commands.flags import SpecFlags, slug
@@ -142,7 +142,7 @@ class NumericalError(ArithmeticError):
     [
         (OSError(errno.ENOSPC, "No space left on device"), 1, "disk is full"),
         (NumericalError("NaN at step 3, block 4, patch 5"), 1, "NaN at step 3"),
-        (driver.TaskFailed("denoise 3, block 4: the worker died 4 times"), 1, "worker died"),
+        (supervision.TaskFailed("denoise 3, block 4: the worker died 4 times"), 1, "worker died"),
         (MemoryError(), 1, "--workers"),
         (driver.Interrupted(), 130, "resume"),
         (KeyboardInterrupt(), 130, "resume"),
