@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -33,11 +33,17 @@ def kept(spec: JobSpec, contents: Mapping[str, str], folder: Path, limit: int = 
     return spec.model_copy(update=copies)
 
 
+def copied_files(spec: JobSpec, names: Iterable[str], limit: int = COPIED_BYTES) -> list[Path]:
+    """The files that `kept` copies of these fields."""
+    files = [list(_files(getattr(spec, name))) for name in names]
+    return [file for group in files if _bytes(group) <= limit for file in group]
+
+
 def _kept(path: Path, content: str, folder: Path, limit: int) -> Path:
     copy = folder / f"{content}{path.suffix}"
     if path == copy or (copy.exists() and content_hash(copy) == content):
         return copy
-    if sum(file.stat().st_size for file in _files(path)) > limit:
+    if _bytes(_files(path)) > limit:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{copy.name}.{uuid4().hex}"
@@ -71,6 +77,10 @@ def _copy(path: Path, to: Path) -> None:
 
 def _files(path: Path) -> Iterator[Path]:
     return (file for file in path.rglob("*") if file.is_file()) if path.is_dir() else iter([path])
+
+
+def _bytes(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def _remove(path: Path) -> None:

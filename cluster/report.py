@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.fitting import bytes_by_output, disk_peak_bytes, worker_bytes
+from cluster.inputs import copied_files
 from cluster.job import Job
 from cluster.outputs import is_panorama
 from cluster.plan import Plan, Task
@@ -139,10 +140,11 @@ def _seconds(job: Job, pace: Pace) -> float:
 
 
 def count_files(job: Job) -> int:
-    """Files of the finished folder: tiles, shards, chunks of latents, the small ones, and those of the map's job."""
+    """Files of the finished folder: tiles, shards, chunks of latents, copies of inputs, small ones; of its map, too."""
     layout, outputs = job.plan.layout, job.spec.outputs
     classes = bool(job.info.class_names) or job.regions is not None
     files = SMALL_FILES + len(COPIES) + job.plan.blocks + 2  # of latents, an array in a group
+    files += len(copied_files(job.spec, job.inputs))
     if "deep-zoom" in outputs:
         files += _cells(layout, layout.deep_levels, lambda level: layout.tile) + 1
     if "ome-zarr" in outputs:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_class_models
+import zarr
 from engine import INFO, tiny_job
 from labelled import CLASS_INFO, description_in, drawn, labelled_job, spec_of
 from PIL import Image
@@ -128,6 +129,14 @@ def test_the_plan_counts_the_files_that_there_will_be(
     generate(spec)
     there = sum(path.is_file() for path in (tmp_path / "out").rglob("*"))
     assert there == count_files(prepare(spec, check_fit=False))
+
+
+def test_copies_of_what_was_given_are_counted(model: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.yaml"
+    labels.write_text("1: wood")
+    zarr.create_array(tmp_path / "map.zarr", shape=(16, 16), chunks=(8, 8), dtype="uint8")[:] = 1
+    given = {"classes": tmp_path / "map.zarr", "class_labels": labels}
+    test_the_plan_counts_the_files_that_there_will_be(given, model, tmp_path)
 
 
 def test_a_job_killed_while_its_master_went_is_finished_by_resume(model: Path, tmp_path: Path) -> None:
