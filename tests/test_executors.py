@@ -50,13 +50,15 @@ def work(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if name == "ray":
         request.getfixturevalue("session")
 
-    def made(script: Mapping[Task, Sequence[Exception | str]], **fields: Any) -> ScriptedWork:
+    def made(
+        script: Mapping[Task, Sequence[Exception | str]], workers: int = 1, **fields: Any
+    ) -> ScriptedWork:
         spec = JobSpec(
             prompt="-",
             width=64,
             height=64,
             device="cpu",
-            workers=1,
+            workers=workers,
             executor=name,
             threads=1,
             out=tmp_path / "out",
@@ -148,3 +150,27 @@ def test_lost_and_hung_workers_are_replaced(name: str, work: Any) -> None:
     assert any("died" in error for error in errors)
     assert any("gave no answer for 3 s" in error for error in errors)
     assert len(errors) <= 4, "no more than two tasks of each worker"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", ["ray"])
+def test_workers_that_died_idle_cost_one_try(name: str, work: Any) -> None:
+    """All go at once, as with a node: whoever has nothing to do is asked again before it is given a task."""
+    import ray
+
+    from cluster.executors.ray_actors import RayActors
+
+    class Ended(list[Task]):
+        def append(self, task: Task) -> None:
+            super().append(task)
+            if len(self) == 3:
+                for member in executor._members:
+                    ray.kill(member.handle)
+
+    scripted, run, strip = work({}, workers=2), Run(Ended()), Strip(blocks=1, steps=6)
+    with closing(RayActors(scripted, look_seconds=0.1)) as executor:
+        while len(executor._up) < 2:
+            assert executor.next(1.0) is None
+        drive(executor, strip, Limits(attempts=2), run=run)
+    assert run.ended == strip.tasks()
+    assert len(run.told(TaskRetried)) == 1

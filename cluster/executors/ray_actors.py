@@ -48,6 +48,8 @@ LOST = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError)
 """The worker is gone, or what it told; not the task's fault, and another may do it."""
 LOOK_SECONDS = 5.0
 """Between two looks at what the cluster has."""
+ANSWER_SECONDS = 60.0
+"""In which a member without tasks says that it is there."""
 STARTS = 4
 """Of each member that may fail in a row before Ray's reason is the driver's."""
 KNOCK_SECONDS = 10
@@ -57,11 +59,16 @@ OBJECT_STORE_BYTES = 128 * 2**20
 
 @dataclass(eq=False)
 class Member:
-    """An actor of the pool. name: "" until it has answered, which it does when a node has room and its process runs."""
+    """An actor of the pool. up: it answered when it was last asked, which it can when a node has room and it runs.
+
+    name: of its process; "" before its first answer. load: tasks that it has. asked: when it was, by the clock.
+    """
 
     handle: Any
     name: str = ""
+    up: bool = False
     load: int = 0
+    asked: float = 0.0
 
 
 class RayActors:
@@ -152,19 +159,24 @@ class RayActors:
         return outcome
 
     def _lose(self, member: Member, why: Exception) -> None:
-        """All that a member has is lost, at once; another takes its place."""
+        """All that a member has is lost, at once; another takes its place.
+
+        Those that have nothing may have gone with it, as with a node, unheard of: the next task would be lost, too.
+        """
         theirs = {ref: task for ref, (owner, task) in self._running.items() if owner is member}
         for ref in theirs:
             del self._running[ref]
         self._lost.extend(Outcome(task, error=why, lost=True, worker=member.name) for task in theirs.values())
         self._let_go(member)
+        for idle in [other for other in self._up if not other.load]:
+            self._ask(idle)
         self._fill()
 
     # --- members
 
     @property
     def _up(self) -> list[Member]:
-        return [member for member in self._members if member.name]
+        return [member for member in self._members if member.up]
 
     def _wanted(self) -> int:
         return self._asked or cluster_workers(self._gpus, self._cpus)
@@ -173,24 +185,35 @@ class RayActors:
         while len(self._members) < self.workers:
             member = Member(self._start())
             self._members.append(member)
-            self._waking[member.handle.name.remote()] = member
+            self._ask(member)
+
+    def _ask(self, member: Member) -> None:
+        """Whether it is up; until it answers it is given nothing."""
+        member.up, member.asked = False, time.monotonic()
+        self._waking[member.handle.name.remote()] = member
 
     def _fit(self) -> None:
-        """As many members as the cluster has room for now; those that work are left alone."""
+        """As many members as the cluster has room for now; those that work are left alone.
+
+        One that was up and does not answer any more is hung. One that never was up may wait for room for ever.
+        """
         self._looked = time.monotonic()
         self.workers = self._wanted()
+        for member in list(self._waking.values()):
+            if member.name and self._looked > member.asked + ANSWER_SECONDS:
+                self._let_go(member)
         for member in list(self._waking.values())[: max(0, len(self._members) - self.workers)]:
             self._let_go(member)
         self._fill()
 
     def _woken(self, ref: Any) -> None:
-        """A member is up; or it died as it started, and another is started at the next look at the cluster.
+        """A member is up; or it died before it answered, and another is started at the next look at the cluster.
 
-        Raises what Ray tells of where none is up and all that were started died.
+        Raises what Ray tells of where none is up and all that were started died, again and again.
         """
         member = self._waking.pop(ref)
         try:
-            member.name = ray.get(ref)
+            member.name, member.up = ray.get(ref), True
             self._failed_starts = 0
         except RayError:
             self._let_go(member)
