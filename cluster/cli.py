@@ -14,6 +14,7 @@ import typer
 
 from cluster.commands import batching, doctor, evaluating, exporting, looking, making, training, verifying
 from cluster.commands.boundary import Boundary, session_of, stoppable_session
+from cluster.commands.helping import Command
 from cluster.commands.streams import forgiving_streams
 from cluster.machine import collect_rarely
 
@@ -21,14 +22,15 @@ app = typer.Typer(
     name="hypermosaic",
     cls=Boundary,
     no_args_is_help=True,
+    rich_markup_mode=None,  # whose tables cut words and name types
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (making.generate, making.plan, making.resume, looking.status, looking.view, doctor.doctor):
-    app.command()(command)
-app.command()(batching.batch)
-app.command()(exporting.export)
-app.command()(verifying.verify)
+    app.command(cls=Command)(command)
+app.command(cls=Command)(batching.batch)
+app.command(cls=Command)(exporting.export)
+app.command(cls=Command)(verifying.verify)
 app.add_typer(evaluating.app)
 app.add_typer(training.app)
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from cluster.cli import app
 from cluster.commands import doctor
 from cluster.commands.boundary import Session, judged
+from cluster.executors.ray_tokens import what_to_set
 
 
 def call(*arguments: object) -> Result:
@@ -110,6 +111,14 @@ def test_a_port_that_answers_is_all_that_was_seen(monkeypatch: pytest.MonkeyPatc
     assert finding.verdict == "note"
     assert "something answers" in finding.text
     assert "not joined" in finding.text
+
+
+def test_a_cluster_that_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to set, by whether a token was to be taken along."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    assert "asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to" in what_to_set("10.0.0.1:6379")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert "refuses the token, or there is none: set RAY_AUTH_TOKEN to" in what_to_set("10.0.0.1:6379")
 
 
 class Hub:

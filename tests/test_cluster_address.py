@@ -11,6 +11,7 @@ import pytest
 from engine import files_of
 
 import cluster
+from cluster.commands import doctor
 
 pytestmark = pytest.mark.ray
 CLUSTER = """
@@ -21,19 +22,30 @@ print(cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()
 """
+TOKEN = "0123456789abcdef" * 3
 SMALL = ["--size", "384x256", "--num-inference-steps", "2", "--device", "cpu", "--block", "32", "--yes"]
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a cluster of one node with two processors; it ends when its standard input does."""
+def cluster_with(**environment: str) -> Iterator[str]:
+    """The address of a cluster of one node with two processors; it ends when its standard input does."""
     started = subprocess.Popen(
         [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        text=True, env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+        text=True, env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"} | environment,
     )  # fmt: skip
     assert started.stdout is not None
     yield next(line.strip() for line in started.stdout if line.count(":") == 1 and line.strip()[-1].isdigit())
     started.communicate("", timeout=60)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    yield from cluster_with()
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[str]:
+    """Of a cluster that asks for a token."""
+    yield from cluster_with(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN)
 
 
 def generate(out: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -71,3 +83,21 @@ def test_an_address_where_nothing_answers(tmp_path: Path) -> None:
     assert told.returncode == 1 and told.stdout == ""
     lines = [line for line in told.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "no Ray cluster answers at 127.0.0.1:9" in lines[0], told.stderr
+
+
+def test_a_cluster_that_asks_for_a_token_says_what_to_set(
+    guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Soon, in a line, in doctor too; with the token it lets one in."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    told = generate(tmp_path / "job", RAY_ADDRESS=guarded, HOME=str(tmp_path))
+    assert told.returncode == 1 and "gcs_client" not in told.stderr
+    lines = [line for line in told.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, told.stderr
+    assert f"the Ray cluster at {guarded} asks for a token: set RAY_AUTH_MODE=token" in lines[0]
+    monkeypatch.setenv("RAY_ADDRESS", guarded)
+    (finding,) = doctor.ray_cluster()
+    assert (finding.verdict, "set RAY_AUTH_MODE=token" in finding.text) == ("missing", True)
+    let_in = generate(tmp_path / "job", "--resume", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN)
+    assert let_in.returncode == 0, let_in.stderr

@@ -20,9 +20,9 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from cluster.commands.helping import Group
 from cluster.machine import hush
 from cluster.spec import SpecError
 from cluster.stops import Stops, exit_code
@@ -95,7 +95,7 @@ def session_of(context: Any) -> Session:
     return session
 
 
-class Boundary(TyperGroup):
+class Boundary(Group):
     """A group whose commands may raise anything: what comes out is a line on standard error and an exit code."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:

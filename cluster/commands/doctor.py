@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.commands.making import Json
+from cluster.executors.ray_tokens import NotLetIn, check_admission
 from cluster.machine import environment, gigabytes, nearest_existing
 from generation.models.errors import first_line
 from storage.containers import cores
@@ -170,7 +171,7 @@ def disk() -> Iterable[Finding]:
 
 
 def ray_cluster() -> Iterable[Finding]:
-    """Whether something listens at RAY_ADDRESS; joining would take a worker's start, and is left to jobs."""
+    """Whether something listens at RAY_ADDRESS, and lets us in; joining would take long, and is left to jobs."""
     address = environment().get("RAY_ADDRESS")
     if not address:
         yield Finding(
@@ -186,6 +187,10 @@ def ray_cluster() -> Iterable[Finding]:
             )
             return
         socket.create_connection(place, PATIENCE).close()
+        check_admission(address)
+    except NotLetIn as error:
+        yield Finding("cluster", "missing", str(error))
+        return
     except (OSError, ValueError) as error:
         yield Finding(
             "cluster", "missing", f"nothing answers at RAY_ADDRESS {address} ({error}); correct or unset it"

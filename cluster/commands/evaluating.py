@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from typer.core import TyperGroup
 
+from cluster.commands.helping import Command, Group
 from cluster.commands.making import Json
 from cluster.commands.seams import seams
 from cluster.commands.training import Cache, Data, Threads, given, kept, settled
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from generation.training.evaluation.judging import Evaluation
 
 
-class ModelFirst(TyperGroup):
+class ModelFirst(Group):
     """A group whose first word may be left out: what names none of its commands is a model, or a flag about one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -35,11 +35,12 @@ class ModelFirst(TyperGroup):
 app = typer.Typer(
     name="evaluate",
     cls=ModelFirst,
+    rich_markup_mode=None,
     help="Judge a model, or a picture: `evaluate MODEL` is `evaluate model MODEL`.",
 )
 
 
-@app.command("model")
+@app.command("model", cls=Command)
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="embedded, or a model folder.")] = "embedded",
     data: Data = None,
@@ -83,7 +84,7 @@ def evaluate(
         Console().print(table_of(found))
 
 
-app.command()(seams)
+app.command(cls=Command)(seams)
 
 
 def beside(model: str) -> Path | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 STILL, VIDEO = "Pictures", "Videos (mp4, webm, gif)"
 SECONDS_BETWEEN_LINES = 5.0
-NAMES = "deep-zoom|szi|iiif|tiff|ome-tiff|png|jpeg|webp|mp4|webm|gif"
+NAMES = "deep-zoom, szi, iiif, tiff, ome-tiff, png, jpeg, webp, mp4, webm or gif"
 
 
 def _option(help: str, *names: str, panel: str | None = None, metavar: str | None = None) -> Any:
@@ -31,7 +31,7 @@ def _option(help: str, *names: str, panel: str | None = None, metavar: str | Non
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a finished job.")],
     format: Annotated[
-        str | None, _option("What to write (default: by the ending of --out).", metavar=NAMES)
+        str | None, _option(f"{NAMES} (default: by the ending of --out).", metavar="NAME")
     ] = None,
     out: Annotated[
         Path | None, _option("Where (default: beside DIR, with the format's ending).", metavar="PATH")

@@ -30,7 +30,9 @@ def _flag(help: str, panel: str, *names: str, metavar: str | None = None) -> Any
 class SpecFlags:
     """None, or an empty list, where a flag was not given: then the YAML file's value counts, then the default."""
 
-    prompt: Annotated[str | None, typer.Argument(help="What the picture shows.", show_default=False)] = None
+    prompt: Annotated[
+        str | None, typer.Argument(help="What the picture shows.", metavar="PROMPT", show_default=False)
+    ] = None
     size: Annotated[
         str | None, _flag("Size in pixels; one number is a square (default: 2048).", PICTURE, metavar="SIZE")
     ] = None

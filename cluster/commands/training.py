@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.commands.helping import Command, Group
 from cluster.commands.making import NeverAsks
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="train",
+    cls=Group,
     no_args_is_help=True,
+    rich_markup_mode=None,
     help="Train a model on the Earth or on your own pictures (docs/training.md).",
 )
 
@@ -138,5 +141,5 @@ MODELS = {
     "class-map": "Train the model that invents class maps, on the Earth's.",
 }
 for name, summary in MODELS.items():
-    app.command(name)(trainer(name, summary))
-app.command()(export)
+    app.command(name, cls=Command)(trainer(name, summary))
+app.command(cls=Command)(export)

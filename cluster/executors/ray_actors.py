@@ -34,6 +34,7 @@ from ray.exceptions import (
 
 from cluster.executors.actor import Actor
 from cluster.executors.contract import Look, Work
+from cluster.executors.ray_tokens import NotLetIn, check_admission, what_to_set
 from cluster.machine import OF_A_WORKER, OF_RAY
 from cluster.plan import Task
 from cluster.stops import kept
@@ -52,6 +53,8 @@ ANSWER_SECONDS = 60.0
 """In which a member without tasks says that it is there."""
 STARTS = 4
 """Of each member that may fail in a row before Ray's reason is the driver's."""
+REFUSALS: tuple[type[Exception], ...] = (getattr(ray.exceptions, "AuthenticationError", NotLetIn),)
+"""Ray has tokens since 2.52."""
 KNOCK_SECONDS = 10
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's least is 75 MB; nothing larger than a description goes through it."""
@@ -259,7 +262,7 @@ def connect(cpus: int) -> bool:
     """Join Ray if this process has not; True where this call started or joined it.
 
     A local Ray is told of at least `cpus` processors: as many workers start as were asked for. Raises
-    ConnectionError where nothing answers at RAY_ADDRESS.
+    ConnectionError where nothing answers at RAY_ADDRESS, NotLetIn where it asks for a token.
     """
     if ray.is_initialized():
         return False
@@ -275,12 +278,17 @@ def connect(cpus: int) -> bool:
     try:
         if address is not None:
             _knock(address)
+            check_admission(address)
         with kept(signal.SIGTERM):  # Ray has handlers of its own, one of which prints stacks
             ray.init(**options)
+    except NotLetIn:
+        raise
+    except REFUSALS as error:
+        raise NotLetIn(what_to_set(address or "a local address")) from error
     except OSError as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address or 'a local address'}: correct RAY_ADDRESS, or unset it to start a "
-            "local Ray; a cluster that asks for a token needs RAY_AUTH_MODE=token"
+            "local Ray; a cluster that asks for a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from error
     return True
 
