@@ -28,8 +28,8 @@ OVERLAPS = """
       top: Math.max(top, frame.top), bottom: Math.min(bottom, frame.bottom),
     };
   };
-  const seen = "#side > header, #tools, #zooms, footer, .navigator, .panel, #shown-classes, #said";
-  const parts = [...document.querySelectorAll(seen)];
+  const names = "#side > header, #tools, #zooms, footer, .navigator, .panel, #shown-classes, #said";
+  const parts = [...document.querySelectorAll(names)];
   const boxes = parts.filter((part) => part.offsetParent !== null || getComputedStyle(part).position === "fixed")
     .filter((part) => getComputedStyle(part).visibility === "visible" && !part.hidden)
     .map((part) => [part.id || part.tagName, visible(part)])

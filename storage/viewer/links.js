@@ -8,7 +8,6 @@
   if (!page) return;
   const { viewer, layers } = page;
   const QUIET = 300; // milliseconds without movement before the address is written; browsers limit how often
-  let written = null;
   let later = 0;
   let began = false;
 
@@ -59,7 +58,6 @@
   function write() {
     const next = hash();
     if (next === location.hash) return;
-    written = next;
     try {
       history.replaceState(null, "", next || location.pathname + location.search);
     } catch {} // a page inside another page's frame may be forbidden to; the link can still be copied
@@ -77,9 +75,8 @@
   });
   for (const change of ["animation-finish", "update-viewport"]) viewer.addHandler(change, writeSoon);
   document.addEventListener("hypermosaic-layers", writeSoon);
-  addEventListener("hashchange", () => {
-    if (location.hash !== written) follow(false);
-  });
+  // Typed, followed, or come back to; what `write` replaces is none of these.
+  addEventListener("hashchange", () => follow(false));
 
   page.keys.l = () => page.copy(location.href.replace(/#.*/, "") + hash(), "Link");
   page.byId("link").addEventListener("click", page.keys.l);
