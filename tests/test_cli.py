@@ -127,7 +127,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 
 
 def failing_with(error: BaseException) -> Callable[..., Any]:
-    def run(job: Any, *, resume: bool, on_event: OnEvent, make: Any) -> Any:
+    def run(job: Any, *, resume: bool, on_event: OnEvent, make: Any, thorough: bool) -> Any:
         raise error
 
     return run
