@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from cluster.events import (
@@ -106,7 +107,9 @@ class Tally:
                 self._start(event)
             case TaskDone():
                 group = self.groups[group_of(event.stage_name)]
-                group.done += 1
+                group.done = min(
+                    group.done + 1, group.total
+                )  # a task that is done again is no more work done
                 if not group.ends:
                     group.ends.append(self._clock() - event.seconds)
                 group.ends.append(self._clock())
@@ -202,13 +205,24 @@ def ended(event: JobFinished | JobFailed | JobInterrupted) -> str:
             return "interrupted"
 
 
+ROOM_FOR_ECHO = 3
+"""Columns. In a full line the terminal's own ^C would go on in the next one, and leave a bar behind."""
+
+
+class Narrower(Progress):
+    """Bars that leave the last columns of a terminal free."""
+
+    def get_renderable(self) -> RenderableType:
+        return Padding(super().get_renderable(), (0, ROOM_FOR_ECHO, 0, 0))
+
+
 class Bars:
     """A bar with the time left for each group of stages, while used as a context."""
 
     def __init__(self, console: Console) -> None:
         self._tally = Tally()
         self._rows: dict[str, TaskID] = {}
-        self._progress = Progress(
+        self._progress = Narrower(
             TextColumn("{task.description:<8}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),

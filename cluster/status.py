@@ -113,7 +113,7 @@ class Follower:
         counts: dict[str, list[int]] = {}
         for index, (name, total) in enumerate(self.events.stages):
             count = counts.setdefault(group_of(name), [0, 0])
-            count[0] += self.done.count(index)
+            count[0] += min(self.done.count(index), total)  # a ledger may hold what this plan has not
             count[1] += total
         return tuple(GroupStatus(name, *count) for name, count in counts.items())
 

@@ -50,7 +50,7 @@ class BatchStatus:
     @property
     def left(self) -> int:
         """Requests of which nothing has become yet."""
-        return self.requests - self.drawn - self.filtered - self.failed
+        return max(0, self.requests - self.drawn - self.filtered - self.failed)
 
     @property
     def share(self) -> float:

@@ -141,7 +141,7 @@ def quieten(session: Session) -> None:
     """Keep libraries' chatter from the terminal; ours is what is left."""
     if session.debug:
         logging.basicConfig(level=logging.INFO)
-        return
+        return  # and Ray's processes are heard, too
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("diffusers", "transformers", "huggingface_hub", "ray", "py.warnings", "torch", "asyncio"):

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from cluster.job_file import sides
+from cluster.progress import Narrower
 from cluster.spec import SpecError
 
 if TYPE_CHECKING:
@@ -149,9 +150,9 @@ def shown(what: str = "export") -> Iterator[OnProgress]:
         yield Lines(what)
         return
     columns = TextColumn(what), BarColumn(bar_width=None), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress:
+    with Narrower(*columns, console=console) as progress:
         row = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(row, completed=done, total=total)
+        yield lambda done, total: progress.update(row, completed=min(done, total), total=total)
 
 
 class Lines:
@@ -163,4 +164,4 @@ class Lines:
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            print(f"{self._what} {100 * done // max(1, total)} %", file=sys.stderr, flush=True)
+            print(f"{self._what} {min(100, 100 * done // max(1, total))} %", file=sys.stderr, flush=True)

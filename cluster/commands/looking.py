@@ -12,15 +12,16 @@ from typing import Annotated
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from cluster.batch.names import is_batch
 from cluster.batch.status import BatchStatus, read_batch_status
-from cluster.commands.making import Json
+from cluster.commands.making import Json, shorter
 from cluster.commands.streams import is_read
-from cluster.progress import duration
+from cluster.progress import ROOM_FOR_ECHO, duration
 from cluster.spec import SpecError
 from cluster.status import Status, read_status
 
@@ -82,11 +83,16 @@ def _json_lines(folder: Path, now: Status | BatchStatus, watch: bool) -> None:
 
 
 def _follow(folder: Path, now: Status | BatchStatus) -> None:
-    with Live(picture_of(now), console=Console(), refresh_per_second=2) as live:
+    with Live(framed(now), console=Console(), refresh_per_second=2) as live:
         while goes_on(now):
             time.sleep(WATCH_SECONDS)
             now = read(folder)
-            live.update(picture_of(now))
+            live.update(framed(now))
+
+
+def framed(now: Status | BatchStatus) -> RenderableType:
+    """The same, a little narrower than the terminal, whose ^C would else go on in the next line."""
+    return Padding(picture_of(now), (0, ROOM_FOR_ECHO, 0, 0))
 
 
 def goes_on(now: Status | BatchStatus) -> bool:
@@ -115,8 +121,11 @@ def _bars(rows: list[tuple[str, int, int]]) -> Table:
 
 
 def progress_words(now: Status | BatchStatus) -> str:
-    """ "running, 35 %, 2 min 10 s so far, about 4 min left"."""
-    parts = [now.state, f"{100 * now.share:.0f} %", f"{duration(now.seconds)} so far"]
+    """ "running, 35 %, 2 min 10 s so far, about 4 min left"; "finished in 2 min 10 s"."""
+    if now.state == "finished":
+        parts = [f"finished in {duration(now.seconds)}"]
+    else:
+        parts = [now.state, f"{int(100 * now.share)} %", f"{duration(now.seconds)} so far"]
     if now.seconds_left is not None:
         parts.append(f"about {duration(now.seconds_left)} left")
     if now.retried:
@@ -163,7 +172,7 @@ def batch_advice(now: BatchStatus) -> str:
 
 def headline(now: Status) -> str:
     """ "islands, 4096x4096: running, 35 %, 2 min 10 s so far, about 4 min left"."""
-    return f"{now.prompt}, {now.size[0]}x{now.size[1]}: {progress_words(now)}"
+    return f"{shorter(now.prompt)}, {now.size[0]}x{now.size[1]}: {progress_words(now)}"
 
 
 def advice(now: Status) -> str:

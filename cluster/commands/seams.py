@@ -15,8 +15,8 @@ from cluster.commands.exporting import shown
 from cluster.commands.making import Json
 from cluster.spec import SpecError
 
-WIDE = 110
-"""Columns of a terminal."""
+UNBOUNDED = 1000
+"""Columns, to see how many a table would like."""
 
 if TYPE_CHECKING:
     from cluster.seams import Row, Seams
@@ -47,22 +47,32 @@ def seams(
         print(json.dumps(found.as_json(), indent=2))
         return
     console = Console()
-    console.print(table_of(found, console.width >= WIDE))
+    console.print(fitting(found, console))
     console.print(said(found), highlight=False, soft_wrap=True)
 
 
-def table_of(found: Seams, wide: bool) -> Table:
-    """A row for each kind of border; wide: with how far apart its lines are."""
+def fitting(found: Seams, console: Console) -> Table:
+    """The most telling table that a terminal has room for: nothing in it is cut."""
+    tables = (table_of(found, directions, about) for directions, about in ((3, True), (3, False), (1, False)))
+    *_, narrowest = held = list(tables)
+    unbounded = console.options.update(width=UNBOUNDED)
+    fit = (table for table in held if console.measure(table, options=unbounded).maximum <= console.width)
+    return next(fit, narrowest)
+
+
+def table_of(found: Seams, directions: int, about: bool) -> Table:
+    """A row for each kind of border. directions: 3, or 1: the worst; about: with how far apart its lines are."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("borders", no_wrap=True)
-    for name in ("horizontal", "vertical", "both"):
+    table.add_column("borders")
+    for name in ("horizontal", "vertical", "both") if directions > 1 else ("worst direction",):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
-    if wide:
+    table.add_column("verdict")
+    if about:
         table.add_column("", style="dim")
     for row in found.rows:
-        ratios = [figure(one) for one in (row.horizontal, row.vertical, row.both)]
-        table.add_row(row.name, *ratios, f"[{style_of(row)}]{row.verdict}[/]", *([row.about] if wide else []))
+        shown = (row.horizontal, row.vertical, row.both) if directions > 1 else (row.worst,)
+        verdict = f"[{style_of(row)}]{row.verdict}[/]"
+        table.add_row(row.name, *map(figure, shown), verdict, *([row.about] if about else []))
     return table
 
 
