@@ -4,13 +4,15 @@
 #   make demo   a 4096 x 4096 picture, and the path of the page that shows it
 #   make test   the test suite
 #   make lint   ruff and mypy
+#   make faults kills, damage and refusals through the command line, a row each; minutes
+#   make soak   tests that take long
 
 PYTHON := $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
 STAMP := .venv/.installed
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 
-.PHONY: env demo test lint clean
+.PHONY: env demo test lint faults soak clean
 
 env: $(STAMP)
 
@@ -33,6 +35,12 @@ lint: $(STAMP)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+faults: $(STAMP)
+	.venv/bin/python tests/faults.py
+
+soak: $(STAMP)
+	.venv/bin/python -m pytest -q -rs -m soak
 
 clean:
 	rm -rf .venv build *.egg-info
