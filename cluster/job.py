@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.fitting import check_fits, most_workers
 from cluster.models import described
 from cluster.plan import Plan
-from cluster.prediction import correction_facts, scheduler_config
+from cluster.prediction import correction_facts, lost_settings, scheduler_config
 from cluster.spec import BLOCK, DTYPES, JobSpec, SpecError, picture_facts, resolve
 from generation import methods
 from generation.models.contracts import ModelInfo
@@ -232,6 +232,7 @@ def _unused(asked: JobSpec, spec: JobSpec, info: ModelInfo, guided: bool) -> Ite
     from generation.schedules import takes_eta
 
     yield from model_notes(info)
+    yield from lost_settings(spec, info)
     if spec.negative_prompt and (info.class_names or info.family == "map"):
         yield f"negative_prompt changes nothing: model {spec.model!r} draws classes, which have no opposite"
     elif spec.negative_prompt and not guided and spec.cond_scale != 0:
