@@ -13,7 +13,7 @@ from cluster.fitting import check_fits, most_workers
 from cluster.identity import identified, inputs_of, job_facts, model_facts
 from cluster.models import described
 from cluster.plan import Plan
-from cluster.prediction import scheduler_config
+from cluster.prediction import lost_settings, scheduler_config
 from cluster.spec import BLOCK, DTYPES, JobSpec, SpecError, resolve
 from generation import methods
 from generation.models.contracts import ModelInfo
@@ -260,6 +260,7 @@ def unused(asked: JobSpec, spec: JobSpec, info: ModelInfo) -> Iterator[str]:
 
     guided = is_guided(spec, info)
     yield from model_notes(info)
+    yield from lost_settings(spec, info)
     if spec.negative_prompt and (info.class_names or info.family == "map"):
         yield f"negative_prompt changes nothing: model {spec.model!r} draws classes, which have no opposite"
     elif spec.negative_prompt and not guided and spec.cond_scale != 0:

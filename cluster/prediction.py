@@ -9,7 +9,7 @@ What a spec leaves out is as the model's files say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cluster.spec import JobSpec, SpecError
@@ -66,3 +66,15 @@ def correction_facts(info: ModelInfo) -> dict[str, Any]:
     corrections = {fix.setting: fix.used for fix in info.notes.get("corrections", ())}
     facts: dict[str, Any] = {"corrections": corrections} if corrections else {}
     return facts | ({"loras_fused": 2} if info.notes.get("loras") else {})
+
+
+def lost_settings(spec: JobSpec, info: ModelInfo) -> Iterator[str]:
+    """What the model's files say of its training that the scheduler of a resolved spec knows nothing of."""
+    setting = SETTINGS["rescale_zero_snr"]
+    if not info.scheduler_config.get(setting):
+        return
+    from generation.schedules import takes
+
+    name = spec.scheduler or info.scheduler
+    if not takes(name, setting, info.scheduler_config):
+        yield f"scheduler {name} does not start at zero SNR, as model {spec.model!r} was trained to; ddim and euler do"

@@ -79,6 +79,17 @@ def test_a_file_that_says_zero_snr_is_sampled_so(
     assert difference(job, same) < TOLERANCE
 
 
+def test_a_scheduler_that_knows_no_zero_snr_is_told(
+    whole: Path, folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = without(whole, tmp_path / "z.safetensors", v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
+    job_of(file, tmp_path / "out", config_from=str(folders["sd1"]))
+    assert "scheduler PNDMScheduler does not start at zero SNR" in caplog.text
+    caplog.clear()
+    job_of(file, tmp_path / "out", config_from=str(folders["sd1"]), scheduler="euler")
+    assert "zero SNR" not in caplog.text
+
+
 def test_what_a_spec_says_counts_more(whole: Path, folders: dict[str, Path], tmp_path: Path) -> None:
     file = without(whole, tmp_path / "v.safetensors", v_pred=torch.zeros(0))
     job = job_of(file, tmp_path / "out", config_from=str(folders["sd1"]), prediction_type="epsilon")
