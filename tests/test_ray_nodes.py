@@ -85,7 +85,9 @@ def test_nodes_come_and_go(workers: int | None, cluster: Any, tmp_path: Path) ->
     run = Run(Nodes(), Events())
     with closing(RayActors(work)) as executor:
         drive(executor, STRIP, Limits(say_seconds=2.0, look_seconds=0.5), run=run)
-        assert executor.workers == len(executor._up) == 2
+        assert len(executor._up) == 2
+        if workers is not None:
+            assert executor.workers == workers  # else Ray may still count the node that went
     assert sorted(run.ended) == STRIP.tasks()
     asked = "1 CPU" if workers is None else "2 x 1 CPU"
     assert run.events[0] == Waiting(f"no worker is up: Ray is asked for {asked}, the cluster has 0")
