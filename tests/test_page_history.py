@@ -9,7 +9,7 @@ from chromium import Browser, Tab, needs_chromium
 from data_sets import data_set, row
 from live_server import live
 from picture_folders import job_folder
-from test_sheet_browser import ready, served
+from test_sheet_browser import served
 
 from cluster.viewing import JobTeller
 from storage.viewer.server import build_gallery
@@ -101,7 +101,6 @@ def test_back_closes_a_picture_of_the_sheet_and_does_not_leave_it(browser: Brows
     folder = data_set(tmp_path / "set", row(9, "the large one", (2,), (1400, 1100)))
     is_open = "document.getElementById('one').open"
     with served(folder) as address, browser.open(address, (1200, 900)) as tab:
-        ready(tab, tab.js("document.querySelectorAll('#sheet li').length"))
         tab.wait("document.querySelector('#sheet button')")
         length = tab.js("history.length")
         tab.js("document.querySelectorAll('#sheet button')[0].click()")
@@ -178,4 +177,7 @@ def test_every_colour_of_a_legend_has_an_edge(theme: str, browser: Browser, tmp_
         assert tab.js(style.format("document.querySelector('#legend .chip')")) == wanted
     with served(data_set(tmp_path / "set")) as address, browser.open(address, media=media) as tab:
         tab.wait("document.querySelector('#legend i')")
+        assert tab.js("document.getElementById('legend').hidden"), "no mask, no legend"
+        tab.key("m")
+        assert in_sight(tab, "#legend i")
         assert tab.js(style.format("document.querySelector('#legend i')")) == wanted

@@ -80,6 +80,7 @@
     if (focused >= 0) focusCell(focused);
     document.documentElement.style.setProperty("--opacity", byId("opacity").value / 100);
     byId("opacity-field").hidden = !about.legend.length || view.show !== "over";
+    byId("legend").hidden = !about.legend.length || view.show === "picture";
   }
 
   // --- which pictures -----------------------------------------------------------------------------------------------
@@ -384,7 +385,6 @@
     byId("all").hidden = false;
   }
   for (const element of document.querySelectorAll(".masked")) element.hidden = !about.legend.length;
-  byId("legend").hidden = !about.legend.length;
   about.legend.forEach(([name, colour], id) => {
     byId("class").append(part("option", { value: String(id) }, name));
     const chip = part("i", { "aria-hidden": "true" });
