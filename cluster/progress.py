@@ -15,8 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from rich.console import Console, RenderableType
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from cluster.events import (
@@ -209,11 +208,21 @@ ROOM_FOR_ECHO = 3
 """Columns. In a full line the terminal's own ^C would go on in the next one, and leave a bar behind."""
 
 
+@dataclass(frozen=True)
+class Narrow:
+    """What is shown again and again, without the last columns of a terminal: not even spaces are written there."""
+
+    shown: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.shown, options.update(width=max(1, options.max_width - ROOM_FOR_ECHO)))
+
+
 class Narrower(Progress):
     """Bars that leave the last columns of a terminal free."""
 
     def get_renderable(self) -> RenderableType:
-        return Padding(super().get_renderable(), (0, ROOM_FOR_ECHO, 0, 0))
+        return Narrow(super().get_renderable())
 
 
 class Bars:

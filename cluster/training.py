@@ -7,13 +7,14 @@ worker:  train_from(config, model, team)     gradients averaged; the first write
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from cluster import paths
 from cluster.machine import local_machine
-from cluster.stops import handled_by, restore
+from cluster.stops import handled_by, kept, restore
 from cluster.supervision import TaskFailed
 from generation.training.config import TrainConfig
 from generation.training.shelves import PackageMissing
@@ -89,7 +90,8 @@ def train_on_ray(config: TrainConfig, model: str, workers: int) -> None:
         run_config=RunConfig(name=model, storage_path=str(config.out / "ray")),
     )
     try:
-        trainer.fit()
+        with kept(signal.SIGINT):
+            trainer.fit()
     except Exception as error:
         raise TaskFailed(f"training on {workers} workers failed: {_last(error)}") from error
     finally:

@@ -24,7 +24,6 @@ from cluster.batch.checking import planned
 from cluster.batch.plan import Sizes
 from cluster.batch.requests import Table, rows_at_hand, table_at
 from cluster.cli import app
-from cluster.commands.batching import _sides
 from cluster.spec import JobSpec, SpecError
 from generation.models.loading import describe
 from storage.claim import Claim
@@ -315,12 +314,6 @@ def test_wrong_use_is_one_line(
 ) -> None:
     assert message in line_of(call(*arguments, "--model", model, "--out", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-
-
-def test_sizes() -> None:
-    assert _sides("256") == {"width": 256, "height": 256}
-    assert _sides("256x128") == {"width": 256, "height": 128}
-    assert _sides(None) == {}
 
 
 def test_the_function_is_not_hidden_by_the_package_of_its_name() -> None:

@@ -18,7 +18,9 @@ from cluster.cli import app
 from cluster.job_file import read_fields
 from cluster.region_shapes import read_shapes
 from cluster.spec import SpecError
-from generation.training.config import read_config
+from generation.training.classes import EARTH
+from generation.training.config import ConfigError, read_config
+from generation.training.export import export
 from storage.documents import DocumentError, parse_json, parse_yaml, read_text, text_lines
 from storage.exports.path import read_keyframes
 from storage.geometry import TOPOLOGIES, Canvas
@@ -112,6 +114,12 @@ def test_every_reader_has_bounds(read: Reader, tmp_path: Path) -> None:
         with pytest.raises(ValueError) as refused:  # noqa: PT011
             read(path)
         assert len(str(refused.value).splitlines()) == 1 and len(str(refused.value)) < 400
+
+
+def test_a_model_card_has_bounds(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model card /dev/zero is a device, not a file"):
+        export(tmp_path, tmp_path / "model", {}, "", EARTH, 1, Path("/dev/zero"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])

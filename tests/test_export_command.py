@@ -93,7 +93,7 @@ def test_the_ending_names_the_format(name: str, format: str) -> None:
 
 
 def test_help_names_every_format() -> None:
-    assert NAMES.split("|") == list(exporting.FORMATS)
+    assert NAMES.replace(" or ", ", ").split(", ") == list(exporting.FORMATS)
 
 
 def test_an_unfinished_job_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_link_to_nothing_stays(job: Path) -> None:
         (["--format", "gif", "--scale", "0.5"], "--scale is not for videos such as gif"),
         (["--format", "gif", "--zoom-to", "5"], "is not x,y or x,y,zoom"),
         (["--format", "gif", "--quality", "5"], "quality 5 means nothing for gif"),
-        (["--format", "gif", "--path", "none.json"], "none.json is no file"),
+        (["--format", "gif", "--path", "none.json"], "none.json does not exist"),
         (["--format", "iiif", "--iiif-id", "not a url"], "iiif-id 'not a url' is no address"),
         (["--format", "png", "--out", "a.tif"], "a.tif has the ending of tiff, and the format is png"),
         (["--format", "tiff", "--out", "a.ome.tif"], "a.ome.tif has the ending of ome-tiff"),

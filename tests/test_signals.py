@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,6 +63,26 @@ def test_other_signals_end_as_ctrl_c_does(
     assert (running.returncode, said) == (code, ""), errors
     assert "interrupted; nothing done is lost" in errors and "Traceback" not in errors
     assert (out / "events.jsonl").read_text().splitlines()[-1].count("JobInterrupted") == 1
+
+
+@pytest.mark.ray
+def test_on_ray_nothing_but_the_line_is_said(tmp_path: Path) -> None:
+    """Ray has a handler of its own for SIGTERM, and below Python one that prints stacks."""
+    out = tmp_path / "job"
+    picture = ["generate", "desert", "--size", "512", "--steps", "8", "--block", "64", "--device", "cpu"]
+    running = started([*picture, "--workers", "1", "--out", str(out)])
+    try:
+        wait_until(lambda: lines_of(out / "ledger.jsonl") >= 2, running)
+        running.send_signal(signal.SIGTERM)
+        said, errors = running.communicate(timeout=120)
+    finally:
+        running.kill()
+    assert (running.returncode, said) == (143, ""), errors
+    lines = [line for line in errors.splitlines() if not re.match(r"denoise \d+/\d+ ", line)]
+    assert [line.partition(" ")[0] for line in lines] == [
+        "generating", "starting", "started:", "interrupted;", "",
+    ], errors  # fmt: skip
+    assert "JobInterrupted" in (out / "events.jsonl").read_text().splitlines()[-1]
 
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])

@@ -120,7 +120,7 @@ def test_flags_override_the_file_section_by_section(tmp_path: Path) -> None:
         (["train", "denoiser"], "out is missing"),
         (["train", "denoiser", "--out", "r", "--steps", "0"], "denoiser.steps 0"),
         (["train", "denoiser", "--out", "r", "--data", "none"], "none is no folder"),
-        (["train", "denoiser", "--config", "none.yaml"], "none.yaml cannot be read"),
+        (["train", "denoiser", "--config", "none.yaml"], "none.yaml does not exist"),
         (["train", "denoiser", "--config", "list.yaml"], "holds no `name: value` lines"),
         (["train", "autoencoder", "--config", "odd.yaml"], "autoencoder 'much' cannot be used"),
         (["train", "class-map", "--out", "r", "--data", "."], "data: earth only"),

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +20,7 @@ from cluster.batch.names import is_batch
 from cluster.batch.status import BatchStatus, read_batch_status
 from cluster.commands.making import Json, shorter
 from cluster.commands.streams import is_read
-from cluster.progress import ROOM_FOR_ECHO, duration
+from cluster.progress import Narrow, duration
 from cluster.spec import SpecError
 from cluster.status import Status, read_status
 
@@ -92,7 +91,7 @@ def _follow(folder: Path, now: Status | BatchStatus) -> None:
 
 def framed(now: Status | BatchStatus) -> RenderableType:
     """The same, a little narrower than the terminal, whose ^C would else go on in the next line."""
-    return Padding(picture_of(now), (0, ROOM_FOR_ECHO, 0, 0))
+    return Narrow(picture_of(now))
 
 
 def goes_on(now: Status | BatchStatus) -> bool:

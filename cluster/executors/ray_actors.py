@@ -261,7 +261,7 @@ def cluster_workers(gpus: int, threads: int) -> int:
 def connect(cpus: int) -> bool:
     """Join Ray if this process has not; True where this call started or joined it.
 
-    What its processes print is shown where the logger "ray" is told of information, and lost elsewhere.
+    What its processes print is shown where the root logger is told of information, and lost elsewhere.
     A local Ray is told of at least `cpus` processors: as many workers start as were asked for. Raises
     ConnectionError where nothing answers at RAY_ADDRESS, NotLetIn where it asks for a token.
     """
@@ -269,10 +269,10 @@ def connect(cpus: int) -> bool:
         return False
     for name, value in OF_RAY.items():
         os.environ.setdefault(name, value)
-    level = logging.getLogger("ray").getEffectiveLevel()
+    heard = logging.getLogger().isEnabledFor(logging.INFO)
     options: dict[str, Any] = {
-        "log_to_driver": level <= logging.INFO,
-        "logging_level": max(level, logging.INFO),
+        "log_to_driver": heard,
+        "logging_level": logging.INFO if heard else logging.ERROR,
     }
     address = os.environ.get("RAY_ADDRESS")
     if address is not None:

@@ -25,8 +25,10 @@ import torch
 from generation.training.autoencoder import averaged_half
 from generation.training.checkpoints import read
 from generation.training.classes import Classes
+from generation.training.config import ConfigError
 from generation.training.denoiser import averaged
 from generation.training.networks import CHANNELS, CODECS, build_jump_solver, build_solver
+from storage.documents import DocumentError, read_bytes
 
 MAP_MODEL = "class-map"
 """Where a run keeps its exported map model."""
@@ -163,15 +165,23 @@ def export(
     """Export the averages under `checkpoints` to `folder`; returns the bytes of the weights.
 
     networks: take the weights of denoiser (and its student) and inpainting. codec: a key of networks.CODECS.
-    jumps: the student's steps. card: copied as README.md.
+    jumps: the student's steps. card: copied as README.md. Raises ConfigError where it cannot be read.
     """
+    text = None if card is None else _card(card)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         write_model(checkpoints, fresh, networks, codec, classes, jumps)
-        if card is not None:
-            shutil.copy(card, fresh / "README.md")
+        if text is not None:
+            (fresh / "README.md").write_bytes(text)
         move_into_place(fresh, folder)
     finally:
         shutil.rmtree(fresh)
     return weight_bytes(folder)
+
+
+def _card(path: Path) -> bytes:
+    try:
+        return read_bytes(path)
+    except DocumentError as error:
+        raise ConfigError(f"model card {path} {error}") from None
