@@ -20,7 +20,7 @@ from generation.models.errors import ModelError
 from storage.containers import cores
 from storage.fingerprint import content_hash
 
-PICTURE_VERSION = 3
+PICTURE_VERSION = 4
 """Raised whenever the same spec starts to give other pixels."""
 
 

@@ -17,6 +17,12 @@ def absolute(path: Path | str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
+def here(path: Path) -> Path:
+    """A path as people here would write it: relative where it lies in the folder they stand in."""
+    stands = Path(os.getcwd())
+    return path.relative_to(stands) if path.is_relative_to(stands) else path
+
+
 def address_of(path: Path) -> str | None:
     """ "s3://bucket/a" of a path that was meant as one: it would name a folder here. None of any other path."""
     scheme, *rest = path.parts or ("",)

@@ -6,9 +6,10 @@ import multiprocessing
 import os
 import pickle
 from concurrent.futures import Future, ProcessPoolExecutor
+from math import inf
 
 from cluster.executors.actor import Actor
-from cluster.executors.contract import Work
+from cluster.executors.contract import Look, Work
 from cluster.plan import Task
 from cluster.tasks import Outcome
 
@@ -43,8 +44,14 @@ class Elsewhere:
     def submit(self, task: Task) -> None:
         self._begun.append(self._pool.submit(_run, task))
 
-    def next(self) -> Outcome:
+    def next(self, patience: float = inf) -> Outcome | None:
         return self._begun.pop(0).result()
+
+    def look(self) -> Look:
+        return Look()
+
+    def give_up(self, task: Task, why: Exception) -> None:
+        raise AssertionError(f"{task} was given up: {why}")
 
     def close(self) -> None:
         self._pool.shutdown()

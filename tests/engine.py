@@ -19,6 +19,7 @@ from cluster.executors.in_process import InProcess
 from cluster.job import Job, prepare
 from cluster.job_file import LATENTS
 from cluster.outputs import outputs_for
+from cluster.patience import LIMITS, Limits
 from cluster.spec import JobSpec
 from cluster.tasks import Worker
 from cluster.worker import build_sampler
@@ -122,10 +123,10 @@ def tiny_worker(job: Job, denoiser: Any = None) -> Worker:
     return Worker(job, build_sampler(job, model), model.codec, outputs_for(job))
 
 
-def run(job: Job, executor: Executor, on_event: OnEvent) -> None:
+def run(job: Job, executor: Executor, on_event: OnEvent, limits: Limits = LIMITS) -> None:
     """Run a job on an executor that the caller closes."""
     with open_ledger(job) as ledger:
-        driver.run(job, executor, ledger, on_event)
+        driver.run(job, executor, ledger, on_event, limits)
 
 
 def run_here(job: Job, denoiser: Any = None, executor: Any = None) -> list[Any]:

@@ -9,6 +9,7 @@ import torch
 from engine import latents_of, run_here
 from families import WORDS, theirs
 
+from cluster.api import noted
 from cluster.executors.in_process import InProcess
 from cluster.job import Job, prepare
 from cluster.spec import JobSpec
@@ -43,7 +44,8 @@ def job_of(folder: Path, out: Path, **more: Any) -> Job:
         "guidance_scale": 4.0, "method": "hann", "seed": 7, "executor": "in-process", "device": "cpu",
         "batch_size": 1, "tile": 64,
     }  # fmt: skip
-    return prepare(JobSpec(model=str(folder), width=8, height=8, out=out, **{**fields, **more}))
+    spec = JobSpec(model=str(folder), width=8, height=8, out=out, **{**fields, **more})
+    return prepare(spec, note=noted)
 
 
 def difference(job: Job, folder: Path, request: Any = WORDS) -> float:

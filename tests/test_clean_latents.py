@@ -118,7 +118,7 @@ def test_on_its_way_it_equals_diffusers_own_conversion(name: str, kind: str) -> 
                 theirs._init_step_index(timestep)
             wanted = theirs.convert_model_output(prediction, sample=x)
         found = schedule.clean(k, x, prediction)
-        with schedules._randomness(theirs, lambda n, k=k: field(10 + k).float()):
+        with schedules.AddressedNoise(lambda n, k=k: field(10 + k).float()):
             stepped = theirs.step(prediction, timestep, x)
         if not hasattr(theirs, "convert_model_output"):
             wanted = stepped.pred_original_sample

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from finished_jobs import LAYOUT, colours, finished_job, write_picture
 
+from storage.damage import DamagedData
 from storage.exports.contract import ExportError
 from storage.exports.picture import Picture
 from storage.exports.view import view_of
@@ -50,7 +51,7 @@ def test_a_picture_refuses_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="level 0, which is 150 x 83"):
         Picture.open(tmp_path).read(0, Box(0, 84, 0, 10))
     (tmp_path / "image.zarr" / "0" / "c" / "0" / "1" / "0").unlink()
-    with pytest.raises(FileNotFoundError, match="never written; resume"):
+    with pytest.raises(DamagedData, match="never written; resume"):
         Picture.open(tmp_path)
 
 

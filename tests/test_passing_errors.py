@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import files_of, run_here, tiny_job, tiny_worker
+from engine import files_of, run, run_here, tiny_job, tiny_worker
 
-from cluster.driver import run
 from cluster.events import Event, TaskRetried
 from cluster.executors.in_process import InProcess
 from cluster.patience import Limits

@@ -18,7 +18,7 @@ from cluster.commands.boundary import Session, session_of
 from cluster.commands.flags import RUN, SpecFlags, with_spec_flags
 from cluster.events import Event, JobFailed, JobInterrupted, OnEvent
 from cluster.machine import environment, gigabytes
-from cluster.paths import absolute
+from cluster.paths import absolute, here
 from cluster.progress import Bars, Lines, duration
 from cluster.spec import ExecutorName, JobSpec, SpecError
 
@@ -81,7 +81,7 @@ def generate(
     session = session_of(context)
     session.debug |= debug
     spec = flags.spec()
-    session.announce(f"generating {subject(spec)}, in {spec.out}: reading the model")
+    session.announce(f"generating {subject(spec)}, in {here(spec.out)}: reading the model")
     from cluster import api
 
     job = api.prepared(spec, check_fit=not api.is_job(spec.out))
@@ -111,7 +111,7 @@ def resume(
     session.debug |= debug
     folder = absolute(folder)
     saved = job_file.load(folder).spec
-    session.announce(f"going on with {subject(saved)}, in {folder}: reading the model")
+    session.announce(f"going on with {subject(saved)}, in {here(folder)}: reading the model")
     from cluster import api
 
     finish(context, api.continued(folder, _executor(executor), workers, allow_pickle))

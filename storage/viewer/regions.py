@@ -25,6 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from storage.damage import DamagedData
 from storage.exports import metadata
 from storage.exports.picture import Picture, facts_of
 from storage.formats.deep_zoom import INDEX, DeepZoom
@@ -122,7 +123,7 @@ def source_of(masters: Masters) -> Source:
     _check_inside(folder, folder / INDEX, folder / "image_files")
     try:
         picture = Picture.open(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, DamagedData):
         raise HTTPException(404, "this folder holds no picture to cut from yet") from None
     assert picture.tiles is not None  # without a master it is read from its tiles
     return Source(picture.layout, wraps_x, picture.read, _missing_tile_of(picture.tiles))
