@@ -8,6 +8,7 @@ that changed nothing. Not collected by pytest; `make faults` runs all, in minute
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,7 @@ PICTURE = {
 FLAGS = ["desert", "--size", "1024x768", "--steps", "6", "--block", "64", "--seed", "5", "--tile", "128",
          "--device", "cpu"]  # fmt: skip
 HERE = ["--executor", "in-process"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 EARLY, LATE, ALL = 12, 29, -1
 """Tasks after which a job is stopped: while it is denoised, while it is decoded, never."""
 
@@ -103,7 +105,7 @@ def call(*arguments: str | Path, code: int = 0, cwd: Path = ROOT) -> str:
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=environment(),
+        env=ENVIRONMENT,
         check=False,
     )
     check(done.returncode == code, f"exit code {done.returncode} instead of {code}: {done.stderr[-300:]}")
@@ -111,17 +113,11 @@ def call(*arguments: str | Path, code: int = 0, cwd: Path = ROOT) -> str:
     return done.stderr
 
 
-def environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
 def begun(*arguments: str | Path) -> subprocess.Popen[str]:
     """A command that runs meanwhile."""
     return subprocess.Popen(
         [*PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env=environment(), start_new_session=True,
+        env=ENVIRONMENT, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # of a run in the background it is ignored
     )  # fmt: skip
 
@@ -324,14 +320,10 @@ def ended(sent: Sequence[signal.Signals], code: int, executor: Sequence[str], be
     _, errors = running.communicate(timeout=120)
     check(running.returncode == code, f"exit code {running.returncode} instead of {code}: {errors[-300:]}")
     check("Traceback" not in errors and "***" not in errors, f"a traceback: {errors[-300:]}")
-    check("interrupted" in call("status", out) + _status(out), "the status is not interrupted")
+    check(api.status(out).state == "interrupted", "the status is not interrupted")
     call("resume", out)
     bench.check_whole(out)
     return f"{tasks_again(out)} tasks again"
-
-
-def _status(out: Path) -> str:
-    return str(api.status(out).state)
 
 
 def closed_pipe(bench: Bench) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 WIDEST_NAME = 26
-KINDS = {"<str>": "TEXT", "<int>": "N", "<float>": "X", "<path>": "PATH", "<bool>": ""}
+KINDS = {"<str>": "TEXT", "<int>": "N", "<float>": "X", "<path>": "PATH", "<bool>": "", "<int range>": "N"}
 """What typer calls the types of values, and what people do."""
 ARGUMENTS, OPTIONS = "Arguments", "Options"
 Rows = list[tuple[str, str]]

@@ -12,7 +12,7 @@ import typer
 from cluster.batch.names import is_batch
 from cluster.commands.boundary import FAILURE, session_of
 from cluster.commands.looking import Folder
-from cluster.commands.making import AllowPickle, Debug, Json, finish
+from cluster.commands.making import AllowPickle, Debug, Json, NeverAsks, finish
 from cluster.paths import absolute
 from cluster.spec import SpecError
 
@@ -27,10 +27,12 @@ def verify(
         bool, typer.Option("--repair", help="Make again what is damaged, and go on to the end.")
     ] = False,
     allow_pickle: AllowPickle = False,
+    yes: NeverAsks = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Read all that a job or a batch has written, and say what is missing or damaged (exit code 1)."""
+    del yes
     session_of(context).debug |= debug
     from cluster import api
 

@@ -232,22 +232,41 @@
   }
 
   // A picture that is open has its own place in the history, so that Back closes it and does not leave the sheet.
-  let entered = false;
+  // entered: the place where we are is a picture's; leaving: we have asked to go back from it, and are not there yet.
+  let entered = false, leaving = false;
   function open(index) {
+    if (leaving) return addEventListener("popstate", () => open(index), { once: true });
+    history[entered ? "replaceState" : "pushState"]({ one: index }, "");
+    show(index);
+  }
+  function show(index) {
     opened = index;
-    showOne();
-    history[entered || history.state?.one !== undefined ? "replaceState" : "pushState"]({ one: index }, "");
     entered = true;
+    showOne();
     if (!byId("one").open) byId("one").showModal();
   }
-  const goneBack = () => { entered = false; byId("one").close(); remember(); };
-  addEventListener("popstate", () => { if (entered) goneBack(); });
+  function left() {
+    if (byId("one").open) return; // another was opened before this was told
+    focusCell(opened);
+    if (!entered) return;
+    entered = false;
+    leaving = true;
+    history.back();
+  }
+  addEventListener("popstate", () => {
+    leaving = false;
+    const one = history.state?.one;
+    if (rows[one]) return show(one); // Forward
+    entered = false;
+    byId("one").close();
+    remember();
+  });
 
   const step = (by) => { if (rows[opened + by]) open(opened + by); };
   byId("one-before").addEventListener("click", () => step(-1));
   byId("one-after").addEventListener("click", () => step(1));
   byId("one-close").addEventListener("click", () => byId("one").close());
-  byId("one").addEventListener("close", () => { if (entered) history.back(); focusCell(opened); });
+  byId("one").addEventListener("close", left);
   byId("one").addEventListener("click", (event) => { if (event.target === byId("one")) byId("one").close(); });
   byId("one-same").addEventListener("click", () => {
     const { prompt } = rows[opened];
