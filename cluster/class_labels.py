@@ -81,17 +81,16 @@ def meaning_of(map_: LabelFile, legend: Legend, given: Path | None) -> Meaning:
     given: the user's file of labels. Without one, the names that the map itself tells, the colours of the legend where
     the map is a picture of colours, else the labels are ids.
     """
-    nodata = [] if map_.nodata is None else [map_.nodata]
     if given is not None:
         return read_labels(given, legend).meaning(map_)
     if map_.names:
         return _named(map_, legend)
     if map_.colours:
         spans = [Span(colour, colour, index) for index, colour in enumerate(_colours(legend))]
-        return _meaning(spans, nodata, NO_CLASS, UNKNOWN, _not_among("the model's colours"))
+        return _implied(spans, map_, _not_among("the model's colours"))
     spans = [Span(index, index, index) for index in range(len(legend))]
-    return _meaning(
-        spans, nodata, NO_CLASS, UNKNOWN,
+    return _implied(
+        spans, map_,
         f"; the model knows 0 to {len(legend) - 1}: paint with those, or say with --class-labels what the labels mean",
     )  # fmt: skip
 
@@ -116,10 +115,9 @@ class Labels:
             raise SpecError(
                 f"{self.path} says what {kinds[0]} mean, but class map {map_.path} holds {kinds[1]}"
             )
-        nodata = [] if map_.nodata is None else [map_.nodata]
         fallback = NO_CLASS if self.nodata is None else self.nodata
         otherwise = f", which {self.path} does not name; add it there, or a `default`"
-        return _meaning(list(self.spans), nodata, fallback, self.default, otherwise)
+        return _meaning(self.spans, map_, fallback, self.default, otherwise)
 
 
 def read_labels(path: Path, legend: Legend) -> Labels:
@@ -166,18 +164,21 @@ def _named(map_: LabelFile, legend: Legend) -> Meaning:
         spans.append(Span(label, label, known[name.lower()]))
     if 0 not in map_.names:
         spans.append(Span(0, 0, NO_CLASS))
-    nodata = [] if map_.nodata is None else [map_.nodata]
-    return _meaning(spans, nodata, NO_CLASS, UNKNOWN, _not_among("the names that it tells"))
+    return _implied(spans, map_, _not_among("the names that it tells"))
 
 
-def _meaning(spans: list[Span], nodata: list[int], nodata_id: int, default: int, otherwise: str) -> Meaning:
-    """Values that are no data, and transparent pixels of colours, mean that unless they are named."""
-    for value in nodata:
-        if not any(span.low <= value <= span.high for span in spans):
-            spans.append(Span(value, value, nodata_id))
-    return Meaning(
-        tuple(sorted(spans, key=lambda span: span.low)) or (Span(0, -1, UNKNOWN),), default, otherwise
-    )
+def _implied(spans: Iterable[Span], map_: LabelFile, otherwise: str) -> Meaning:
+    """Without a file of labels: spans of one label each, before which goes what the map says is no data."""
+    return _meaning([span for span in spans if span.low != map_.nodata], map_, NO_CLASS, UNKNOWN, otherwise)
+
+
+def _meaning(spans: Iterable[Span], map_: LabelFile, nodata_id: int, default: int, otherwise: str) -> Meaning:
+    """No data, as the map says of itself, has this id unless a span names it."""
+    every, value = list(spans), map_.nodata
+    if value is not None and not any(span.low <= value <= span.high for span in every):
+        every.append(Span(value, value, nodata_id))
+    ordered = tuple(sorted(every, key=lambda span: span.low))
+    return Meaning(ordered or (Span(0, -1, UNKNOWN),), default, otherwise)
 
 
 def _not_among(known: str) -> str:

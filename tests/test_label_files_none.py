@@ -14,7 +14,7 @@ import tifffile
 import zarr
 from PIL import Image, PngImagePlugin
 
-from cluster.class_labels import NO_CLASS, meaning_of
+from cluster.class_labels import NO_CLASS, UNKNOWN, meaning_of
 from storage.geometry import Box
 from storage.label_files import NONE, LabelFile, LabelFileError, open_labels
 
@@ -182,27 +182,29 @@ def test_no_data_of_colours_is_what_all_bands_say(bands: int, tmp_path: Path) ->
 
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize(
-    ("fill", "attributes", "nodata"),
+    ("fill", "attributes", "nodata", "beyond"),
     [
-        (0, {}, None),
-        (200, {}, 200),
-        (0, {"_FillValue": 201}, 201),
-        (200, {"missing_value": 0}, 0),
-        (0, {"scale_factor": 1, "add_offset": 0.0}, None),
+        (0, {}, None, 0),
+        (200, {}, 200, NO_CLASS),
+        (3, {}, 3, NO_CLASS),
+        (0, {"_FillValue": 201}, 201, 0),
+        (200, {"missing_value": 0}, 0, UNKNOWN),
+        (0, {"missing_value": 0}, 0, NO_CLASS),
+        (0, {"scale_factor": 1, "add_offset": 0.0}, None, 0),
     ],
 )
 def test_what_zarr_says_is_no_data(
-    version: int, fill: int, attributes: dict, nodata: int | None, tmp_path: Path
+    version: int, fill: int, attributes: dict, nodata: int | None, beyond: int, tmp_path: Path
 ) -> None:
-    """Its default, 0, is a label like others: it is what every array has."""
+    """Its default, 0, is a label like others: it is what every array has. beyond: the class of what is not stored."""
     array = zarr.create_array(
         tmp_path / "a", shape=(64, 64), chunks=(50, 50), dtype="uint8", fill_value=fill,
         attributes=attributes, zarr_format=version,
     )  # fmt: skip
-    array[:50, :50] = 3
+    array[:50, :50] = 4
     found = open_labels(tmp_path / "a")
-    assert found.nodata == nodata
-    assert whole(found)[60, 60] == fill and classes_of(found)[10, 10] == 3
+    assert found.nodata == nodata and whole(found)[60, 60] == fill
+    assert classes_of(found)[10, 10] == 4 and classes_of(found)[60, 60] == beyond
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------
@@ -298,7 +300,15 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "jpeg 2000": (lambda path: saved(path, "JPEG2000"), "is a JPEG2000, which blurs"),
     "other": (lambda path: saved(path, "ICO"), "is a ICO, of which labels are not read; save them as a PNG"),
     "pgm": (lambda path: path.write_bytes(b"P5 2 2 15 \1\2\3\4"), "a PPM whose values do not reach to 255"),
+    "ppm": (lambda path: path.write_bytes(b"P6 1 1 11 \1\2\3"), "a PPM whose values do not reach to 255"),
     "pbm": (lambda path: path.write_bytes(b"P4 8 1 \1"), "a PPM whose values do not reach to 255"),
+    "plain pgm": (lambda path: path.write_bytes(b"P2 2 2 11 0 1 2 11"), "a PPM whose values do not reach to"),
+    "plain ppm": (lambda path: path.write_bytes(b"P3 1 1 11 1 2 11"), "a PPM whose values do not reach to"),
+    "plain ppm of 16 bits": (
+        lambda path: path.write_bytes(b"P3 1 1 65535 1 2 11"),
+        "a PPM whose values do not",
+    ),
+    "plain pbm": (lambda path: path.write_bytes(b"P1 2 1 0 1"), "a PPM whose values do not reach to 255"),
     "white is zero": (tiff_of((8, 8), photometric="miniswhite"), "is MINISWHITE with 1 band; save labels as"),
     "three bands": (
         tiff_of((8, 8, 3), photometric="minisblack", planarconfig="contig"),
@@ -337,3 +347,12 @@ def test_an_upright_orientation_and_smaller_copies_change_nothing(tmp_path: Path
     for name in ("a.png", "a.tif"):
         np.testing.assert_array_equal(whole(open_labels(tmp_path / name)), LABELS)
     np.testing.assert_array_equal(whole(open_labels(tmp_path / "a.webp")), LABELS.astype(int) * 0x010101)
+
+
+def test_netpbm_of_bytes_is_read_as_it_is_stored(tmp_path: Path) -> None:
+    for kind, content in ((2, b"0 1 2 11"), (5, b"\0\1\2\x0b")):
+        (tmp_path / "a.pgm").write_bytes(b"P%d 2 2 255 " % kind + content)
+        assert whole(open_labels(tmp_path / "a.pgm")).tolist() == [[0, 1], [2, 11]]
+    for kind, content in ((3, b"1 2 11"), (6, b"\1\2\x0b")):
+        (tmp_path / "a.ppm").write_bytes(b"P%d 1 1 255 " % kind + content)
+        assert whole(open_labels(tmp_path / "a.ppm")).tolist() == [[0x01020B]]

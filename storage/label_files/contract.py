@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -13,6 +14,8 @@ from storage.geometry import Box
 
 NONE = -1
 """The label of a pixel that is transparent."""
+LARGEST = 2**63 - 1
+"""The largest label that can be used."""
 
 LabelArray: TypeAlias = NDArray[np.integer[Any]]
 
@@ -53,22 +56,28 @@ class LabelFile(LabelFacts, Protocol):
         """Boxes that cut the picture as it is stored, row by row, for who reads all of it."""
 
 
-def as_labels(pixels: NDArray[Any], path: Path) -> LabelArray:
-    """(h, w), or (h, w, bands) of bytes, as (h, w) labels: bands are grey and alpha, red, green, blue, and alpha."""
-    if pixels.dtype.kind not in "iub":
+def as_labels(
+    pixels: NDArray[Any], path: Path, hidden: Collection[int] = (), shown: NDArray[np.bool_] | None = None
+) -> LabelArray:
+    """(h, w), or (h, w, bands) of bytes, as (h, w) labels: bands are grey and alpha, red, green, blue, and alpha.
+
+    hidden: labels that are NONE. shown: (h, w), where pixels are not. With either, the type holds NONE.
+    """
+    labels = _packed(pixels, path)
+    if not hidden and shown is None:
+        return _whole(labels, path)
+    limits = np.iinfo(labels.dtype)
+    none = np.isin(
+        labels, np.array([each for each in hidden if limits.min <= each <= limits.max], labels.dtype)
+    )
+    if shown is not None:
+        none |= ~shown
+    if pixels.dtype.kind == "i" and (labels[~none] == NONE).any():
         raise LabelFileError(
-            f"{path} holds {pixels.dtype} values; labels are whole numbers: save it as integers"
+            f"{path} holds the label {NONE}, which stands for transparent pixels; give it another number"
         )
-    if pixels.ndim == 2 or pixels.shape[2] == 1:
-        return _whole(pixels if pixels.ndim == 2 else pixels[..., 0], path)
-    bands = pixels.shape[2]
-    if bands > 4 or pixels.dtype != np.uint8:
-        raise LabelFileError(
-            f"{path} has {bands} bands of {pixels.dtype}; give one band of labels, or three of 8 bits with colours"
-        )
-    wide = pixels.astype(np.int32)
-    labels = wide[..., 0] if bands == 2 else wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-    return np.where(wide[..., -1] == 0, np.int32(NONE), labels) if bands in (2, 4) else labels
+    whole = _whole(np.where(none, labels.dtype.type(0), labels), path)
+    return np.where(none, NONE, whole.astype(with_none(whole.dtype)))
 
 
 def with_none(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -76,17 +85,29 @@ def with_none(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype if dtype.kind == "i" else np.promote_types(dtype, np.int8)
 
 
-def without(labels: LabelArray, hidden: NDArray[np.bool_] | Collection[int], path: Path) -> LabelArray:
-    """The labels in a type that holds NONE, which stands for those in `hidden`: pixels, or labels."""
-    if not isinstance(hidden, np.ndarray):
-        if not hidden:
-            return labels
-        hidden = np.isin(labels, list(hidden))
-    if labels.dtype.kind == "i" and (labels[~hidden] == NONE).any():
-        raise LabelFileError(
-            f"{path} holds the label {NONE}, which stands for transparent pixels; give it another number"
-        )
-    return np.where(hidden, NONE, labels.astype(with_none(labels.dtype)))
+def no_data_values(told: object, dtype: np.dtype[Any], path: Path) -> tuple[int, ...]:
+    """The values of a type that a file tells to be no data: a number, a text of one, or a list of them.
+
+    Numbers that no pixel can hold (NaN, fractions, others beyond the type) are left out, for they hide nothing.
+    Raises LabelFileError for what is no number.
+    """
+    parts = told if isinstance(told, (list, tuple)) else (told,)
+    limits = np.iinfo(np.uint8 if dtype.kind == "b" else dtype)
+    numbers = [_number(part, path) for part in parts]
+    values = [int(number) for number in numbers if isinstance(number, int) or number.is_integer()]
+    return tuple(dict.fromkeys(value for value in values if limits.min <= value <= limits.max))
+
+
+def no_data_label(values: tuple[int, ...], bands: int) -> tuple[int | None, tuple[int, ...]]:
+    """(the label that stands for no data, labels that are to be hidden so that it does), of pixels of so many bands.
+
+    Of colours a value is that of every band. One value stands for itself; several, those beside transparency, and one
+    that is larger than labels can be are hidden.
+    """
+    labels = tuple(value * (0x010101 if bands > 2 else 1) for value in values)
+    if bands in (2, 4) or len(labels) > 1 or any(label > LARGEST for label in labels):
+        return NONE, labels
+    return next(iter(labels), None), ()
 
 
 def check_upright(orientation: object, path: Path) -> None:
@@ -103,12 +124,44 @@ def check_single(pictures: int, path: Path) -> None:
         raise LabelFileError(f"{path} holds {pictures} pictures; save the one with the labels alone")
 
 
+def _packed(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
+    """(h, w) of the values of the one band, or of the bands as one number; NONE where alpha is 0."""
+    if pixels.dtype.kind not in "iub":
+        raise LabelFileError(
+            f"{path} holds {pixels.dtype} values; labels are whole numbers: save it as integers"
+        )
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        one = pixels if pixels.ndim == 2 else pixels[..., 0]
+        return one.astype(np.uint8) if one.dtype == np.bool_ else one
+    bands = pixels.shape[2]
+    if bands > 4 or pixels.dtype != np.uint8:
+        raise LabelFileError(
+            f"{path} has {bands} bands of {pixels.dtype}; give one band of labels, or three of 8 bits with colours"
+        )
+    wide = pixels.astype(np.int32)
+    labels = wide[..., 0] if bands == 2 else wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    return np.where(wide[..., -1] == 0, np.int32(NONE), labels) if bands in (2, 4) else labels
+
+
 def _whole(labels: NDArray[Any], path: Path) -> LabelArray:
-    """Labels of a signed or an unsigned type that int64 holds."""
-    if labels.dtype == np.uint64:
-        if labels.size and labels.max() > np.iinfo(np.int64).max:
-            raise LabelFileError(
-                f"{path} holds the label {labels.max()}; the largest that can be used is 2**63 - 1"
-            )
-        return labels.astype(np.int64)
-    return labels.astype(np.uint8) if labels.dtype == np.bool_ else labels
+    """Labels of a type that int64 holds."""
+    if labels.dtype != np.uint64:
+        return labels
+    if labels.size and labels.max() > LARGEST:
+        raise LabelFileError(
+            f"{path} holds the label {labels.max()}; the largest that can be used is 2**63 - 1"
+        )
+    return labels.astype(np.int64)
+
+
+def _number(told: object, path: Path) -> int | float:
+    """NaN for an empty text. Raises LabelFileError."""
+    if isinstance(told, (int, float)):
+        return told
+    text = (told.decode("latin-1") if isinstance(told, bytes) else str(told)).strip("\0 ")
+    try:
+        return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text or "nan")
+    except ValueError:
+        raise LabelFileError(
+            f"{path} says that no data is {text[:40]!r}, which is no number; give a whole number, or take it out"
+        ) from None

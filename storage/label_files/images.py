@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from storage.label_files.chunks import HeldLabels
-from storage.label_files.contract import NONE, LabelFileError, as_labels, check_single, check_upright, without
+from storage.label_files.contract import NONE, LabelFileError, as_labels, check_single, check_upright
 
 MOST_PIXELS = 64 * 2**20
 ONE_BAND, BANDS = ("L", "P", "1", "I;16"), ("LA", "RGB", "RGBA")
@@ -33,7 +33,7 @@ def open_image(path: Path) -> HeldLabels:
             check_single(getattr(image, "n_frames", 1), path)
             check_upright(image.getexif().get(ExifTags.Base.Orientation), path)
             hidden = _hidden(image)
-            labels = without(as_labels(_values(image), path), hidden, path)
+            labels = as_labels(_values(image), path, hidden)
             nodata = NONE if hidden or image.mode in ("LA", "RGBA") else None
             return HeldLabels(path, labels, image.mode in ("RGB", "RGBA"), nodata)
     except (UnidentifiedImageError, Image.DecompressionBombError):
@@ -60,8 +60,14 @@ def _check_exact(image: ImageFile, path: Path) -> None:
         raise LabelFileError(
             f"{path} is a {image.mode} image; save labels as greyscale or palette (L or P), or as RGB colours"
         )
-    if image.format == "PPM" and (image.mode == "1" or (image.tile and image.tile[0].codec_name == "ppm")):
+    if image.format == "PPM" and not _reaches_to_255(image):
         raise LabelFileError(f"{path} is a PPM whose values do not reach to 255; save labels as a PNG")
+
+
+def _reaches_to_255(image: ImageFile) -> bool:
+    """Of a PPM, in bytes or as text: whether its values are those of bytes; Pillow stretches others to them."""
+    codec, _, _, told = image.tile[0]
+    return image.mode != "1" and (codec == "raw" or (isinstance(told, tuple) and told[1] == 255))
 
 
 def _is_lossless(path: Path) -> bool:

@@ -24,7 +24,6 @@ from storage.label_files.contract import (
     as_labels,
     check_single,
     check_upright,
-    without,
 )
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -157,7 +156,7 @@ def strips(path: Path, header: Header) -> Iterator[LabelArray]:
             raw = _unfiltered(bytes(buffered[: number * line]), before, header, path)
             del buffered[: number * line]
             before, left = raw[-1].tobytes(), left - number
-            yield without(as_labels(_samples(raw, header), path), header.transparent, path)
+            yield as_labels(_samples(raw, header), path, header.transparent)
         for _ in rows:  # to the last sum
             pass
 

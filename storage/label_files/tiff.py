@@ -5,7 +5,6 @@ Pages that are smaller copies of the first are left aside; a page that is its ma
 
 from __future__ import annotations
 
-import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -23,8 +22,9 @@ from storage.label_files.contract import (
     LabelFileError,
     as_labels,
     check_upright,
+    no_data_label,
+    no_data_values,
     with_none,
-    without,
 )
 
 ORIENTATION_TAG, NODATA_TAG = 274, 42113
@@ -52,8 +52,8 @@ SPLIT_BYTES = 2**20
 class TiffChunks:
     """Tiles or strips of a page. file: where they lie; path: the file, as messages call it.
 
-    split: whether rows are read at their place in an uncompressed file, so many at a time. hidden: labels that are
-    NONE. mask: 0 where a pixel is none.
+    split: whether rows are read at their place in an uncompressed file, so many at a time. fill: the value of segments
+    that the file leaves out. hidden: labels that are NONE. mask: 0 where a pixel is none.
     """
 
     path: Path
@@ -66,6 +66,7 @@ class TiffChunks:
     colours: bool
     nodata: int | None
     split: bool
+    fill: int = 0
     names: Mapping[int, str] = field(default_factory=dict)
     hidden: tuple[int, ...] = ()
     mask: ChunkedLabels | None = None
@@ -76,12 +77,12 @@ class TiffChunks:
                       min(self.chunk[1], self.width - column * self.chunk[1]))  # fmt: skip
         pixels = self._rows(row * self.chunk[0], high) if self.split else self._segment(row, column)
         if pixels is None:
-            return np.full((high, wide), self.nodata or 0, self.dtype)
-        labels = without(as_labels(pixels[:high, :wide], self.path), self.hidden, self.path)
-        if self.mask is None:
-            return labels
-        y, x = row * self.chunk[0], column * self.chunk[1]
-        return without(labels, self.mask.read(Box(y, y + high, x, x + wide)) == 0, self.path)
+            pixels = np.full((high, wide, self.page.samplesperpixel), self.fill, self.page.dtype)
+        shown = None
+        if self.mask is not None:
+            y, x = row * self.chunk[0], column * self.chunk[1]
+            shown = self.mask.read(Box(y, y + high, x, x + wide)) != 0
+        return as_labels(pixels[:high, :wide], self.path, self.hidden, shown)
 
     def _segment(self, row: int, column: int) -> Any:
         """(h, w, bands), or None where the file leaves the segment out."""
@@ -132,7 +133,7 @@ def tiff_chunks(path: Path) -> TiffChunks:
             for each in (page, mask) if mask is not None else (page,):
                 each.decode, each.dataoffsets, each.databytecounts  # noqa: B018  (read before the file is closed)
             tag = page.tags.get(NODATA_TAG)
-            nodata = None if tag is None else str(tag.value).strip("\0 ")
+            nodata = None if tag is None else tag.value
             check_upright(page.tags.valueof(ORIENTATION_TAG), path)
     except (OSError, LabelFileError):
         raise
@@ -186,11 +187,11 @@ def _check_kind(path: Path, page: Any) -> None:
 
 def _masked(labels: TiffChunks, mask: ChunkedLabels) -> TiffChunks:
     """With NONE where the mask is 0; what the file says is no data is none there, too."""
-    hidden = labels.hidden if labels.nodata in (None, NONE) else (*labels.hidden, labels.nodata)
+    hidden = labels.hidden if labels.nodata is None else (*labels.hidden, labels.nodata)
     return replace(labels, mask=mask, nodata=NONE, hidden=hidden, dtype=with_none(labels.dtype))
 
 
-def _chunks(path: Path, page: Any, nodata: str | None) -> TiffChunks:
+def _chunks(path: Path, page: Any, told: object) -> TiffChunks:
     if page.dtype is None or page.dtype.kind not in "iub":
         raise LabelFileError(
             f"{path} holds {page.dtype} values; labels are whole numbers: save it as integers"
@@ -214,8 +215,9 @@ def _chunks(path: Path, page: Any, nodata: str | None) -> TiffChunks:
     else:
         rows = min(rows, page.rowsperstrip)
     check_chunk(path, "tiles" if page.is_tiled else "strips", rows, columns, bands * page.dtype.itemsize)
-    dtype = as_labels(np.zeros((1, 1, bands), page.dtype), path).dtype
-    declared = _declared(nodata, page.dtype, bands)
+    values = () if told is None else no_data_values(told, page.dtype, path)
+    nodata, hidden = no_data_label(values, bands)
+    dtype = as_labels(np.zeros((1, 1, bands), page.dtype), path, hidden).dtype
     return TiffChunks(
         path,
         path,
@@ -225,9 +227,10 @@ def _chunks(path: Path, page: Any, nodata: str | None) -> TiffChunks:
         (rows, columns),
         dtype,
         bands > 2,
-        NONE if bands in (2, 4) else declared,
+        nodata,
         split,
-        hidden=() if declared is None or bands in (1, 3) else (declared,),
+        next(iter(values), 0),
+        hidden=hidden,
     )
 
 
@@ -237,21 +240,6 @@ def _is_plain(page: Any) -> bool:
         not page.is_tiled and int(page.compression) == 1 and int(page.predictor) == 1 and int(page.fillorder) == 1
         and page.bitspersample == 8 * page.dtype.itemsize and bool(page.is_contiguous)
     )  # fmt: skip
-
-
-def _declared(nodata: str | None, dtype: np.dtype[Any], bands: int) -> int | None:
-    """The label that stands for no data; None where there is none, or it is no value that the file can hold.
-
-    Of colours it is the one whose bands all have that value.
-    """
-    try:
-        value = int(nodata or "") if re.fullmatch(r"[+-]?\d+", nodata or "") else float(nodata or "nan")
-    except ValueError:
-        return None
-    limits = np.iinfo(np.uint8 if dtype.kind == "b" else dtype)
-    if value != value or not limits.min <= value <= limits.max or value != int(value):
-        return None
-    return int(value) * (0x010101 if bands > 2 else 1)
 
 
 def _undecoded(path: Path, index: int, error: Exception) -> LabelFileError:

@@ -4,7 +4,8 @@
     FOLDER/zarr.json | .zgroup, .zattrs    OME-Zarr: the first array of its multiscales; of labels the only ones
 
 Labels in OME-Zarr may tell the names of their classes (image-label, properties, "class"); 0 is their background.
-No data is the attribute _FillValue or missing_value, as in CF; else a fill value other than 0, which says nothing.
+No data is what the attributes _FillValue and missing_value say, as in CF; without them a fill value, but not 0, which
+every array has and which says nothing.
 """
 
 from __future__ import annotations
@@ -21,16 +22,26 @@ import tensorstore as ts
 
 from storage.arrays import as_os_error, context
 from storage.label_files.chunks import ChunkedLabels, check_chunk
-from storage.label_files.contract import LabelArray, LabelFileError, as_labels
+from storage.label_files.contract import (
+    LabelArray,
+    LabelFileError,
+    as_labels,
+    no_data_label,
+    no_data_values,
+)
 
 ARRAYS = {"zarr.json": "zarr3", ".zarray": "zarr"}
 TOLD_IN = {"zarr3": "zarr.json", "zarr": ".zattrs"}
+DECLARED = ("_FillValue", "missing_value")
 NEUTRAL = {"scale_factor": 1, "add_offset": 0}
 
 
 @dataclass(frozen=True)
 class ZarrChunks:
-    """Chunks of an array whose last two axes are y and x. bands: length of the axis before them, 1 or 3."""
+    """Chunks of an array whose last two axes are y and x. bands: length of the axis before them, 1 or 3.
+
+    hidden: labels that are NONE.
+    """
 
     path: Path
     store: ts.TensorStore
@@ -41,6 +52,7 @@ class ZarrChunks:
     dtype: np.dtype[Any]
     nodata: int | None
     names: Mapping[int, str]
+    hidden: tuple[int, ...]
 
     @property
     def colours(self) -> bool:
@@ -62,7 +74,7 @@ class ZarrChunks:
             raise LabelFileError(
                 f"{self.path} is damaged: {as_os_error(error, f'chunk {row}, {column}')}"
             ) from error
-        return as_labels(np.moveaxis(values, 0, -1) if self.colours else values, self.path)
+        return as_labels(np.moveaxis(values, 0, -1) if self.colours else values, self.path, self.hidden)
 
 
 def open_zarr(folder: Path) -> ChunkedLabels:
@@ -95,30 +107,30 @@ def _chunks(
         min(length or whole, whole) for length, whole in zip(chunk[-2:], shape[-2:], strict=True)
     )
     check_chunk(folder, "chunks", rows, columns, bands * dtype.itemsize)
-    labels = as_labels(np.zeros((1, 1, bands), dtype), folder).dtype
-    nodata = _no_data(folder, store, attributes, bands)
-    return ZarrChunks(folder, store, shape[-2], shape[-1], bands, (rows, columns), labels, nodata, names)
+    _check_unpacked(folder, attributes)
+    nodata, hidden = no_data_label(_no_data(folder, store, attributes), bands)
+    labels = as_labels(np.zeros((1, 1, bands), dtype), folder, hidden).dtype
+    return ZarrChunks(
+        folder, store, shape[-2], shape[-1], bands, (rows, columns), labels, nodata, names, hidden
+    )
 
 
-def _no_data(folder: Path, store: ts.TensorStore, attributes: Mapping[str, Any], bands: int) -> int | None:
-    """The label that stands for no data. Raises LabelFileError for numbers that mean others than they are."""
-    packed = [
-        name for name in ("scale_factor", "add_offset") if attributes.get(name) not in (None, NEUTRAL[name])
-    ]
-    if packed:
-        raise LabelFileError(
-            f"{folder} holds numbers packed with {packed[0]}; labels are the numbers themselves"
-        )
-    told = next((attributes[name] for name in ("_FillValue", "missing_value") if name in attributes), None)
-    fill = None if store.fill_value is None else int(store.fill_value)
-    if told is None and not fill:
-        return None
-    value = fill if told is None else told
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise LabelFileError(
-            f"{folder} says that no data is {str(value)[:40]!r}, which is no label; give a whole number"
-        )
-    return value * (0x010101 if bands == 3 else 1)
+def _check_unpacked(folder: Path, attributes: Mapping[str, Any]) -> None:
+    """Refuse numbers that mean others than they are."""
+    for name, neutral in NEUTRAL.items():
+        if attributes.get(name) not in (None, neutral):
+            raise LabelFileError(
+                f"{folder} holds numbers packed with {name}; labels are the numbers themselves"
+            )
+
+
+def _no_data(folder: Path, store: ts.TensorStore, attributes: Mapping[str, Any]) -> tuple[int, ...]:
+    """The values that stand for no data. Raises LabelFileError."""
+    told = [attributes[name] for name in DECLARED if attributes.get(name) is not None]
+    if not told:
+        return (int(store.fill_value),) if store.fill_value else ()
+    flat = [part for each in told for part in (each if isinstance(each, list) else [each])]
+    return no_data_values(flat, store.dtype.numpy_dtype, folder)
 
 
 def _array_in(folder: Path, given: Path) -> tuple[Path, Mapping[int, str]]:
