@@ -8,36 +8,31 @@ print(result.page)
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from cluster import job_file
-from cluster.events import JobFinished, OnEvent, as_map, unheard
-from cluster.history import set_damaged_events_aside
+from cluster.events import OnEvent, unheard
 from cluster.identity import INPUTS
-from cluster.inputs import FOLDER, kept
 from cluster.machine import ask_for_huge_pages
 from cluster.paths import absolute
-from cluster.progress import EVENTS, JsonLines, fan_out
+from cluster.running import Result as Result
+from cluster.running import enter as enter
+from cluster.running import is_job as is_job
+from cluster.running import run as run
 from cluster.spec import ExecutorName, JobSpec, SpecError
 from cluster.spec_fields import SpecFields
 from cluster.status import Status, read_status
-from storage import claim
-from storage.claim import Claim
 from storage.fingerprint import FormatError
 
 if TYPE_CHECKING:
     from cluster.batch.entry import BatchResult
     from cluster.batch.filters import Judge
-    from cluster.executors.contract import Executor, Work
     from cluster.job import Job, Note
     from cluster.report import Pace, PlanReport
     from cluster.verifying import Verdict
     from storage.exports.contract import OnProgress
-    from storage.ledger import Ledger
 
 __all__ = [
     "JobSpec",
@@ -54,18 +49,6 @@ __all__ = [
 ]
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished picture: the job's folder, and in it the page that shows the picture.
-
-    before: whether the folder was found finished and whole, so that nothing was left to do.
-    """
-
-    folder: Path
-    page: Path
-    before: bool = False
 
 
 def generate(
@@ -287,104 +270,6 @@ def measured(job: Job) -> Pace:
     from cluster.calibrate import pace_here
 
     return pace_here(job)
-
-
-def _executor(work: Work) -> Executor:
-    from cluster import executors
-
-    return executors.make(work)
-
-
-def run(
-    job: Job,
-    *,
-    resume: bool,
-    on_event: OnEvent,
-    make: Callable[[Work], Executor] = _executor,
-    thorough: bool = False,
-) -> Result:
-    """Do what is left of a prepared job; what is found missing or damaged is made again.
-
-    make: its executor, and its map's, which are closed when they are done. thorough: of a finished job, read all that
-    it keeps, not only the sizes. Raises BlockingIOError where another process runs the job; then nothing is changed.
-    """
-    from cluster.closing import needs_work, open_ledger
-
-    folder = job.spec.out
-    enter(job, resume)
-    with Claim(folder):
-        enter(job, resume)  # nobody was here in between
-        job = job.reading(kept(job.spec, job.inputs, folder))
-        job_file.save(job.spec, job.fingerprint, job.files)
-        with open_ledger(job) as ledger:
-            page = folder / "index.html"
-            if job.map is not None and thorough:
-                run(job.map, resume=True, on_event=as_map(on_event), make=make, thorough=True)
-            if not needs_work(job, ledger, thorough=thorough):
-                _tell_that_it_is_finished(folder)
-                return Result(folder, page, before=True)
-            if job.map is not None and not thorough:
-                run(job.map, resume=True, on_event=as_map(on_event), make=make, thorough=True)
-            _execute(job, ledger, on_event, make)
-            return Result(folder, page)
-
-
-def _tell_that_it_is_finished(folder: Path) -> None:
-    """An earlier run may have ended after the last thing that it did, and before it said so."""
-    if read_status(folder).state != "finished":
-        with JsonLines(folder / EVENTS) as log:
-            log(JobFinished(0.0))
-
-
-def _execute(job: Job, ledger: Ledger, on_event: OnEvent, make: Callable[[Work], Executor]) -> None:
-    from cluster import driver
-
-    set_damaged_events_aside(job.spec.out / EVENTS)
-    with JsonLines(job.spec.out / EVENTS) as log:
-        try:
-            with closing(make(job)) as executor:
-                driver.run(job, executor, ledger, fan_out(log, on_event))
-        except KeyboardInterrupt:  # while the workers were starting or stopping
-            raise driver.Interrupted from None
-
-
-def enter(job: Job, resume: bool) -> None:
-    """Refuse a folder that is not this job's to write to."""
-    folder = job.spec.out
-    if folder.exists() and not folder.is_dir():
-        raise SpecError(f"{folder} is a file; name a folder with --out")
-    if not is_job(folder):
-        if folder.is_dir() and any(path.name not in (claim.NAME, FOLDER) for path in folder.iterdir()):
-            raise SpecError(f"{folder} holds other files; name a new or empty folder with --out")
-        return
-    saved = job_file.load(folder)
-    if saved.fingerprint != job.fingerprint:
-        raise FormatError(
-            f"{folder} holds another job ({saved.spec.prompt!r}, {saved.spec.width}x{saved.spec.height}"
-            f"{_differences(saved, job)}); choose another folder with --out"
-        )
-    if not resume:
-        raise SpecError(
-            f"{folder} already holds this job; add --resume to go on with it, or choose another --out"
-        )
-
-
-def _differences(saved: job_file.SavedJob, job: Job) -> str:
-    """Which settings differ, for people who believe that it is the same job; files count by content."""
-    elsewhere = ("prompt", "width", "height")  # in the message
-    free = ("out", "executor", "workers", "block", "preview_every", "allow_pickle", "commits")
-    names = [
-        name
-        for name in JobSpec.model_fields
-        if name not in (*elsewhere, *free, *INPUTS) and getattr(saved.spec, name) != getattr(job.spec, name)
-    ]
-    names += [name for name in INPUTS if saved.files.get(name) != job.inputs.get(name)]
-    return f"; other {', '.join(names)}" if names else ""
-
-
-def is_job(folder: Path) -> bool:
-    """Whether a folder holds a job, begun or finished."""
-    return (folder / job_file.NAME).is_file()
 
 
 def _say_versions_changed(saved: job_file.SavedJob) -> None:

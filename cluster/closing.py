@@ -7,7 +7,7 @@ task's own line. So a finished folder can be checked at a glance, by sizes, or w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING
 
 from cluster.job_file import LATENTS
 from cluster.plan import WORK, Task
+from cluster.recovery import to_be_read
+from cluster.status import LEDGER
 from cluster.written import TaskOutputs, bytes_of_file, digest_of, written_file
 from storage.arrays import METADATA
 from storage.files import sync_file_system
-from storage.ledger import Done, Ledger
+from storage.ledger import Done, Ledger, LedgerRecord
+from storage.task_set import TaskSet
 
 if TYPE_CHECKING:
     from cluster.job import Job
 
 log = logging.getLogger(__name__)
 
-LEDGER = "ledger.jsonl"
 NAMED = 3
 """Damaged things that are named in a line; of more, how many there are."""
 READERS = 4
@@ -37,6 +39,11 @@ AT_ONCE = 256
 def open_ledger(job: Job) -> Ledger:
     """The ledger of a job whose folder this process has claimed."""
     return Ledger(job.spec.out / LEDGER, job.fingerprint, [stage.tasks for stage in job.plan.stages])
+
+
+def read_ledger(job: Job) -> LedgerRecord:
+    """What the ledger of a job tells; nothing is changed."""
+    return LedgerRecord(job.spec.out / LEDGER, job.fingerprint, [stage.tasks for stage in job.plan.stages])
 
 
 def needs_work(job: Job, ledger: Ledger, *, thorough: bool) -> bool:
@@ -62,7 +69,7 @@ def needs_work(job: Job, ledger: Ledger, *, thorough: bool) -> bool:
 class Closing:
     """Checks what a job has written, and closes its outputs."""
 
-    def __init__(self, job: Job, ledger: Ledger) -> None:
+    def __init__(self, job: Job, ledger: LedgerRecord) -> None:
         self._folder = job.spec.out
         self._ledger = ledger
         self._kept = range(job.plan.steps, len(job.plan.stages))
@@ -78,23 +85,28 @@ class Closing:
         And those whose part of the master is gone, where files that are derived from it are to be made.
         """
         derive = self._must_derive()
-        yield from self._not_as_written(self._kept, lambda task: not derive or self.outputs.serves(task))
+        return self._not_as_written(self._kept, serving=derive)
 
-    def _not_as_written(self, stages: range, serves: Callable[[Task], bool]) -> Iterator[Task]:
+    def _not_as_written(
+        self, stages: range, *, tasks: TaskSet | None = None, serving: bool = False
+    ) -> Iterator[Task]:
+        """Of these stages. tasks: only of these, None of all. serving: what does not serve later tasks as well."""
         with ThreadPoolExecutor(READERS) as pool:
-            entries = self._ledger.written(stages)
+            entries = (
+                entry for entry in self._ledger.written(stages) if tasks is None or entry.task in tasks
+            )
             while some := list(islice(entries, AT_ONCE)):
                 for entry, whole in zip(some, pool.map(self._is_whole, some), strict=True):
-                    if not (whole and serves(entry.task)):
+                    if not whole or (serving and not self.outputs.serves(entry.task)):
                         yield entry.task
 
-    def end(self) -> None:
+    def end(self, ledger: Ledger) -> None:
         """Write the last files, and into the ledger that all is there; remove what is not kept."""
         self.outputs.outputs.close(derive=self._must_derive())
         latents = self._folder / LATENTS
         files = [*self.outputs.outputs.own_files(), latents / METADATA, latents.parent / METADATA]
         sync_file_system(self._folder)  # tiles are not synced one by one
-        self._ledger.close_job({self.name_of(path): written_file(path) for path in files})
+        ledger.close_job({self.name_of(path): written_file(path) for path in files})
         self.remove_leftovers()
 
     # --- a finished job
@@ -113,7 +125,7 @@ class Closing:
         told = self._ledger.closed.files if self._ledger.closed else {}
         files = [(self._folder / name, written) for name, written in told.items()]
         if thorough:
-            standing = [task for stage in self._standing() for task in self._damaged_of(stage)]
+            standing = [task for stage, tasks in self._standing() for task in self._damaged_of(stage, tasks)]
             return standing, [path for path, written in files if not _is_as(path, written.digest)]
         tasks = [
             entry.task
@@ -122,15 +134,15 @@ class Closing:
         ]
         return tasks, [path for path, written in files if bytes_of_file(path) != written.bytes]
 
-    def _standing(self) -> Iterator[int]:
-        """Stages whose output should be there: what is kept, and arrays that a later task will read."""
-        stages = self.outputs.plan.stages
-        for stage in range(len(stages)):
-            if stage in self._kept or self._ledger.done.count(stage + 1) < stages[stage + 1].tasks:
-                yield stage
+    def _standing(self) -> Iterator[tuple[int, TaskSet]]:
+        """Of each stage the tasks whose output should be there: all that is kept, else what a later task will read."""
+        plan, done = self.outputs.plan, self._ledger.done
+        for stage in range(len(plan.stages)):
+            yield stage, done if stage in self._kept else TaskSet(to_be_read(plan, done, stage))
 
-    def _damaged_of(self, stage: int) -> Iterator[Task]:
-        return self._not_as_written(range(stage, stage + 1), lambda task: True)
+    def _damaged_of(self, stage: int, tasks: TaskSet) -> Iterator[Task]:
+        if tasks.count(stage):
+            yield from self._not_as_written(range(stage, stage + 1), tasks=tasks)
 
     def named(self, tasks: Sequence[Task], files: Sequence[Path]) -> list[str]:
         """Tasks and files as people read them."""
@@ -138,7 +150,7 @@ class Closing:
 
     def standing_tasks(self) -> int:
         """How many tasks have output that should be there."""
-        return sum(self._ledger.done.count(stage) for stage in self._standing())
+        return sum(tasks.count(stage) for stage, tasks in self._standing())
 
     def remove_leftovers(self) -> None:
         """What is not kept: an earlier run may have ended before it was all gone."""

@@ -107,13 +107,14 @@ class Run:
                 if not redo:
                     break
                 arrays.undo(redo)
-        self.closing.end()
+        self.closing.end(self.ledger)
 
     def _do_tasks(self, arrays: Arrays) -> None:
         queue = Queue(self.plan, self.ledger.done)
         for outcome in self.supervisor.outcomes(queue, prepare=arrays.need, meanwhile=arrays.tidy):
             if isinstance(outcome.error, DamagedInputs):
                 arrays.undo(self._make_again(outcome.error.tasks, found_by=outcome))
+                self.closing.begin()
                 arrays.mend()
                 queue.renew(self.supervisor.under_way)
             elif outcome.error is not None:
@@ -127,8 +128,9 @@ class Run:
 
     def _make_again(self, damaged: Iterable[Task], found_by: Outcome | None = None) -> set[Task]:
         """Forget these tasks, and before them those whose output is gone; says so in a line. Returns all of them."""
-        damaged = tuple(damaged)
-        for task in damaged or ([found_by.task] if found_by else []):
+        told = tuple(damaged)
+        damaged = [task for task in told if task in self.ledger.done]  # the others are being made already
+        for task in damaged if told or found_by is None else [found_by.task]:
             self._count_damage(task, found_by)
         redo = to_redo(self.plan, self.ledger.done, damaged, self.outputs.serves)
         if redo:

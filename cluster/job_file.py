@@ -32,7 +32,7 @@ import yaml
 from cluster.identity import INPUTS
 from cluster.paths import absolute
 from cluster.spec import JobSpec, SpecError
-from storage.documents import DocumentError, parse_yaml, read_text
+from storage.documents import MOST_BYTES, DocumentError, parse_yaml, read_text
 from storage.files import replace_file
 from storage.fingerprint import FormatError
 
@@ -78,9 +78,25 @@ def save(spec: JobSpec, fingerprint: str, files: Mapping[str, str] = MappingProx
         "files": dict(files),
         "spec": _within(spec.model_dump(mode="json"), spec.out),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode())
+    replace_file(path, _readable(document))
     return path
+
+
+def _readable(document: dict[str, Any]) -> bytes:
+    """The document as YAML. Raises SpecError where it could not be read back: the job could not be gone on with."""
+    reason = "read back, they would be others"
+    for plain in (True, False):  # some characters are read back only when they are written as escapes
+        try:
+            text = yaml.safe_dump(document, sort_keys=False, allow_unicode=plain)
+            if len(text.encode()) > MOST_BYTES:
+                reason = f"they would take more than {MOST_BYTES:,} bytes"
+            elif parse_yaml(text) == document:
+                return text.encode()
+        except (UnicodeEncodeError, DocumentError) as error:
+            reason = str(error).splitlines()[0][:80]
+    raise SpecError(
+        f"these settings cannot be saved in {NAME}: {reason}; is the prompt plain text, and not too long?"
+    )
 
 
 def load(folder: Path) -> SavedJob:

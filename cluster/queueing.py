@@ -51,10 +51,12 @@ class Queue:
     def __len__(self) -> int:
         return len(self._heap)
 
-    def pop(self) -> Task:
+    def pop(self) -> Task | None:
+        """The next to give out; None where that was done meanwhile, by a worker that had it already."""
         stage, _, block = heapq.heappop(self._heap)
-        self._ready.remove((stage, block))
-        return stage, block
+        task = stage, block
+        self._ready.remove(task)
+        return None if task in self.done else task
 
     def push(self, task: Task) -> None:
         """A task that is ready, perhaps once more; nothing happens where it is here already."""

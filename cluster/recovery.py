@@ -50,12 +50,16 @@ def damaged_inputs(
 def missing(plan: Plan, done: TaskSet, serves: Serves) -> Iterator[Task]:
     """Done tasks that some undone task will read and that do not serve: what was deleted while no one ran the job."""
     for stage in range(len(plan.stages) - 1):
-        if done.count(stage) == 0 or done.count(stage + 1) == plan.stages[stage + 1].tasks:
-            continue
-        for block in done.blocks(stage).tolist():
-            task = (stage, block)
-            if any(after not in done for after in plan.dependents(task)) and not serves(task):
-                yield task
+        yield from (task for task in to_be_read(plan, done, stage) if not serves(task))
+
+
+def to_be_read(plan: Plan, done: TaskSet, stage: int) -> Iterator[Task]:
+    """Done tasks of a stage that some undone task will read."""
+    if done.count(stage) == 0 or done.count(stage + 1) == plan.stages[stage + 1].tasks:
+        return
+    for block in done.blocks(stage).tolist():
+        if any(after not in done for after in plan.dependents((stage, block))):
+            yield stage, block
 
 
 def to_redo(plan: Plan, done: TaskSet, damaged: Iterable[Task], serves: Serves) -> set[Task]:

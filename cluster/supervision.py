@@ -66,8 +66,8 @@ class Supply(Protocol):
 
     def __len__(self) -> int: ...
 
-    def pop(self) -> Task:
-        """The next to give out."""
+    def pop(self) -> Task | None:
+        """The next to give out; None where that need not be done any more."""
 
     def push(self, task: Task) -> None:
         """One to be given out again."""
@@ -150,7 +150,7 @@ class Supervisor:
             queue.push(heapq.heappop(self._paused)[1])
         while queue and len(self._given) < self._executor.capacity(len(queue)):
             task = queue.pop()
-            if task in self._given or any(task == paused for _, paused in self._paused):
+            if task is None or task in self._given or any(task == paused for _, paused in self._paused):
                 continue
             prepare(task)
             self._executor.submit(task)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+import errno
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster import job_file
 from cluster.batch.names import DATA, MANIFESTS, NAME, SUCCESS, is_batch
 from storage.claim import Claim
 from storage.fingerprint import FormatError
@@ -41,22 +44,38 @@ def verdict_on(folder: Path) -> Verdict:
     from cluster.api import continued
 
     if is_batch(folder):
-        with Claim(folder):
+        with _claimed(folder):
             return _on_batch(folder)
     job = continued(folder, None, None, allow_pickle=True)  # no weights are read
-    with Claim(folder):
+    with _claimed(folder):
         return _on_job(job)
 
 
-def _on_job(job: Job) -> Verdict:
-    from cluster.closing import Closing, open_ledger
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Nobody else works in the folder meanwhile; nor can anybody where it may not be written to."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Claim(folder))
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+        yield
 
-    with open_ledger(job) as ledger:
-        closing = Closing(job, ledger)
-        tasks, files = closing.changed(thorough=True)
-        names = tuple(closing.named(tasks, files))
-        verdict = Verdict(str(job.spec.out), closing.is_finished(), closing.standing_tasks(), names)
-    return verdict if job.map is None else _with_map(verdict, _on_job(job.map))
+
+def _on_job(job: Job) -> Verdict:
+    from cluster.closing import Closing, read_ledger
+
+    closing = Closing(job, read_ledger(job))
+    tasks, files = closing.changed(thorough=True)
+    names = tuple(closing.named(tasks, files))
+    verdict = Verdict(str(job.spec.out), closing.is_finished(), closing.standing_tasks(), names)
+    if job.map is None:
+        return verdict
+    if not (job.map.spec.out / job_file.NAME).is_file():
+        begun = verdict.finished or verdict.read > 0
+        return replace(verdict, damaged=(*names, "map")) if begun else verdict
+    return _with_map(verdict, _on_job(job.map))
 
 
 def _with_map(picture: Verdict, invented: Verdict) -> Verdict:
@@ -79,7 +98,12 @@ def _on_batch(folder: Path) -> Verdict:
 
 def _shards(folder: Path) -> int:
     """As batch.json tells. Raises FormatError where it is none of ours."""
-    try:
-        return int(json.loads((folder / NAME).read_text(encoding="utf-8"))["shards"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{folder / NAME} is damaged ({type(error).__name__}: {error})") from None
+    from cluster.batch.plan import FORMAT_VERSION, saved_in
+
+    saved = saved_in(folder)
+    if saved.get("format_version") != FORMAT_VERSION or type(saved.get("shards")) is not int:
+        raise FormatError(
+            f"{folder / NAME} has format_version {saved.get('format_version')!r} and {saved.get('shards')!r} shards; "
+            f"this program reads {FORMAT_VERSION}"
+        )
+    return int(saved["shards"])

@@ -150,6 +150,7 @@ def _check_events(text: str) -> None:
             raise DocumentError(f"holds more than {MOST_VALUES:,} values")
         if (
             isinstance(event, yaml.ScalarEvent)
+            and event.style in (None, "")  # in quotes it is no number
             and len(event.value) > LONGEST_NUMBER
             and NUMBER.fullmatch(event.value)
         ):

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
+
+WITHOUT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
@@ -40,6 +45,27 @@ def replace_by(path: Path, write: Callable[[Path], None], *, durable: bool = Tru
         unfinished.unlink(missing_ok=True)
 
 
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}|\.nfs.*")
+"""Names of files that are being written; and those that network file systems give to deleted ones still open."""
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is one that was being written here when its writer was killed."""
+    return UNFINISHED.fullmatch(name) is not None
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what killed writers left in these folders, and not in those inside them. For whoever owns the folders."""
+    for folder in folders:
+        for entry in os.scandir(folder) if folder.is_dir() else ():
+            if not is_leftover(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                Path(entry.path).unlink(missing_ok=True)
+
+
 def sync_file_system(folder: Path) -> None:
     """Wait until all that was written to the file system of a folder is on its disk, small files by the thousand, too.
 
@@ -58,9 +84,15 @@ def sync_file_system(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk. Raises OSError."""
+    """Wait until a file's content, or the names in a folder, are on the disk. Raises OSError.
+
+    Some network file systems sync no folders: there the names are as safe as such a file system keeps them.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in WITHOUT_SYNC or not path.is_dir():
+            raise
     finally:
         os.close(handle)

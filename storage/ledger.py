@@ -15,6 +15,7 @@ file without a whole header is as good as none.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ import numpy as np
 from storage.files import replace_by, replace_file
 from storage.fingerprint import FormatError
 from storage.task_set import Task, TaskSet
+
+log = logging.getLogger(__name__)
 
 VERSION = 4
 SYNC_SECONDS = 1.0
@@ -64,24 +67,71 @@ class Closed:
     files: Mapping[str, Written]
 
 
-class Ledger:
-    """The done tasks of one job, on disk and in memory. For the process that has claimed the job's folder.
+class LedgerRecord:
+    """What the ledger of one job tells: tasks that are done, and whether the job is. Nothing is written.
 
-    totals: how many tasks each stage has; lines of others are left out. Raises FormatError for a ledger of another
-    job or version. closed: how the job ended, unless something was lost since; last_closed: how it ended when it
-    last did.
+    totals: how many tasks each stage has; lines of others are left out. closed: how the job ended, unless something
+    was lost since; last_closed: how it ended when it last did. A file without a header, or of another job, tells
+    nothing. Raises FormatError for one of another version.
     """
 
     def __init__(self, path: Path, fingerprint: str, totals: Sequence[int]) -> None:
         self.path = path
-        self._totals = totals
         self.done = TaskSet()
         self.closed: Closed | None = None
         self.last_closed: Closed | None = None
-        if not _has_header(path):
-            header = {"format": _FORMAT, "version": VERSION, "fingerprint": fingerprint}
-            replace_file(path, (json.dumps(header) + "\n").encode())
-        self._load(fingerprint)
+        self._totals = totals
+        self._is_ours = _is_ours(path, fingerprint)
+        for entry in self._entries():
+            self._hear(entry)
+
+    def written(self, stages: range) -> Iterator[Done]:
+        """What each done task of these stages wrote, in ascending order.
+
+        Read from the file, for a job need not remember it while it runs: 16 bytes a task of these stages meanwhile.
+        """
+        sizes = {stage: np.zeros(self._totals[stage], np.int64) for stage in stages}
+        digests = {stage: np.zeros(self._totals[stage], np.uint64) for stage in stages}
+        for entry in self._entries():
+            if isinstance(entry, Done) and entry.task[0] in stages and entry.written is not None:
+                stage, block = entry.task
+                sizes[stage][block] = entry.written.bytes
+                digests[stage][block] = int(entry.written.digest or "0", 16)
+        for stage in stages:
+            for block in self.done.blocks(stage).tolist():
+                yield Done(
+                    (stage, block), Written(int(sizes[stage][block]), _digest(int(digests[stage][block])))
+                )
+
+    def _entries(self) -> Iterator[Done | Closed]:
+        for entry in lines_of(self.path) if self._is_ours else ():
+            if isinstance(entry, Closed) or (entry is not None and self._is_task(*entry.task)):
+                yield entry
+
+    def _is_task(self, stage: int, block: int) -> bool:
+        return stage < len(self._totals) and block < self._totals[stage]
+
+    def _hear(self, entry: Done | Closed) -> None:
+        match entry:
+            case Closed():
+                self.closed = self.last_closed = entry
+            case Done(task, None):
+                self.done.discard(task)
+                self.closed = None
+            case Done(task, _):
+                self.done.add(task)
+
+
+class Ledger(LedgerRecord):
+    """The same, and appended to. For the one process that has claimed the job's folder, whose job.yaml is the job's.
+
+    A damaged file is mended: lines that are none are left out; one without a header, or of another job, gets another
+    name and is begun anew.
+    """
+
+    def __init__(self, path: Path, fingerprint: str, totals: Sequence[int]) -> None:
+        _mend(path, fingerprint)
+        super().__init__(path, fingerprint, totals)
         self._file = path.open("ab")
         self._synced = time.monotonic()
 
@@ -108,26 +158,6 @@ class Ledger:
         self.closed = self.last_closed = Closed(dict(files))
         self.sync()
 
-    def written(self, stages: range) -> Iterator[Done]:
-        """What each done task of these stages wrote, in ascending order.
-
-        Read from the file, for a job need not remember it while it runs: 16 bytes a task of these stages meanwhile.
-        """
-        sizes = {stage: np.zeros(self._totals[stage], np.int64) for stage in stages}
-        digests = {stage: np.zeros(self._totals[stage], np.uint64) for stage in stages}
-        for entry in self._entries():
-            if isinstance(entry, Done) and entry.task[0] in stages and entry.written is not None:
-                stage, block = entry.task
-                sizes[stage][block], digests[stage][block] = (
-                    entry.written.bytes,
-                    int(entry.written.digest or "0", 16),
-                )
-        for stage in stages:
-            for block in self.done.blocks(stage).tolist():
-                yield Done(
-                    (stage, block), Written(int(sizes[stage][block]), _digest(int(digests[stage][block])))
-                )
-
     def sync(self) -> None:
         """Make all records durable: due before anything is deleted that their tasks would have to read again."""
         self._file.flush()
@@ -150,36 +180,6 @@ class Ledger:
     def _append(self, record: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
-
-    def _load(self, fingerprint: str) -> None:
-        header = _header(self.path)
-        if header.get("fingerprint") != fingerprint:
-            raise FormatError(
-                f"{self.path} belongs to another job (fingerprint {str(header.get('fingerprint'))[:12]}, "
-                f"this one is {fingerprint[:12]}); choose another folder with --out"
-            )
-        if any(entry is None for entry in lines_of(self.path)):
-            _leave_out_rotten(self.path)
-        for entry in self._entries():
-            self._hear(entry)
-
-    def _entries(self) -> Iterator[Done | Closed]:
-        for entry in lines_of(self.path):
-            if isinstance(entry, Closed) or (entry is not None and self._is_task(*entry.task)):
-                yield entry
-
-    def _is_task(self, stage: int, block: int) -> bool:
-        return stage < len(self._totals) and block < self._totals[stage]
-
-    def _hear(self, entry: Done | Closed) -> None:
-        match entry:
-            case Closed():
-                self.closed = self.last_closed = entry
-            case Done(task, None):
-                self.done.discard(task)
-                self.closed = None
-            case Done(task, _):
-                self.done.add(task)
 
 
 # --- lines -----------------------------------------------------------------------------------------------------------
@@ -230,19 +230,31 @@ def check_header(line: bytes, path: Path) -> Mapping[str, Any]:
     return header
 
 
-def _header(path: Path) -> Mapping[str, Any]:
-    with path.open("rb") as file:
-        return check_header(file.readline(), path)
-
-
-def _has_header(path: Path) -> bool:
-    """Whether a file begins with a whole line that is JSON; another version's is refused later, not replaced."""
+def _is_ours(path: Path, fingerprint: str) -> bool:
+    """Whether a file begins with the header of this job's ledger. Raises FormatError for another version's."""
     try:
         with path.open("rb") as file:
             line = file.readline()
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except (FileNotFoundError, ValueError):
+        header = json.loads(line)
+    except (FileNotFoundError, ValueError, RecursionError):
         return False
+    if not line.endswith(b"\n") or not isinstance(header, dict) or header.get("format") != _FORMAT:
+        return False
+    return check_header(line, path).get("fingerprint") == fingerprint
+
+
+def _mend(path: Path, fingerprint: str) -> None:
+    """Make of the file, or of none, one that everybody can read and that can be appended to."""
+    if _is_ours(path, fingerprint):
+        if any(entry is None for entry in lines_of(path)):
+            _leave_out_rotten(path)
+        return
+    if path.is_file() and path.stat().st_size:
+        aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
+        log.warning("%s is damaged: it is begun anew, and what it told is in %s", path, aside.name)
+        path.replace(aside)
+    header = {"format": _FORMAT, "version": VERSION, "fingerprint": fingerprint}
+    replace_file(path, (json.dumps(header) + "\n").encode())
 
 
 def _leave_out_rotten(path: Path) -> None:

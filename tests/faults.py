@@ -19,17 +19,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 from pathlib import Path
 
 from engine import files_of, hash_of
+from harm import StopsAfter, cut, empty, flip, remove
 
 from cluster import api
 from cluster.driver import Interrupted
 from cluster.events import unheard
-from cluster.executors.in_process import InProcess
 from cluster.spec import JobSpec
-from cluster.tasks import Outcome
 
 PROGRAM = [sys.executable, "-m", "cluster.cli"]
 ROOT = Path(__file__).parents[1]
@@ -55,18 +53,6 @@ def check(holds: bool, what: str) -> None:
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
-
-
-class StopsAfter(InProcess):
-    """Interrupts the job when so many tasks are done."""
-
-    left = ALL
-
-    def next(self, patience: float = inf) -> Outcome | None:
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        return super().next(patience)
 
 
 @dataclass(frozen=True)
@@ -141,24 +127,6 @@ def tasks_again(out: Path) -> int:
 
 
 # --- A. data that is missing or damaged ------------------------------------------------------------------------------
-
-
-def remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
 
 
 def claim_more(ledger: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.history import DoneTasks
 from storage.fingerprint import FormatError
-from storage.ledger import Ledger, Written
+from storage.ledger import Ledger, LedgerRecord, Written
 from storage.task_set import TaskSet
 
 TOTALS = (12, 12, 14)
@@ -65,7 +65,9 @@ def test_tasks_that_the_job_has_not_are_left_out(path: Path) -> None:
         assert ledger.done == {(0, 7), (1, 11)}
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"rot\n", b'{"format": "hyperm'])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"rot\n", b'{"format": "hyperm', b'{"stage": 0, "block": 1}\n']
+)
 def test_a_file_without_a_header_is_as_good_as_none(content: bytes, path: Path) -> None:
     path.write_bytes(content)
     with opened(path) as ledger:
@@ -91,9 +93,17 @@ def test_it_forgets_any_set_of_tasks(path: Path) -> None:
         assert [done.written for done in ledger.written(range(1))] == [Written(101)]
 
 
-def test_one_of_another_job_or_version_is_refused(path: Path) -> None:
-    with pytest.raises(FormatError, match="belongs to another job"):
-        opened(path, "abd")
+def test_one_of_another_job_is_set_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever opens it has looked into job.yaml, so it is the ledger that is not as it was."""
+    before = path.read_bytes()
+    assert LedgerRecord(path, "abd", TOTALS).done == set() and path.read_bytes() == before
+    with opened(path, "abd") as ledger:
+        assert ledger.done == set()
+    assert path.with_name("ledger.damaged.jsonl").read_bytes() == before
+    assert "is damaged: it is begun anew" in caplog.text
+
+
+def test_one_of_another_version_is_refused(path: Path) -> None:
     for version in (3, 5):
         path.write_text(f'{{"format": "hypermosaic-ledger", "version": {version}, "fingerprint": "abc"}}\n')
         before = path.read_bytes()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tiny_class_models
 import torch
+from engine import files_of
 from PIL import Image
 
-from cluster import generate
+from cluster import generate, resume, verify
 from cluster.class_maps import InventedMap
 from cluster.events import Event, JobStarted, TaskDone
 from cluster.job import prepare
@@ -222,6 +223,15 @@ def test_a_map_that_was_begun_is_gone_on_with(model: Path, tmp_path: Path) -> No
         ArrayStore(tmp_path / name).read(LATENTS, (slice(None),) * 3) for name in ("out", "whole")
     )
     assert np.array_equal(first, second)
+
+
+def test_a_map_that_is_gone_is_told_and_made_again(model: Path, tmp_path: Path) -> None:
+    out = generate(job_spec(model, tmp_path / "out")).folder
+    before = files_of(out)
+    shutil.rmtree(out / "map")
+    assert verify(out).damaged == ("map",) and not (out / "map").exists()
+    resume(out, thorough=True)
+    assert files_of(out) == before and verify(out).is_whole
 
 
 def test_what_cannot_be_is_refused(model: Path, folders: dict[str, Path], tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from cluster.batch.checking import planned
 from cluster.batch.disk import DiskNeed, disk_need, warn_if_tight
 from cluster.batch.extras import Extras
 from cluster.batch.filters import Judge, check_sendable, load_filter, name_of
-from cluster.batch.names import NAME, SUCCESS, WORK
+from cluster.batch.names import DATA, MANIFESTS, NAME, PARTS, SUCCESS, WORK
 from cluster.batch.plan import UNCLAIMED, Batch, Sizes, check_folder, commits_in, enter
 from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
 from cluster.batch.retrying import forget_failed
 from cluster.batch.run import Summary, read_success
 from cluster.events import OnEvent, unheard
+from cluster.history import set_damaged_events_aside
 from cluster.job import unused
 from cluster.machine import ask_for_huge_pages
 from cluster.models import described
@@ -28,6 +29,7 @@ from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import JobSpec, SpecError, resolve
 from storage.claim import NAME as LOCK
 from storage.claim import Claim
+from storage.files import remove_leftovers
 
 LOG = logging.getLogger(__name__)
 
@@ -127,6 +129,8 @@ def _claimed(out: Path) -> Iterator[None]:
     claim = Claim(out)
     try:
         check_folder(out)  # nobody was here in between
+        remove_leftovers(out, *(out / name for name in (DATA, MANIFESTS)), *(out / WORK / PARTS).glob("*"))
+        set_damaged_events_aside(out / EVENTS)
         yield
     finally:
         if not (out / NAME).is_file() or (out / SUCCESS).is_file():
@@ -139,9 +143,10 @@ def _claimed(out: Path) -> Iterator[None]:
 
 def _run(batch: Batch, extras: Extras, on_event: OnEvent) -> Summary:
     """A finished batch is only asked for the extras that it lacks."""
-    if (batch.out / SUCCESS).is_file() and running.is_whole(batch):
+    finished = read_success(batch.out)
+    if finished is not None and running.is_whole(batch):
         extras.write(batch)
-        return read_success(batch.out)
+        return finished
     with JsonLines(batch.out / EVENTS) as log:
         return running.run(batch, extras, fan_out(log, on_event))
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster import api, job_file
+from cluster import job_file
 from cluster.batch.columns import missing_row
 from cluster.batch.faults import is_of_rows, told
 from cluster.batch.names import FAILED, GIANTS
@@ -33,10 +33,14 @@ from cluster.job import Job, prepare_described
 from cluster.outputs import outputs_for
 from cluster.patience import LIMITS, Limits
 from cluster.plan import Task
+from cluster.running import run
+from cluster.spec import SpecError
 from cluster.supervision import Hung, TaskFailed
 from cluster.tasks import Outcome, Worker
 from cluster.watching import watching
 from generation.models.contracts import Model
+from storage.damage import DamagedData
+from storage.fingerprint import FormatError
 
 RowOf = Callable[[Asked, Picture | Exception, str], dict[str, Any]]
 """What becomes of a drawn request, from its picture and its fingerprint."""
@@ -63,8 +67,9 @@ def draw_giant(
         check_fits(job)
         evaluations = job.plan.evaluations
         try:
-            api.run(job, resume=True, on_event=waits_alone(on_event), make=tasks.of)
-            values = row_of(row, _picture(job), asked.fingerprint)
+            values = row_of(row, _drawn(job, on_event, tasks), asked.fingerprint)
+        except (SpecError, FormatError):  # of its folder, or of a file that all requests read
+            raise
         except Exception as error:
             if not is_of_rows(error):
                 raise
@@ -74,6 +79,16 @@ def draw_giant(
             values = _failed(row, error)
     _write(batch, task, row, values)
     return Outcome(task, time.perf_counter() - began, evaluations, tasks.worker)
+
+
+def _drawn(job: Job, on_event: OnEvent, tasks: GiantTasks) -> Picture:
+    """Of a request's job, once it is finished. What rots before it is read is made again, once."""
+    run(job, resume=True, on_event=waits_alone(on_event), make=tasks.of)
+    try:
+        return _picture(job)
+    except DamagedData:
+        run(job, resume=True, on_event=waits_alone(on_event), make=tasks.of, thorough=True)
+        return _picture(job)
 
 
 def give_up(batch: Batch, task: Task, group: Group, error: Exception) -> Outcome:

@@ -28,7 +28,8 @@ from cluster.prediction import correction_facts
 from cluster.regions import JobRegions, has_regions
 from cluster.spec import JobSpec, SpecError
 from storage.claim import NAME as LOCK
-from storage.files import replace_file
+from storage.documents import DocumentError, parse_json
+from storage.files import is_leftover, replace_file
 from storage.fingerprint import FormatError
 from storage.formats.labels import Legend
 from storage.geometry import Canvas
@@ -201,7 +202,8 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise SpecError(f"{folder} is a file; name a folder with --out")
     if folder.is_dir() and not (folder / NAME).is_file():
-        others = [path.name for path in folder.iterdir() if path.name not in (WORK, LOCK)]
+        names = [path.name for path in folder.iterdir()]
+        others = [name for name in names if name not in (WORK, LOCK) and not is_leftover(name)]
         if others:
             raise SpecError(
                 f"{folder} holds other files ({others[0]}); name a new or empty folder with --out"
@@ -216,14 +218,25 @@ def enter(batch: Batch, resume: bool) -> None:
 
 def commits_in(folder: Path) -> dict[str, str]:
     """Commits of what the batch of a folder takes from the hub; none where it holds no batch."""
+    return dict(saved_in(folder).get("commits", {})) if (folder / NAME).is_file() else {}
+
+
+def saved_in(folder: Path) -> dict[str, Any]:
+    """What batch.json of a folder says. Raises FormatError where it is damaged, OSError where there is none."""
     path = folder / NAME
-    return dict(json.loads(path.read_text(encoding="utf-8")).get("commits", {})) if path.is_file() else {}
+    try:
+        saved = parse_json(path.read_bytes())
+    except DocumentError as error:
+        raise FormatError(f"{path} is damaged: it {error}; start the batch again in another folder") from None
+    if not isinstance(saved, dict):
+        raise FormatError(f"{path} is damaged: it holds {str(saved)[:40]}")
+    return saved
 
 
 def _claim(batch: Batch, resume: bool) -> None:
     path = batch.out / NAME
     if path.is_file():
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = saved_in(batch.out)
         if saved.get("allow_pickle") and not batch.spec.allow_pickle:
             raise SpecError(
                 f"{batch.out} was begun with --allow-pickle, and unpickling can run code: add it again to go on"

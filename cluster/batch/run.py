@@ -327,6 +327,9 @@ def _summary(batch: Batch, manifests: list[Manifest]) -> Summary:
     return Summary(batch.requests, drawn, kinds[FILTERED], kinds[FAILED], batch.shards)
 
 
-def read_success(folder: Path) -> Summary:
-    """Of a finished batch."""
-    return Summary(**json.loads((folder / SUCCESS).read_text(encoding="utf-8")))
+def read_success(folder: Path) -> Summary | None:
+    """Of a finished batch; None where there is none, or none that can be read, for it can be found anew."""
+    try:
+        return Summary(**json.loads((folder / SUCCESS).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None

@@ -46,11 +46,14 @@ class Multiscale:
 
     def _create_level(self, level: int) -> None:
         try:
-            try:
-                ts.open(self._array(level), create=True, open=True).result()
-            except ValueError:  # its metadata is damaged, or another's
-                (self.root / str(level) / METADATA).unlink()
-                ts.open(self._array(level), create=True, open=True).result()
+            self._open_or_create(level)
+        except DamagedData:  # its metadata is damaged, or another's
+            (self.root / str(level) / METADATA).unlink(missing_ok=True)
+            self._open_or_create(level)
+
+    def _open_or_create(self, level: int) -> None:
+        try:
+            ts.open(self._array(level), create=True, open=True).result()
         except ValueError as error:
             raise as_os_error(error, f"level {level} of {self.root.name}") from error
 
