@@ -24,6 +24,7 @@ from cluster.executors.contract import Executor, Look
 from cluster.patience import LIMITS, Deadlines, Limits, passes
 from cluster.plan import Task
 from cluster.tasks import Outcome
+from generation.models.errors import first_line
 
 NAMED = 3
 """Workers that a sentence names."""
@@ -260,8 +261,3 @@ def _running(seconds: float, workers: list[str]) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.3g}"
-
-
-def first_line(error: Exception) -> str:
-    """Of an error's message; its class where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,6 +16,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -39,6 +40,7 @@ from cluster.machine import OF_A_WORKER, OF_RAY
 from cluster.plan import Task
 from cluster.stops import kept
 from cluster.tasks import Outcome
+from generation.models.errors import first_line
 from storage.containers import cores
 
 IN_FLIGHT = 2
@@ -84,7 +86,16 @@ class RayActors:
     def __init__(self, work: Work, look_seconds: float = LOOK_SECONDS) -> None:
         spec = work.spec
         self._gpus, self._cpus = (1, 0) if spec.device == "cuda" else (0, spec.threads)
+        self._members: list[Member] = []
         self._owns_ray = connect((spec.workers or 1) * spec.threads)
+        try:
+            self._begin(work, look_seconds)
+        except BaseException:  # Ctrl-C among them: a Ray that was started here would go on alone
+            self.close()
+            raise
+
+    def _begin(self, work: Work, look_seconds: float) -> None:
+        spec = work.spec
         self._asked = spec.workers
         self.workers = self._wanted()
         if self._gpus and self._owns_ray and "RAY_ADDRESS" not in os.environ:
@@ -96,7 +107,6 @@ class RayActors:
         packed = cloudpickle.dumps(work)  # type: ignore[no-untyped-call]  # Ray's is not annotated
         self._start: Callable[[], Any] = lambda: actor.remote(packed)
         self._look_seconds = look_seconds
-        self._members: list[Member] = []
         self._waking: dict[Any, Member] = {}
         self._running: dict[Any, tuple[Member, Task]] = {}
         self._lost: deque[Outcome] = deque()
@@ -141,10 +151,13 @@ class RayActors:
             self._lose(member, why)
 
     def close(self) -> None:
-        for member in self._members:
-            ray.kill(member.handle)
-        if self._owns_ray:
-            ray.shutdown()
+        try:
+            for member in self._members:
+                with suppress(RayError):  # one that is gone
+                    ray.kill(member.handle)
+        finally:
+            if self._owns_ray:
+                ray.shutdown()
 
     # --- tasks
 
@@ -291,9 +304,13 @@ def connect(cpus: int) -> bool:
     except REFUSALS as error:
         raise NotLetIn(what_to_set(address or "a local address")) from error
     except OSError as error:
+        if address is None:
+            raise ConnectionError(
+                f"no local Ray could be started ({first_line(error)}); --executor in-process needs none"
+            ) from error
         raise ConnectionError(
-            f"no Ray cluster answers at {address or 'a local address'}: correct RAY_ADDRESS, or unset it to start a "
-            "local Ray; a cluster that asks for a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            f"no Ray cluster answers at {address}: correct RAY_ADDRESS, or unset it to start a local Ray; a cluster "
+            "that asks for a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from error
     return True
 
