@@ -23,6 +23,7 @@ SETTINGS: Mapping[str, str] = {
     "timestep_spacing": "timestep_spacing",
 }
 """Field of JobSpec -> setting of diffusers' schedulers."""
+ZERO_SNR = SETTINGS["rescale_zero_snr"]
 
 
 def prediction_facts(spec: JobSpec) -> dict[str, Any]:
@@ -37,9 +38,13 @@ def scheduler_config(spec: JobSpec, info: ModelInfo) -> dict[str, Any]:
 
 
 def check_prediction(spec: JobSpec, info: ModelInfo) -> None:
-    """Raises SpecError where the scheduler has no such setting, and where zero SNR would leave nothing to predict."""
-    given = prediction_facts(spec)
-    if not given:
+    """Raises SpecError where the scheduler has no such setting, and where zero SNR would leave nothing to predict.
+
+    The second whoever says it: the spec, the model's configuration, or a file of itself.
+    """
+    given, config = prediction_facts(spec), scheduler_config(spec, info)
+    from_nothing = config.get(ZERO_SNR) and config.get("prediction_type", "epsilon") == "epsilon"
+    if not given and not from_nothing:
         return
     from generation.schedules import takes
 
@@ -50,11 +55,15 @@ def check_prediction(spec: JobSpec, info: ModelInfo) -> None:
                 f"--{field.replace('_', '-')} changes nothing with scheduler {name} of model {spec.model!r}: leave it "
                 "out, or choose a --scheduler such as ddim or euler for a model that predicts no flow"
             )
-    predicts = scheduler_config(spec, info).get("prediction_type", "epsilon")
-    if spec.rescale_zero_snr and predicts == "epsilon":
+    if from_nothing and takes(name, ZERO_SNR, info.scheduler_config):
+        starts = (
+            "--rescale-zero-snr"
+            if spec.rescale_zero_snr
+            else f"zero SNR, at which model {spec.model!r} starts,"
+        )
         raise SpecError(
-            "--rescale-zero-snr leaves nothing of the picture to find where the model predicts epsilon, its noise; "
-            "add --prediction-type v_prediction, if it predicts that"
+            f"{starts} leaves nothing of the picture to find where the model predicts epsilon, its noise; "
+            "give --prediction-type v_prediction, if it predicts that"
         )
 
 
@@ -70,11 +79,10 @@ def correction_facts(info: ModelInfo) -> dict[str, Any]:
 
 def lost_settings(spec: JobSpec, info: ModelInfo) -> Iterator[str]:
     """What the model's files say of its training that the scheduler of a resolved spec knows nothing of."""
-    setting = SETTINGS["rescale_zero_snr"]
-    if not info.scheduler_config.get(setting):
+    if not info.scheduler_config.get(ZERO_SNR):
         return
     from generation.schedules import takes
 
     name = spec.scheduler or info.scheduler
-    if not takes(name, setting, info.scheduler_config):
+    if not takes(name, ZERO_SNR, info.scheduler_config):
         yield f"scheduler {name} does not start at zero SNR, as model {spec.model!r} was trained to; ddim and euler do"

@@ -24,6 +24,7 @@ from tiny_models import build_sd1
 
 from cluster.executors.in_process import InProcess
 from cluster.job import prepare_described
+from cluster.spec import SpecError
 from generation import schedules
 from generation.models import corrections
 from generation.models.contracts import ModelInfo
@@ -201,3 +202,22 @@ def test_what_classes_take_by_default() -> None:
         clips = "clip_sample" in signature and signature["clip_sample"].default is True
         assert clips == bool(corrections.completed(name, {}).get("clip_sample")), name
         assert ("steps_offset" not in signature) == (name in corrections.WITHOUT_OFFSET), name
+
+
+@pytest.mark.parametrize("who", ["the configuration", "a flag against it"])
+def test_epsilon_from_zero_snr_is_refused_whoever_says_it(
+    who: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    config = {"prediction_type": "v_prediction"} if who == "a flag against it" else {}
+    settings = with_scheduler("DDIMScheduler", clip_sample=False, rescale_betas_zero_snr=True, **config)
+    folder = changed(folders["sd1"], tmp_path / "model", settings)
+    flags = {"prediction_type": "epsilon"} if config else {}
+    with pytest.raises(SpecError) as caught:
+        job_of(folder, tmp_path / "out", **flags)
+    assert str(caught.value) == (
+        f"zero SNR, at which model '{folder}' starts, leaves nothing of the picture to find where the model predicts "
+        "epsilon, its noise; give --prediction-type v_prediction, if it predicts that"
+    )
+    for more in ({"prediction_type": "v_prediction"}, {**flags, "rescale_zero_snr": False}):
+        assert job_of(folder, tmp_path / "out", **more)
+    assert job_of(folder, tmp_path / "out", scheduler="pndm", **flags), "which does not start at zero SNR"

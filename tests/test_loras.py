@@ -288,14 +288,16 @@ def test_tensors_that_are_not_used_are_counted_and_named(
     more = {
         "unet.down_blocks.9.attentions.0.proj_in.lora_A.weight": torch.zeros(2, 4),
         "unet.down_blocks.9.attentions.0.proj_in.lora_B.weight": torch.zeros(4, 2),
-        f"unet.{ATTENTION}.dora_scale": torch.zeros(4),
+        "unet.down_blocks.9.attentions.0.proj_out.lora_magnitude_vector": torch.zeros(4),
         "bundle_emb.word": torch.zeros(4),
     }
     save_file({**load_file(file), **more}, file)
     job_of(folders["sd1"], tmp_path / "out", loras=(str(file),))
     lines = [record.getMessage() for record in caplog.records if "not used" in record.getMessage()]
     assert len(lines) == 1 and lines[0].startswith(f"{file}: 3 tensors are not used: ")
-    assert "down_blocks.9" in lines[0] and "dora_scale" in lines[0] and "bundle_emb.word" in lines[0]
+    assert (
+        "down_blocks.9" in lines[0] and "lora_magnitude_vector" in lines[0] and "bundle_emb.word" in lines[0]
+    )
 
 
 def test_a_file_of_which_nothing_is_used_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import WORDS, noise, predict
+from families import WORDS, assert_near, noise, predict
 from one_patch import GONE, INDEX, changed
 
 from generation.models.contracts import Model
@@ -105,3 +105,42 @@ def test_parts_that_are_needed_are_missed(folders: dict[str, Path], tmp_path: Pa
     (folder / INDEX).write_text(json.dumps({**index, "text_encoder_2": [None, None]}))
     with pytest.raises(ModelError, match=r"has no text_encoder_2: .*model_index.json leaves it out"):
         describe(str(folder))
+
+
+def test_processors_of_pictures_need_no_weights(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = changed(folders["sd1"], tmp_path / "model", {INDEX: {"image_processor": ["transformers", "X"]}})
+    (folder / "image_processor").mkdir()
+    (folder / "image_processor" / "preprocessor_config.json").write_text("{}")
+    assert describe(str(folder)).family == "stable_diffusion"
+
+
+@pytest.fixture
+def without_vae(folders: dict[str, Path], tmp_path: Path) -> Path:
+    """As a pipeline with vae=None is written."""
+    folder = changed(folders["sd1"], tmp_path / "model", {INDEX: {"vae": [None, None]}})
+    shutil.rmtree(folder / "vae")
+    return folder
+
+
+def test_an_autoencoder_that_is_left_out_is_brought(
+    without_vae: Path, folders: dict[str, Path], models: dict[str, Model]
+) -> None:
+    model = load(str(without_vae), vae=str(folders["sd1"]))
+    assert_near(predict(model), predict(models["sd1"]))
+    latents = noise(model.info, 1)
+    assert_near(model.codec.decode(latents), models["sd1"].codec.decode(latents))
+    assert model.info == describe(str(without_vae), vae=str(folders["sd1"]))
+
+
+def test_an_autoencoder_without_a_configuration_cannot_be_brought(
+    without_vae: Path, folders: dict[str, Path]
+) -> None:
+    """A file alone is configured as the model's own, which is not there."""
+    file = folders["sd1"] / "vae" / "diffusion_pytorch_model.safetensors"
+    for given in ({}, {"vae": str(file)}):
+        with pytest.raises(ModelError) as caught:
+            describe(str(without_vae), **given)
+        assert str(caught.value) == (
+            f"model '{without_vae}' has no vae: {without_vae / INDEX} leaves it out; give an autoencoder with its own "
+            "config.json, in a folder or on the hub, with --vae"
+        )

@@ -226,14 +226,20 @@ def test_damaged_weights_are_named(
 def test_damaged_configuration_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = copied(folders["sd1"], tmp_path / "damaged")
     (folder / "unet" / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"unet/config.json cannot be read"):
+    with pytest.raises(ModelError, match=r"unet/config.json is not JSON \(line 1"):
         describe(str(folder))
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"vae holds no weights"):
         describe(str(folder))
     (folder / "model_index.json").unlink()
-    with pytest.raises(ModelError, match=r"model_index.json is missing"):
+    with pytest.raises(ModelError) as caught:
         describe(str(folder))
+    index = folder / "model_index.json"
+    assert str(caught.value) == f"{index} is missing: the folder is not a model in diffusers' layout"
+    index.mkdir()
+    with pytest.raises(ModelError) as caught:
+        describe(str(folder))
+    assert str(caught.value) == f"{index} is a folder"
 
 
 def test_pickles_need_permission(folders: dict[str, Path], models: dict[str, Model], tmp_path: Path) -> None:
@@ -253,7 +259,8 @@ def test_pickles_need_permission(folders: dict[str, Path], models: dict[str, Mod
 def test_other_pipelines_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = copied(folders["sd1"], tmp_path / "other")
     index = folder / "model_index.json"
-    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "KandinskyPipeline"}))
+    parts = json.loads(index.read_text()) | {"image_processor": ["transformers", "CLIPImageProcessor"]}
+    index.write_text(json.dumps({**parts, "_class_name": "KandinskyPipeline"}))
     with pytest.raises(ModelError, match=r"'KandinskyPipeline' .* StableDiffusionXLPipeline.*FluxPipeline"):
         describe(str(folder))
     shutil.copy(folders["sd1"] / "model_index.json", index)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_class_models import build_class_map
+from tiny_models import build_lora
 from typer.testing import CliRunner
 
 from cluster.cli import app
@@ -132,3 +134,42 @@ def test_a_pickled_file_is_told_where_its_configuration_belongs(
         describe(str(file), allow_pickle=True)
     shutil.copytree(folders["sd1"], tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors"))
     assert describe(str(file), allow_pickle=True).family == "stable_diffusion"
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("text_encoder/config.json", {"hidden_size": "large"}),
+        ("text_encoder/config.json", {"hidden_act": "steep"}),
+        ("unet/config.json", {"block_out_channels": [-32, -64]}),
+        ("unet/config.json", {"norm_num_groups": 0}),
+        ("model_index.json", {"text_encoder": ["transformers", "Nothing"]}),
+        ("model_index.json", {"text_encoder": ["transformers"]}),
+    ],
+)
+def test_networks_that_cannot_be_built(
+    name: str, values: dict[str, Any], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """They are built when a model is described with LoRAs, and when it is loaded."""
+    folder = Path(shutil.copytree(folders["sd1"], tmp_path / "model"))
+    lora = build_lora(folders["sd1"], tmp_path, "unet")
+    change(folder / name, with_value(**values))
+    with pytest.raises(ModelError) as caught:
+        describe(str(folder), loras=[str(lora)])
+    assert str(folder) in line_of(caught.value)
+    with pytest.raises(ModelError) as caught:
+        load(str(folder))
+    assert str(folder) in line_of(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings", [[], {"unet.alpha_pattern": {"(": 2}}, {"unet.lora_alpha": "much"}, {"unet.alpha_pattern": 3}]
+)
+def test_adapters_whose_settings_are_of_another_kind(
+    settings: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    lora = build_lora(folders["sd1"], tmp_path, "unet")
+    save_file(load_file(lora), lora, metadata={"lora_adapter_metadata": json.dumps(settings)})
+    with pytest.raises(ModelError) as caught:
+        describe(str(folders["sd1"]), loras=[str(lora)])
+    assert line_of(caught.value).startswith(f"{lora} cannot be used as a LoRA: ")

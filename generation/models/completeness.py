@@ -27,11 +27,8 @@ NEEDED = {
 def check_complete(source: Source) -> None:
     """Refuse a model that lacks a part, by its name and by the flag that supplies it. Raises ModelError."""
     for part in NEEDED.get(source.kind, ()):
-        if part not in source.parts:
-            raise ModelError(
-                f"model {source.name!r} has no {part}: {source.folder / 'model_index.json'} leaves it out, and a "
-                f"{source.kind} needs it"
-            )
+        if part not in source.parts and not _is_brought(source, part):
+            raise ModelError(_left_out(source, part))
     missing = [part for part in source.stored if _is_network(source, part) and not source.weights(part)]
     if missing:
         raise ModelError(_without_weights(source, missing))
@@ -40,8 +37,28 @@ def check_complete(source: Source) -> None:
             raise ModelError(f"{source.place(part)} holds no tokenizer: fetch the whole model again")
 
 
+def _is_brought(source: Source, part: str) -> bool:
+    """Whether --vae supplies the part, with a configuration: a file alone is configured as the model's own."""
+    return part == "vae" and source.vae is not None and bool(source.vae.config_files)
+
+
+def _left_out(source: Source, part: str) -> str:
+    """The refusal of a part that model_index.json does without, with the flag that supplies it, if one does."""
+    has_not = f"model {source.name!r} has no {part}: {source.folder / 'model_index.json'} leaves it out"
+    if part == "vae":
+        return (
+            f"{has_not}; give an autoencoder with its own config.json, in a folder or on the hub, with --vae"
+        )
+    if source.single is not None:
+        return f"{has_not}; give another configuration with --config-from"
+    return f"{has_not}, and a {source.kind} needs it"
+
+
 def _is_network(source: Source, part: str) -> bool:
-    return part != "scheduler" and "Tokenizer" not in str(class_in(source.index, part))
+    """Of what is there, parts with a config.json are networks; others are processors of pictures, and the like."""
+    if part == "scheduler" or "Tokenizer" in str(class_in(source.index, part)):
+        return False
+    return f"{part}/config.json" in source.listing or not _files_of(source, part)
 
 
 def _files_of(source: Source, part: str) -> list[str]:

@@ -5,6 +5,18 @@ class ModelError(ValueError):
     """A model cannot be found, read or used as asked; the message names the value and what is accepted."""
 
 
+class UnknownModel(ModelError):
+    """A name is no file, no folder, and nothing that the hub or its cache has.
+
+    reason: why, as the end of a sentence for whoever asked for the name on somebody's behalf.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def first_line(error: Exception) -> str:
-    """An error of a library as the end of one line of ours."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """An error of a library as the end of one line of ours; the second line too, where the first announces it."""
+    first, *more = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{first} {more[0].strip()}" if more and first.endswith(":") else first

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from generation.models.errors import ModelError, first_line
-from storage.documents import open_file, parse_json, read_text
+from storage.documents import DocumentError, open_file, parse_json, read_text
 
 MOST_HEADER_BYTES = 100_000_000
 """As safetensors' own reader has it."""
@@ -64,8 +64,10 @@ def _object(content: Any) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; a missing or damaged file is a ModelError."""
     try:
-        if not path.exists():
-            raise ModelError(f"{path} is missing: the folder is not a model in diffusers' layout")
-        return _object(parse_json(read_text(path, MOST_JSON_BYTES)))
+        if path.exists():
+            return _object(parse_json(read_text(path, MOST_JSON_BYTES)))
+    except DocumentError as error:
+        raise ModelError(f"{path} {error}") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
+    raise ModelError(f"{path} is missing: the folder is not a model in diffusers' layout")

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from generation.models.errors import ModelError, first_line
+from generation.models.errors import ModelError, UnknownModel, first_line
 from generation.models.sources import CONFIGURATION, Source, folder_source
 
 UNPINNED: Mapping[str, str] = MappingProxyType({})
@@ -48,12 +48,12 @@ def from_hub(
     try:
         folder = snapshot_download(repository, revision=revision, local_files_only=True)
     except (OSError, ValueError) as error:  # a LocalEntryNotFoundError is an OSError
-        missing = (
-            f"commit {revision} of {name!r}, with which this was begun, cannot be had"
-            if name in commits
-            else unknown(name)
-        )
-        raise ModelError(f"{missing} (no such folder; not in the hub cache; {reason})") from error
+        why = f"not in the hub cache; {reason}"
+        if name not in commits:
+            raise UnknownModel(f"{unknown(name)} (no such folder; {why})", why) from error
+        raise ModelError(
+            f"commit {revision} of {name!r}, with which this was begun, cannot be had ({why})"
+        ) from error
     return _at_commit(folder_source(name, Path(folder)), Path(folder).name)
 
 

@@ -26,8 +26,13 @@ OTHER_UPDATES = {
     "oft_diag": "OFT",
     ".on_input": "IA3",
     "lora_mid": "LoCon of three factors",
+    "dora_scale": "DoRA",
 }
-"""Parts of tensor names, and the kind of update, other than a LoRA, that has them."""
+"""Parts of tensor names, and the kind of update, other than a LoRA, that has them.
+
+The magnitudes of a DoRA of this name are of inputs or of outputs, and of weights before or after the update, as the
+program has it that wrote or reads them; diffusers leaves them out. Those of peft's DoRA mean one thing, and are used.
+"""
 
 STARTS = {
     "control_model.": "ControlNet",
@@ -141,6 +146,7 @@ def misplaced(path: Path, kind: Kind, wanted: str) -> str:
         "LoRA": "; give it with --lora",
         "VAE": "; give it with --vae",
         "checkpoint": "; give it with --model",
+        "DoRA": ": programs differ on what its dora_scale means; peft's DoRA, with lora_magnitude_vector, is used",
     }
     instead = hints.get(kind.name, "")
     article = "an" if wanted[0] in "AEIO" else "a"

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from generation.models.completeness import check_complete
 from generation.models.contracts import Model, ModelInfo
-from generation.models.errors import ModelError, first_line
+from generation.models.errors import ModelError, UnknownModel, first_line
 from generation.models.files import read_header
 from generation.models.hub import HUB_ID, UNPINNED, download, from_hub, unknown
 from generation.models.single_file import single_file_source
@@ -87,7 +88,8 @@ def describe(
     """
     source = _resolve(model, revision, config, vae, loras, allow_pickle, commits)
     info = _describe(source)
-    return replace(info, notes={**info.notes, **_unused_note(source)})
+    with _malformed(source):
+        return replace(info, notes={**info.notes, **_unused_note(source)})
 
 
 def load(
@@ -129,6 +131,7 @@ def _unused_note(source: Source) -> dict[str, tuple[str, ...]]:
 
 def _load(source: Source, info: ModelInfo, dtype: str, device: str | torch.device) -> Model:
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # same bytes every time
@@ -137,24 +140,19 @@ def _load(source: Source, info: ModelInfo, dtype: str, device: str | torch.devic
             return _family(source).load(source, info, getattr(torch, dtype), torch.device(device))
     except ModelError:
         raise
-    except (OSError, RuntimeError, ImportError, SafetensorError, *MALFORMED) as error:
+    except (
+        OSError, RuntimeError, ImportError, SafetensorError, StrictDataclassError, *MALFORMED,
+    ) as error:  # fmt: skip
         raise ModelError(f"model {source.name!r} could not be loaded: {first_line(error)}") from error
 
 
 def _describe(source: Source) -> ModelInfo:
     """Facts of the family, and what all families share: files, sizes, notes on origin."""
-    try:
+    with _malformed(source):
+        family = _family(source)
         _check_additions(source)
         _check_weights(source)
-        info = _family(source).describe(source)
-    except ModelError:
-        raise
-    except KeyError as error:
-        raise ModelError(f"the configuration of model {source.name!r} lacks {error}") from error
-    except MALFORMED as error:
-        raise ModelError(
-            f"the configuration of model {source.name!r} cannot be used: {first_line(error)}"
-        ) from error
+        info = family.describe(source)
     _check_facts(source, info)
     notes: dict[str, Any] = dict(info.notes)
     if source.commit:
@@ -170,6 +168,21 @@ def _describe(source: Source) -> ModelInfo:
         loaded_bytes={dtype: _loaded_bytes(source, size) for dtype, size in DTYPE_BYTES.items()},
         notes=notes,
     )
+
+
+@contextmanager
+def _malformed(source: Source) -> Iterator[None]:
+    """Say of configuration of another shape than expected whose it is. Raises ModelError."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except KeyError as error:
+        raise ModelError(f"the configuration of model {source.name!r} lacks {error}") from error
+    except MALFORMED as error:
+        raise ModelError(
+            f"the configuration of model {source.name!r} cannot be used: {first_line(error)}"
+        ) from error
 
 
 def _check_additions(source: Source) -> None:
@@ -321,7 +334,7 @@ def find(
     if path.is_dir():
         return folder_source(model, path)
     if hub is None or path.suffix in (".safetensors", *PICKLES):
-        raise ModelError(unknown(model))
+        raise UnknownModel(unknown(model), "no such folder")
     return from_hub(model, hub["id"], revision or hub["revision"], commits)
 
 

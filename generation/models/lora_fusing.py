@@ -1,9 +1,13 @@
 """Adds LoRAs to loaded networks: each pair of matrices to its layer, with its scale.
 
-    W += weight * scale * B A,   scale = alpha / r        (Hu et al. 2021, arXiv 2106.09685)
+    V = W + weight * scale * B A,   scale = alpha / r     (Hu et al. 2021, arXiv 2106.09685)
+    W <- V,   or   m V / |V|  with a magnitude m for each output of a layer, |V| over its inputs
+                                                          (DoRA, Liu et al. 2024, arXiv 2402.09353)
 
+The second is as peft merges it for diffusers: with half its weight, too, a DoRA gives each output the magnitude m.
 Flux's other layouts are turned into diffusers' names by diffusers. A pair whose layer the model does not have, and
-every tensor that belongs to no pair, is counted and named; a file of which nothing is used is refused.
+every tensor that belongs to no pair, is counted and named; a file of which nothing is used is refused, and one whose
+magnitudes would be lost.
 """
 
 from __future__ import annotations
@@ -31,19 +35,28 @@ MATRIX = re.compile(
 )
 DOWN = ("lora_A", "lora_down", "down")
 ALPHA = ".alpha"
+MAGNITUDE = re.compile(r"(?P<layer>.+)\.lora_magnitude_vector(\.default)?(\.weight)?")
 
-DROPPED = ("dora_scale", "t5xxl", "lora_te2_", "lora_te3_", "diff_b", "position_embedding", "text_projection")
+DROPPED = ("t5xxl", "lora_te2_", "lora_te3_", "diff_b", "position_embedding", "text_projection")
 """Parts of names that diffusers' conversion of Flux's layouts leaves out."""
+UNFIT = (
+    KeyError, ValueError, TypeError, AttributeError, AssertionError, IndexError, RuntimeError, re.error,
+)  # fmt: skip
+"""What reading a file of another shape than expected raises, here and in diffusers."""
 LONGEST = 200
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The matrices A (r, in) and B (out, r) of one layer, and its alpha; convolutions have two axes more."""
+    """The matrices A (r, in) and B (out, r) of one layer, and its alpha; convolutions have two axes more.
+
+    magnitude: of a DoRA; as many numbers as the layer has outputs, whatever their axes.
+    """
 
     down: torch.Tensor
     up: torch.Tensor
     alpha: float | None
+    magnitude: torch.Tensor | None
 
 
 @dataclass
@@ -53,20 +66,35 @@ class Halves:
     down: torch.Tensor | None = None
     up: torch.Tensor | None = None
     alpha: float | None = None
+    magnitude: torch.Tensor | None = None
 
     @property
     def pair(self) -> Pair | None:
         """The pair, once both matrices are there."""
-        return None if self.down is None or self.up is None else Pair(self.down, self.up, self.alpha)
+        if self.down is None or self.up is None:
+            return None
+        return Pair(self.down, self.up, self.alpha, self.magnitude)
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one pair adds to one layer of a network."""
+    """What one pair makes of one layer of a network."""
 
     layer: Any
     pair: Pair
     scale: float
+
+    def weights(self, weight: float) -> torch.Tensor:
+        """The layer's new weights (out, in, ...) in float32; weight: of the whole file."""
+        import torch
+
+        old, pair = self.layer.weight.float(), self.pair
+        gain = pair.up.float().flatten(1) @ pair.down.float().flatten(1)
+        new: torch.Tensor = old + (weight * self.scale * gain.reshape(old.shape)).to(old.device)
+        if pair.magnitude is None:
+            return new
+        lengths = pair.magnitude.float().to(old.device).reshape(-1, 1)
+        return (lengths * torch.nn.functional.normalize(new.flatten(1), dim=1)).reshape(old.shape)
 
 
 def unused_by(networks: Any, kind: str, lora: Lora) -> str | None:
@@ -83,28 +111,28 @@ def unused_by(networks: Any, kind: str, lora: Lora) -> str | None:
 
 
 def fuse_loras(pipeline: Any, kind: str, loras: Sequence[Lora]) -> None:
-    """Add each file to the networks of a pipeline of class `kind` in turn. Raises ModelError for one that does not fit.
-
-    W += weight * scale * B A, in float32.
-    """
+    """Add each file to the networks of a pipeline of class `kind` in turn. Raises ModelError where one does not fit."""
     import torch
 
     for lora in loras:
         updates, _ = _updates(pipeline, kind, lora)
         with torch.no_grad():
             for update in updates:
-                weight, pair = update.layer.weight, update.pair
-                gain = pair.up.float().flatten(1) @ pair.down.float().flatten(1)
-                gain = lora.weight * update.scale * gain.reshape(weight.shape)
-                weight.copy_(weight.float() + gain.to(weight.device))
+                update.layer.weight.copy_(update.weights(lora.weight))
 
 
 def _updates(networks: Any, kind: str, lora: Lora) -> tuple[list[Update], list[str]]:
     """What a file adds, and the names of what of it is not used."""
     try:
-        tensors, settings, unused = _read(kind, lora.path)
-    except (KeyError, ValueError, AttributeError, AssertionError) as error:
+        return _fitted(networks, kind, lora)
+    except ModelError:
+        raise
+    except UNFIT as error:
         raise ModelError(f"{lora.path} cannot be used as a LoRA: {first_line(error)[:LONGEST]}") from error
+
+
+def _fitted(networks: Any, kind: str, lora: Lora) -> tuple[list[Update], list[str]]:
+    tensors, settings, unused = _read(kind, lora.path)
     halves, others = _halves(tensors)
     layers, updates = Layers(networks), []
     for name, half in halves.items():
@@ -130,6 +158,11 @@ def _check_size(lora: Lora, name: str, pair: Pair, layer: Any) -> None:
             f"{lora.path} is for another model: {name} is {(rows, columns)}, and the model's layer is "
             f"{tuple(layer.weight.shape)}"
         )
+    if pair.magnitude is not None and pair.magnitude.numel() != layer.weight.shape[0]:
+        raise ModelError(
+            f"{lora.path} is for another model: {name} has {pair.magnitude.numel()} magnitudes, and the model's "
+            f"layer {layer.weight.shape[0]} outputs"
+        )
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -146,6 +179,9 @@ def _read(kind: str, path: Path) -> tuple[dict[str, torch.Tensor], Settings, lis
     if kind != "FluxPipeline":
         return tensors, settings, []
     converted, alphas = diffusers.FluxPipeline.lora_state_dict(dict(tensors), return_alphas=True)
+    lost = next((name for name in tensors if MAGNITUDE.fullmatch(name) and name not in converted), None)
+    if lost is not None:
+        raise ValueError(f"{lost} has no place beside the names of this layout")
     dropped = [name for name in tensors if any(part in name for part in DROPPED)]
     return {**converted, **(alphas or {})}, settings, dropped
 
@@ -153,22 +189,30 @@ def _read(kind: str, path: Path) -> tuple[dict[str, torch.Tensor], Settings, lis
 def _halves(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, Halves], list[str]]:
     """Layer names -> their matrices, and the names of all else."""
     found: dict[str, Halves] = {}
-    others: list[str] = []
-    alphas: list[str] = []
+    rest: list[str] = []
     for name, tensor in tensors.items():
         matrix = MATRIX.fullmatch(name)
         if matrix is not None:
             side = "down" if matrix["side"] in DOWN else "up"
             setattr(found.setdefault(matrix["layer"], Halves()), side, tensor)
         else:
-            (alphas if name.endswith(ALPHA) else others).append(name)
-    for name in alphas:
-        layer = found.get(name.removesuffix(ALPHA))
-        if layer is None:
-            others.append(name)
-        else:
-            layer.alpha = float(tensors[name])
-    return found, others
+            rest.append(name)
+    return found, [name for name in rest if not _belongs(name, tensors[name], found)]
+
+
+def _belongs(name: str, tensor: torch.Tensor, found: Mapping[str, Halves]) -> bool:
+    """Give an alpha or a magnitude to its matrices; False for what is neither, or has none."""
+    magnitude = MAGNITUDE.fullmatch(name)
+    layer = found.get(name.removesuffix(ALPHA) if magnitude is None else magnitude["layer"])
+    if layer is None:
+        return False
+    if magnitude is not None:
+        layer.magnitude = tensor
+    elif name.endswith(ALPHA):
+        layer.alpha = float(tensor)
+    else:
+        return False
+    return True
 
 
 # --- scales -------------------------------------------------------------------------------------------------
@@ -184,7 +228,10 @@ class Settings:
     def of(cls, metadata: Mapping[str, str]) -> Settings:
         import json
 
-        return cls(json.loads(metadata.get("lora_adapter_metadata", "{}")))
+        told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        if not isinstance(told, dict):
+            raise ValueError("its lora_adapter_metadata is no JSON object")
+        return cls(told)
 
     def scale(self, name: str, pair: Pair) -> float:
         """alpha / r, or alpha / sqrt(r) where the adapter was trained so; 1 where nothing says alpha."""

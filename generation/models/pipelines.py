@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from generation.models.contracts import Conditioning
-from generation.models.errors import ModelError
+from generation.models.errors import ModelError, first_line
 from generation.models.lora_fusing import fuse_loras
 from generation.models.sources import DROPPED, Source
 from generation.models.turns import TURNS
@@ -143,13 +143,7 @@ def _vae_of_file(source: Source) -> Any:
 
 def _load_part(source: Source, part: str, dtype: torch.dtype) -> Any:
     """A part of the folder, in the variant that it has."""
-    library, name = source.index[part]
-    if library not in ("diffusers", "transformers"):
-        raise ModelError(
-            f"{part} of model {source.name!r} is of {library!r}: only diffusers and transformers are used"
-        )
-    network = getattr(importlib.import_module(library), name)
-    return network.from_pretrained(
+    return _class_of(source, part).from_pretrained(
         str(source.place(part)),
         variant=source.variant(part),
         use_safetensors=source.weights(part)[0].endswith(".safetensors"),
@@ -179,6 +173,10 @@ def networks_without_weights(source: Source) -> Any:
 
 def _empty(source: Source, part: str) -> Any:
     network, config = _class_of(source, part), source.config(part)
-    if hasattr(network, "from_config"):
-        return network.from_config(config)
-    return network(network.config_class.from_dict(config))
+    try:
+        if hasattr(network, "from_config"):
+            return network.from_config(config)
+        return network(network.config_class.from_dict(config))
+    except Exception as error:  # both libraries raise what they like, errors of no common class among it
+        place = source.place(f"{part}/config.json")
+        raise ModelError(f"{place} cannot be used: {first_line(error)}") from error

@@ -13,16 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from generation.models.errors import ModelError
+from generation.models.errors import ModelError, UnknownModel
 from generation.models.files import read_header, shapes_in
 from generation.models.kinds import CHECKPOINT, LDM, Shapes, kind_of, misplaced
-from generation.models.sources import PICKLES, Source, is_configuration
+from generation.models.sources import PICKLES, TABLES, Source, is_configuration
 
 Find = Callable[[str], Source]
 """A folder or hub repository by its name."""
 
 FAMILIES = {
     "StableDiffusionPipeline": "Stable Diffusion 1 or 2",
+    "LatentConsistencyModelPipeline": "Stable Diffusion 1 or 2",
     "StableDiffusionXLPipeline": "Stable Diffusion XL",
     "StableDiffusion3Pipeline": "Stable Diffusion 3",
     "FluxPipeline": "Flux",
@@ -66,7 +67,7 @@ def single_file_source(name: str, path: Path, config: str | None, find: Find) ->
     if kind != CHECKPOINT:
         raise ModelError(misplaced(path, kind, "whole model"))
     shapes = shapes_in(path)
-    found = find(config) if config is not None else _published(name, path, shapes, find)
+    found = _named(config, find) if config is not None else _published(name, path, shapes, find)
     _check_family(path, shapes, found)
     inside = parts_inside(shapes, FAMILIES.get(found.kind, ""))
     return replace(found, name=name, single=path, inside=inside, said=said(path), repository=found.name)
@@ -80,9 +81,25 @@ def _pickled(name: str, path: Path, config: str | None, find: Find) -> Source:
             f"layout with a model_index.json, with --config-from or at {path.with_suffix('')}, or convert the file to "
             ".safetensors"
         )
-    found = find(config)
+    found = _named(config, find)
     parts = frozenset(part for part in found.parts if "tokenizer" not in part and part != "scheduler")
     return replace(found, name=name, single=path, inside=parts, repository=found.name)
+
+
+def _named(config: str, find: Find) -> Source:
+    """The configuration that the user names."""
+    accepted = "give a folder or hub id in diffusers' layout with --config-from"
+    if Path(config).expanduser().is_file():
+        raise ModelError(f"{config} is a file, and has no configuration of a model: {accepted}")
+    try:
+        found = find(config)
+    except UnknownModel as error:
+        raise ModelError(f"unknown configuration {config!r} ({error.reason}): {accepted}") from error
+    if found.kind in TABLES:
+        raise ModelError(
+            f"{config} is the configuration of a {found.kind} model, which no such file is: {accepted}"
+        )
+    return found
 
 
 def _published(name: str, path: Path, shapes: Shapes, find: Find) -> Source:
@@ -97,10 +114,10 @@ def _published(name: str, path: Path, shapes: Shapes, find: Find) -> Source:
         raise ModelError(f"{path} is no text-to-image checkpoint of Stable Diffusion 1, 2, XL, 3 or Flux")
     try:
         found = find(repository)
-    except ModelError as error:
+    except UnknownModel as error:
         raise ModelError(
-            f"the configuration of {name!r} is not at hand, and {repository} cannot be read: give a folder or hub id "
-            f"in diffusers' layout with --config-from ({error})"
+            f"the configuration of {name!r} is not at hand ({repository} is {error.reason}): give a folder or hub id "
+            "in diffusers' layout with --config-from"
         ) from error
     return replace(
         found, listing={place: size for place, size in found.listing.items() if is_configuration(place)}
