@@ -1,7 +1,6 @@
 """DoRA: peft's magnitudes are used as diffusers uses them; those that programs read differently are refused."""
 
 import importlib
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +138,8 @@ def test_magnitudes_that_would_be_lost_are_refused(folders: dict[str, Path], tmp
         f"{layer}.lora_magnitude_vector": torch.ones(192),
     }
     save_file(tensors, tmp_path / "flux.safetensors")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(ModelError, match=f"{tmp_path}/flux.safetensors cannot be used as a LoRA: "):
-            describe(str(folders["flux-dev"]), loras=[str(tmp_path / "flux.safetensors")])
+    with pytest.raises(ModelError, match=r"flux.safetensors cannot be used as a LoRA: .*magnitude_vector"):
+        describe(str(folders["flux-dev"]), loras=[str(tmp_path / "flux.safetensors")])
 
 
 def test_magnitudes_of_another_size_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -18,5 +18,5 @@ class UnknownModel(ModelError):
 
 def first_line(error: Exception) -> str:
     """An error of a library as the end of one line of ours; the second line too, where the first announces it."""
-    first, *more = (str(error).strip() or type(error).__name__).splitlines()
-    return f"{first} {more[0].strip()}" if more and first.endswith(":") else first
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

@@ -6,8 +6,7 @@
 
 The second is as peft merges it for diffusers: with half its weight, too, a DoRA gives each output the magnitude m.
 Flux's other layouts are turned into diffusers' names by diffusers. A pair whose layer the model does not have, and
-every tensor that belongs to no pair, is counted and named; a file of which nothing is used is refused, and one whose
-magnitudes would be lost.
+every tensor that belongs to no pair, is counted and named; a file of which nothing is used is refused.
 """
 
 from __future__ import annotations
@@ -179,9 +178,6 @@ def _read(kind: str, path: Path) -> tuple[dict[str, torch.Tensor], Settings, lis
     if kind != "FluxPipeline":
         return tensors, settings, []
     converted, alphas = diffusers.FluxPipeline.lora_state_dict(dict(tensors), return_alphas=True)
-    lost = next((name for name in tensors if MAGNITUDE.fullmatch(name) and name not in converted), None)
-    if lost is not None:
-        raise ValueError(f"{lost} has no place beside the names of this layout")
     dropped = [name for name in tensors if any(part in name for part in DROPPED)]
     return {**converted, **(alphas or {})}, settings, dropped
 
