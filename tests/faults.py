@@ -139,9 +139,9 @@ def claim_more(ledger: Path) -> None:
         )
 
 
-def keep_two_files(out: Path) -> None:
+def keep_three_files(out: Path) -> None:
     for path in out.iterdir():
-        if path.name not in ("job.yaml", "ledger.jsonl"):
+        if path.name not in ("job.yaml", "ledger.jsonl", "events.jsonl"):
             remove(path)
 
 
@@ -169,7 +169,7 @@ HARM = [
     ("finished", "image.zarr/0/c/0/*/*", remove), ("finished", "image.zarr/0/c/0/*/*", flip),
     ("finished", "image_files/*/*.jpg", empty), ("finished", "image_files/*/*.jpg", flip),
     ("finished", "image.dzi", remove), ("finished", "index.html", cut), ("finished", "latents.zarr/latents/c.*", flip),
-    ("finished", "", keep_two_files),
+    ("finished", "", keep_three_files),
 ]  # fmt: skip
 
 
@@ -323,7 +323,7 @@ TERM, HANGUP, CTRL_C = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
 RAY = ["--executor", "ray", "--workers", "2"]
 ATTACKS: dict[str, Callable[[Bench], str]] = {
     **{
-        f"A {state}: {pattern or 'all but two files'} {harm.__name__}": partial(harmed, state, pattern, harm)
+        f"A {state}: {pattern or 'all but three files'} {harm.__name__}": partial(harmed, state, pattern, harm)
         for state, pattern, harm in HARM
     },
     "B a second driver": second_owner,

@@ -112,7 +112,9 @@ def test_back_closes_a_picture_of_the_sheet_and_does_not_leave_it(browser: Brows
         assert tab.js("location.href").startswith(address) and tab.js("location.hash") == "#show=over"
         tab.js("history.forward()")
         tab.wait(is_open)
-        tab.js("document.getElementById('one').close(), document.querySelectorAll('#sheet button')[0].click()")
+        tab.js(
+            "document.getElementById('one').close(), document.querySelectorAll('#sheet button')[0].click()"
+        )
         tab.wait(f"{is_open} && history.state?.one === 0")  # at once, before the way back was gone
         went_back(tab, f"!{is_open}")
         tab.js("document.querySelectorAll('#sheet button')[0].click()")
