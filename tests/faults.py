@@ -323,7 +323,9 @@ TERM, HANGUP, CTRL_C = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
 RAY = ["--executor", "ray", "--workers", "2"]
 ATTACKS: dict[str, Callable[[Bench], str]] = {
     **{
-        f"A {state}: {pattern or 'all but three files'} {harm.__name__}": partial(harmed, state, pattern, harm)
+        f"A {state}: {pattern or 'all but three files'} {harm.__name__}": partial(
+            harmed, state, pattern, harm
+        )
         for state, pattern, harm in HARM
     },
     "B a second driver": second_owner,
