@@ -62,7 +62,7 @@ def main() -> None:
     session = stoppable_session()
     assert session.stops is not None
     try:
-        with forgiving_streams(), session.stops.installed():
+        with forgiving_streams(), session.stops.installed(last=True):
             app(obj=session)
     finally:
         gc.freeze()  # the process ends: looking through what it imported once more takes up to a second

@@ -41,10 +41,17 @@ class Stops:
             self._leave(exit_code(self.first))
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """For every ending signal that this process does not ignore, as those do that nohup starts."""
-        with handled_by(self):
-            yield
+    def installed(self, last: bool = False) -> Iterator[None]:
+        """For every ending signal that this process does not ignore, as those do that nohup starts.
+
+        last: the process ends with what is done in here. After a signal, others must not change how: they are ignored.
+        """
+        with handled_by(self) as before:
+            try:
+                yield
+            finally:
+                if last and self.first is not None:
+                    before.update(dict.fromkeys(before, signal.SIG_IGN))
 
 
 @contextmanager

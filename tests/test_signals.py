@@ -118,6 +118,21 @@ def test_signals_that_nohup_ignores_are_ignored(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "here\n"
 
 
+@pytest.mark.parametrize("last", [True, False])
+def test_a_second_signal_at_the_very_end_does_not_change_how_it_ends(last: bool) -> None:
+    """Two Ctrl-C in a row: the second finds a process that has said all and is about to end."""
+    program = (
+        "import signal, os, sys\n"
+        "from cluster.stops import Stops\n"
+        "try:\n"
+        f"    with Stops(lambda code: None).installed(last={last}): os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt: pass\n"
+        "os.kill(os.getpid(), signal.SIGINT); sys.exit(130)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, "KeyboardInterrupt" in ended.stderr) == ((130, False) if last else (-2, True))
+
+
 def test_what_an_interrupted_import_raises_is_the_interrupt() -> None:
     session = stoppable_session()
     assert session.stops is not None
