@@ -113,10 +113,13 @@ class Run:
         queue = Queue(self.plan, self.ledger.done)
         for outcome in self.supervisor.outcomes(queue, prepare=arrays.need, meanwhile=arrays.tidy):
             if isinstance(outcome.error, DamagedInputs):
-                arrays.undo(self._make_again(outcome.error.tasks, found_by=outcome))
+                redo = self._make_again(outcome.error.tasks, found_by=outcome)
+                arrays.undo(redo)
                 self.closing.begin()
                 arrays.mend()
                 queue.renew(self.supervisor.under_way)
+                if redo:
+                    self.on_event(_started(self.plan, self.ledger.done, self.executor.workers))
             elif outcome.error is not None:
                 raise self.supervisor.failure(outcome)
             else:

@@ -20,7 +20,7 @@ class StageTotal:
 
 @dataclass(frozen=True)
 class JobStarted:
-    """The first event of every run, a resumed one included."""
+    """The first event of every run, a resumed one included; and again where a run makes something again."""
 
     stages: tuple[StageTotal, ...]
     workers: int

@@ -116,10 +116,14 @@ class Tally:
                 self.retried += 1
 
     def _start(self, event: JobStarted) -> None:
-        for stage in event.stages:
-            group = self.groups.setdefault(group_of(stage.name), Group(group_of(stage.name)))
-            group.total += stage.total
-            group.done += stage.done
+        """Counts begin anew: a run that makes something again says once more what is done."""
+        for name in dict.fromkeys(group_of(stage.name) for stage in event.stages):
+            group = self.groups.setdefault(name, Group(name))
+            stages = [stage for stage in event.stages if group_of(stage.name) == name]
+            group.total, group.done = (
+                sum(stage.total for stage in stages),
+                sum(stage.done for stage in stages),
+            )
 
     def current(self) -> Group | None:
         """The first group with tasks left."""

@@ -29,9 +29,10 @@ from harm import (
 
 from cluster import api
 from cluster.closing import LEDGER
-from cluster.events import unheard
+from cluster.events import Event, unheard
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
+from cluster.progress import Tally
 from cluster.tasks import Outcome
 from storage.damage import DamagedData
 
@@ -123,6 +124,23 @@ def test_only_what_is_needed_is_made_again_and_said_in_a_line(
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
         "stored data is missing or damaged: 1 of 65 tasks are done again, from denoise 1 on"
     ]
+
+
+def test_progress_counts_what_is_made_again_once(tmp_path: Path, monkeypatch) -> None:
+    """Never more than all tasks, and all of them in the end."""
+    job = tiny_job(tmp_path, monkeypatch, outputs=BOTH)
+    go_on(job, stop_after=WHILE_DENOISING)
+    flip(one(tmp_path, "work/sums-*/c.*"))
+    tally, shares = Tally(), []
+
+    def hear(event: Event) -> None:
+        tally(event)
+        groups = tally.groups.values()
+        shares.append(sum(group.done for group in groups) / sum(group.total for group in groups))
+
+    api.run(job, resume=True, on_event=hear, make=lambda work: InProcess(tiny_worker(job)))
+    assert max(shares) == shares[-1] == 1.0 and min(shares) < shares[0]
+    assert sum(group.total for group in tally.groups.values()) == TASKS
 
 
 def test_what_is_damaged_again_and_again_ends_the_job(tmp_path: Path, monkeypatch) -> None:
