@@ -115,7 +115,7 @@ def status(folder: Path | str) -> Status:
 
 
 def verify(folder: Path | str) -> Verdict:
-    """Read all that the job or the batch of a folder should have there, and compare it with what was written.
+    """Read all that the job of a folder should have there, or a batch's shards, and compare it with what was written.
 
     Changes nothing but the lock. Raises what `resume` raises, and BlockingIOError where a process is at work there.
     """

@@ -6,6 +6,7 @@ Stages are shown by group, the first word of their names: "denoise 0" .. "denois
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -54,6 +55,8 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
+        if _ends_in_a_line(path):  # which a crash tore
+            self._file.write("\n")
 
     def __call__(self, event: Event) -> None:
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -68,6 +71,13 @@ class JsonLines:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def _ends_in_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        return file.read() not in (b"", b"\n")
 
 
 # --- how far a job is ------------------------------------------------------------------------------------------------

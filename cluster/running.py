@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from cluster import job_file
 from cluster.events import JobFinished, OnEvent, as_map
-from cluster.history import set_damaged_events_aside
+from cluster.history import Events, set_damaged_events_aside
 from cluster.identity import INPUTS
 from cluster.inputs import FOLDER, kept
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import JobSpec, SpecError
-from cluster.status import read_status
 from storage import claim
 from storage.claim import Claim
 from storage.files import is_leftover, remove_leftovers
@@ -89,7 +88,9 @@ def _tidy(folder: Path) -> None:
 
 def _tell_that_it_is_finished(folder: Path) -> None:
     """An earlier run may have ended after the last thing that it did, and before it said so."""
-    if read_status(folder).state != "finished":
+    events = Events(folder / EVENTS)
+    events.look()
+    if events.run is None or events.run.last_event != "JobFinished":
         with JsonLines(folder / EVENTS) as log:
             log(JobFinished(0.0))
 

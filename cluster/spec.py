@@ -178,6 +178,8 @@ class JobSpec(BaseModel):
             raise ValueError(
                 f"{field.field_name} {address} is an address, and {what}: mount that storage and give the path there"
             )
+        if field.field_name == "out" and "\\" in str(path):  # TensorStore takes it for a slash
+            raise ValueError(f"out {path} has a backslash, which names other folders elsewhere; leave it out")
         return absolute(path)
 
     @field_validator("region", mode="before")

@@ -82,7 +82,7 @@ class Follower:
         self.events.look()
         self.done.look()
         run, groups = self.events.run, self._groups()
-        state = state_of(run, now or datetime.now(UTC))
+        state = "finished" if self.done.is_closed else state_of(run, now or datetime.now(UTC))
         running = state == "running"
         return Status(
             folder=str(self.folder),

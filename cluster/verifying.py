@@ -1,4 +1,4 @@
-"""Whether all that a job or a batch has written is there, and as it was written. Reads everything; repairs nothing."""
+"""Whether all that a job has written, or a batch's shards, is there and as it was written. Reads; repairs nothing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found. read: outputs of tasks, or shards; damaged: those that are missing or not as they were written.
+    """What was found. read: outputs of tasks and files of a job's end, or shards.
 
-    finished: whether the job or batch is done. Names are as people read them.
+    damaged: those that are missing or not as they were written, as people read their names. finished: whether the job
+    or batch is done.
     """
 
     folder: str
@@ -65,11 +66,14 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 def _on_job(job: Job) -> Verdict:
     from cluster.closing import Closing, read_ledger
+    from cluster.status import LEDGER
 
-    closing = Closing(job, read_ledger(job))
+    ledger = read_ledger(job)
+    closing = Closing(job, ledger)
     tasks, files = closing.changed(thorough=True)
-    names = tuple(closing.named(tasks, files))
-    verdict = Verdict(str(job.spec.out), closing.is_finished(), closing.standing_tasks(), names)
+    names = (*closing.named(tasks, files), *([] if ledger.is_there else [LEDGER]))
+    read = closing.standing_tasks() + (len(ledger.closed.files) if ledger.closed else 0)
+    verdict = Verdict(str(job.spec.out), closing.is_finished(), read, names)
     if job.map is None:
         return verdict
     if not (job.map.spec.out / job_file.NAME).is_file():

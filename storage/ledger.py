@@ -71,8 +71,8 @@ class LedgerRecord:
     """What the ledger of one job tells: tasks that are done, and whether the job is. Nothing is written.
 
     totals: how many tasks each stage has; lines of others are left out. closed: how the job ended, unless something
-    was lost since; last_closed: how it ended when it last did. A file without a header, or of another job, tells
-    nothing. Raises FormatError for one of another version.
+    was lost since; last_closed: how it ended when it last did. is_there: whether there is such a file; one without a
+    header, or of another job, is as good as none. Raises FormatError for one of another version.
     """
 
     def __init__(self, path: Path, fingerprint: str, totals: Sequence[int]) -> None:
@@ -81,7 +81,7 @@ class LedgerRecord:
         self.closed: Closed | None = None
         self.last_closed: Closed | None = None
         self._totals = totals
-        self._is_ours = _is_ours(path, fingerprint)
+        self.is_there = _is_ours(path, fingerprint)
         for entry in self._entries():
             self._hear(entry)
 
@@ -104,7 +104,7 @@ class LedgerRecord:
                 )
 
     def _entries(self) -> Iterator[Done | Closed]:
-        for entry in lines_of(self.path) if self._is_ours else ():
+        for entry in lines_of(self.path) if self.is_there else ():
             if isinstance(entry, Closed) or (entry is not None and self._is_task(*entry.task)):
                 yield entry
 

@@ -224,12 +224,12 @@ def test_everything_but_the_job_may_go(tmp_path: Path, monkeypatch) -> None:
 
 def test_verify_names_what_is_damaged_and_changes_nothing(tmp_path: Path, monkeypatch) -> None:
     finished(tmp_path, monkeypatch)
-    assert verdict(tmp_path) == (True, 17, ())
+    assert verdict(tmp_path) == (True, 43, ())
     flip(tmp_path / "image_files/0/0_0.png")
     flip(one(tmp_path, "latents.zarr/latents/c.*"))
     remove(tmp_path / "image.dzi")
     before = whole_folder(tmp_path)
-    assert verdict(tmp_path) == (True, 17, ("denoise 4, block 6", "pyramid 1, block 0", "image.dzi"))
+    assert verdict(tmp_path) == (True, 43, ("denoise 4, block 6", "pyramid 1, block 0", "image.dzi"))
     assert whole_folder(tmp_path) == before
 
 

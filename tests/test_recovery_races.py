@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def test_verify_begins_nothing(tmp_path: Path, monkeypatch) -> None:
     ledger = tmp_path / LEDGER
     for content in (b"rot\n", ledger.read_bytes().replace(job.fingerprint.encode(), b"0" * 64)):
         ledger.write_bytes(content)
-        assert verdict(tmp_path) == (False, 0, ())
+        assert verdict(tmp_path) == (False, 0, (LEDGER,))
         assert ledger.read_bytes() == content
     go_on(job)
     assert (tmp_path / "ledger.damaged.jsonl").read_bytes() == content
@@ -112,6 +113,17 @@ def test_a_finished_job_whose_events_cannot_be_read_is_finished(tmp_path: Path, 
     (tmp_path / "events.jsonl").write_text('{"event": "TaskDone"}\n')
     assert api.run(job, resume=True, on_event=unheard, make=no_executor).before
     assert api.status(tmp_path).state == "finished"
+
+
+def test_a_torn_last_event_does_not_swallow_the_next(tmp_path: Path, monkeypatch) -> None:
+    """A finished job stays finished whatever its events have lost, and the next event is a line of its own."""
+    job = tiny_job(tmp_path, monkeypatch)
+    go_on(job)
+    events = tmp_path / "events.jsonl"
+    events.write_bytes(events.read_bytes()[:-5])
+    assert api.status(tmp_path).state == "finished"
+    api.run(job, resume=True, on_event=unheard, make=no_executor)
+    assert json.loads(events.read_text().splitlines()[-1])["event"] == "JobFinished"
 
 
 def no_executor(work: object) -> InProcess:

@@ -280,3 +280,9 @@ def test_sizes_are_width_x_height(size: str) -> None:
         job_file.sides(size)
     assert job_file.sides("40x30") == {"width": 40, "height": 30}
     assert job_file.sides("40") == job_file.sides(40) == {"width": 40, "height": 40}
+
+
+def test_a_backslash_in_the_folder_of_a_job_is_refused() -> None:
+    """Arrays would be written to a folder of another name."""
+    with pytest.raises(SpecError, match=r"has a backslash.*; leave it out"):
+        JobSpec(**{**GOOD, "out": Path("a\\b")})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -64,7 +65,7 @@ class Session:
 
     def resume_command(self) -> str:
         """What to type to go on."""
-        return self.command or f"hypermosaic resume {self.folder}"
+        return self.command or f"hypermosaic resume {shlex.quote(str(self.folder))}"
 
     def interrupted(self) -> int:
         """The exit code after a signal; Ctrl-C's where nobody heard which."""
@@ -124,7 +125,7 @@ class Boundary(Group):
 
 def say(message: str) -> None:
     """A message on standard error, as it is."""
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(message)
+    Console(stderr=True, emoji=False, soft_wrap=True, highlight=False, markup=False).print(message)
 
 
 def _told_in_a_line(error: TyperException) -> Exception:

@@ -65,7 +65,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        Console().print(table_of(findings))
+        Console(emoji=False).print(table_of(findings))
     if any(finding.verdict == "missing" for finding in findings):
         raise typer.Exit(1)
 

@@ -81,7 +81,7 @@ def evaluate(
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
     else:
-        Console().print(table_of(found))
+        Console(emoji=False).print(table_of(found))
 
 
 app.command(cls=Command)(seams)

@@ -145,7 +145,7 @@ def _place(text: str | None) -> tuple[float, ...] | None:
 @contextmanager
 def shown(what: str = "export") -> Iterator[OnProgress]:
     """A bar on a terminal, lines elsewhere; on standard error, so that the output is the path alone."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     if not console.is_terminal:
         yield Lines(what)
         return

@@ -46,7 +46,7 @@ def status(
     elif watch:
         _follow(folder, now)
     else:
-        Console().print(picture_of(now))
+        Console(emoji=False).print(picture_of(now))
 
 
 def read(folder: Path) -> Status | BatchStatus:
@@ -82,7 +82,7 @@ def _json_lines(folder: Path, now: Status | BatchStatus, watch: bool) -> None:
 
 
 def _follow(folder: Path, now: Status | BatchStatus) -> None:
-    with Live(framed(now), console=Console(), refresh_per_second=2) as live:
+    with Live(framed(now), console=Console(emoji=False), refresh_per_second=2) as live:
         while goes_on(now):
             time.sleep(WATCH_SECONDS)
             now = read(folder)

@@ -64,7 +64,7 @@ def plan(
     if as_json:
         print(json.dumps(report.as_json(), indent=2))
     else:
-        Console().print(table_of(report))
+        Console(emoji=False).print(table_of(report))
 
 
 @with_spec_flags
@@ -177,7 +177,7 @@ def shorter(prompt: str) -> str:
 @contextmanager
 def shown() -> Iterator[OnEvent]:
     """Bars on a terminal, lines elsewhere; on standard error, so that the output is the page's path alone."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     if console.is_terminal:
         with Bars(console) as bars:
             yield unless_it_fails(bars)
@@ -220,7 +220,7 @@ def agree(what: str, cost: str, facts: Table | None = None) -> None:
             "add --yes"
         )
     if facts is not None:
-        Console(stderr=True).print(facts)
+        Console(stderr=True, emoji=False).print(facts)
     if not typer.confirm(f"This takes {cost}. Go on?", err=True):
         raise typer.Exit(1)
 

@@ -46,7 +46,7 @@ def seams(
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
         return
-    console = Console()
+    console = Console(emoji=False)
     console.print(fitting(found, console))
     console.print(said(found), highlight=False, soft_wrap=True)
 

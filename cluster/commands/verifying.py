@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,14 +25,14 @@ def verify(
     context: typer.Context,
     folder: Folder,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Make again what is damaged, and go on to the end.")
+        bool, typer.Option("--repair", help="Make again what is damaged of a picture; go on to its end.")
     ] = False,
     allow_pickle: AllowPickle = False,
     yes: NeverAsks = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Read all that a job or a batch has written, and say what is missing or damaged (exit code 1)."""
+    """Read all that a job has written, or a batch's shards, and say what is damaged (exit code 1)."""
     del yes
     session_of(context).debug |= debug
     from cluster import api
@@ -66,9 +67,7 @@ def said(verdict: Verdict) -> str:
     if verdict.is_whole:
         rest = "" if verdict.finished else "; it is not finished"
         return f"{verdict.folder} is whole: {many} read{rest}"
-    how = (
-        ""
-        if is_batch(Path(verdict.folder))
-        else f"; hypermosaic verify --repair {verdict.folder} makes it again"
-    )
+    how = "; the batch's command makes it again, with --resume"
+    if not is_batch(Path(verdict.folder)):
+        how = f"; hypermosaic verify --repair {shlex.quote(verdict.folder)} makes it again"
     return f"{len(verdict.damaged)} of {many} of {verdict.folder} missing or not as written{how}"
