@@ -15,16 +15,17 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+Screen: TypeAlias = NDArray[np.uint8]  # (height, width, 3)
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(
     BROWSER is None, reason="no chromium on this machine; apt-get install chromium"
@@ -229,13 +230,20 @@ class Tab:
         assert isinstance(box, list), f"{selector} is {box}"
         self.click(*box)
 
-    def screen(self, save_as: Path | None = None) -> NDArray[np.uint8]:
+    def screen(self, save_as: Path | None = None) -> Screen:
         """What the page shows, (height, width, 3)."""
         shot = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
         if save_as is not None:
             save_as.write_bytes(shot)
         with Image.open(io.BytesIO(shot)) as image:
             return np.asarray(image.convert("RGB"))
+
+    def screen_when(self, shows: Callable[[Screen], bool], seconds: float = 20) -> Screen:
+        """The first screen that shows what is waited for; after `seconds` the last one, for the test to complain of."""
+        until = time.monotonic() + seconds
+        while not shows(screen := self.screen()) and time.monotonic() < until:
+            time.sleep(0.05)
+        return screen
 
     def complaints(self) -> list[str]:
         """Everything on this page's console so far: messages, uncaught errors, failed requests, refused content."""

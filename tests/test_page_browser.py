@@ -258,9 +258,7 @@ def test_missing_tiles_are_few_questions_and_come_when_asked_again(browser: Brow
         assert max(shares) < 0.01
         (folder / "later").rename(folder / "image_files")
         tab.js("hypermosaic.reloadTiles()")
-        until = time.monotonic() + 20
-        while share_of(tab.screen(), QUARTERS["se"]) < 0.1 and time.monotonic() < until:
-            time.sleep(0.2)
+        tab.screen_when(lambda seen: share_of(seen, QUARTERS["se"]) > 0.1)
         tab.settle()
         assert_shows_the_picture(tab.screen())
 
@@ -282,10 +280,9 @@ def test_tiles_cover_a_preview_and_the_preview_fills_the_rest(browser: Browser, 
         tab.js(f"hypermosaic.showPreview({violet})")
         tab.wait("hypermosaic.viewer.world.getItemCount() === 2")
         tab.js("hypermosaic.reloadTiles()")
-        time.sleep(1)
-        screen = tab.screen()
-        assert share_of(screen[340:500, 600:850], (0xC0, 0, 0xC0)) > 0.95
+        screen = tab.screen_when(lambda seen: share_of(seen[400:500, 100:300], QUARTERS["sw"]) > 0.95)
         assert share_of(screen[400:500, 100:300], QUARTERS["sw"]) > 0.95
+        assert share_of(screen[340:500, 600:850], (0xC0, 0, 0xC0)) > 0.95
         tab.js("hypermosaic.hidePreview()")
-        time.sleep(0.5)
-        assert share_of(tab.screen(), (0xC0, 0, 0xC0)) < 0.001
+        screen = tab.screen_when(lambda seen: share_of(seen, (0xC0, 0, 0xC0)) < 0.001)
+        assert share_of(screen, (0xC0, 0, 0xC0)) < 0.001

@@ -72,8 +72,7 @@ def test_the_legend_lists_what_is_there_with_its_share(browser: Browser, tmp_pat
         tab.js("hypermosaic.layers.set({opacity: 1})")
         full = share_of(screen_at_rest(tab)[LAND], COLOURS["land"])
         tab.js("document.querySelectorAll('#legend button')[1].click()")  # the sea alone
-        time.sleep(0.2)
-        screen = screen_at_rest(tab)
+        screen = tab.screen_when(lambda seen: share_of(seen[LAND], COLOURS["land"]) < 0.05)
         assert full > 0.95 and share_of(screen[LAND], COLOURS["land"]) < 0.05
         assert share_of(screen[100:140, 360:380], COLOURS["sea"]) == 0  # behind it there is land
         assert tab.js("document.querySelectorAll('#legend button')[1].getAttribute('aria-pressed')") == "true"

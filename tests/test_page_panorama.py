@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import Browser, Tab, needs_chromium
+from chromium import Browser, Screen, Tab, needs_chromium
 from numpy.typing import NDArray
 from picture_folders import LAYOUT, QUARTERS, four_colours, job_folder, served, share_of
 from PIL import Image
@@ -65,9 +65,13 @@ def test_a_flat_ring_covers_less_than_from_pole_to_pole(tmp_path: Path) -> None:
     assert written(tmp_path)[0]["degrees"] == 90
 
 
-def colours_at(tab: Tab) -> dict[str, float]:
-    screen = tab.screen()
-    return {name: round(share_of(screen, colour), 2) for name, colour in QUARTERS.items()}
+def shows(tab: Tab, wanted: Callable[[dict[str, float]], bool]) -> bool:
+    """Whether the page comes to show such shares of the quarters' colours."""
+
+    def holds(screen: Screen) -> bool:
+        return wanted({name: share_of(screen, colour) for name, colour in QUARTERS.items()})
+
+    return holds(tab.screen_when(holds))
 
 
 @needs_chromium
@@ -78,19 +82,15 @@ def test_looking_around(browser: Browser, tmp_path: Path) -> None:
         tab.settle()
         tab.press("#around")
         tab.wait("window.hypermosaicAround")
-        time.sleep(0.3)
-        assert min(colours_at(tab).values()) > 0.15  # the middle of the picture is straight ahead
+        assert shows(
+            tab, lambda seen: min(seen.values()) > 0.15
+        )  # the middle of the picture is straight ahead
         tab.key("ArrowRight", times=8)  # to the east: the right half alone
-        time.sleep(0.3)
-        seen = colours_at(tab)
-        assert seen["ne"] > 0.3 and seen["se"] > 0.3 and seen["nw"] + seen["sw"] < 0.05
+        assert shows(tab, lambda seen: min(seen["ne"], seen["se"]) > 0.3 and seen["nw"] + seen["sw"] < 0.05)
         tab.drag((300, 500), (300, 100))  # down
-        time.sleep(0.3)
-        seen = colours_at(tab)
-        assert seen["se"] > 0.6 and seen["ne"] < 0.2
+        assert shows(tab, lambda seen: seen["se"] > 0.6 and seen["ne"] < 0.2)
         tab.press("#zoom-in")
-        time.sleep(0.3)
-        assert tab.js("hypermosaicAround.shown.view") == pytest.approx(95 * 0.8)
+        tab.wait("Math.abs(hypermosaicAround.shown.view - 95 * 0.8) < 1e-4")
         assert [line for line in tab.complaints() if DRIVER not in line] == []
         tab.key("Escape")
         tab.wait("window.hypermosaic?.image")

@@ -23,6 +23,7 @@ ASSETS: Mapping[str, str] = {
     "gallery.js": "text/javascript",
     "sheet.css": "text/css",
     "sheet.js": "text/javascript",
+    "sheet_status.js": "text/javascript",
     "theme.js": "text/javascript",
 }
 
