@@ -1,8 +1,8 @@
 """In which batches evaluations go through the network: sizes that depend on the canvas alone. Integers only.
 
 A prediction's bits depend on how many predictions its batch holds, not on which they are. So that neither blocks nor
-workers show, the canvas says how many: it is cut into cells, and the evaluations of one cell's patches fill whole
-batches first, then halves, quarters and so on, until none is left. No place of a batch is wasted:
+workers show, the canvas says how many: it is cut into cells, the evaluations of one cell's patches fill whole batches,
+and the last batch holds what is left. No place of a batch is wasted:
 
     batches of 4    a cell of 9 evaluations    a b c d | e f g h | i
                     a cell of 6                a b c d | e f
@@ -46,11 +46,9 @@ class Batching:
         if self.padded:
             yield from (self.size for _ in range(evaluations))
             return
-        left = evaluations
-        while left:
-            batch = self.size if left >= self.size else 1 << (left.bit_length() - 1)
-            yield from (batch for _ in range(batch))
-            left -= batch
+        last = evaluations % self.size
+        yield from (self.size for _ in range(evaluations - last))
+        yield from (last for _ in range(last))
 
     def seats(self, evaluations: int) -> int:
         """Places of batches that so many evaluations of one block take, those that padding fills included."""

@@ -119,7 +119,7 @@ def composed(job: Job, samplers: list[Sampler], weights: NDArray[np.float64]) ->
         x = fields[0][:, rows[:, None] % canvas.height, columns % canvas.width]
         fused = np.zeros((first.channels, canvas.height, canvas.width))
         for sampler, weight in zip(samplers, weights, strict=True):
-            sums = from_fixed(sampler.evaluate(k, canvas.box, frame, x).astype(np.int64))
+            sums = from_fixed(sampler.evaluate(k, canvas.box, frame, x).sums.astype(np.int64))
             whole = np.zeros_like(fused)
             np.add.at(whole, (slice(None), rows[:, None] % canvas.height, columns[None] % canvas.width), sums)
             fused += weight * whole
@@ -220,7 +220,9 @@ def test_a_patch_is_evaluated_for_the_regions_in_it_and_no_other(
             expected.update({round(-len(wording.negative_prompt) / 10, 3) for wording in present})
     assert Counter(denoiser.heard) == expected
     assert denoiser.evaluated == job.plan.evaluations and job.plan.spent.exact
-    assert sum(getattr(event, "evaluations", 0) for event in events) == told_here == job.plan.spent.conditional
+    assert (
+        sum(getattr(event, "evaluations", 0) for event in events) == told_here == job.plan.spent.conditional
+    )
     assert told_here > 1.05 * job.plan.patches
 
 
