@@ -51,11 +51,13 @@ def run(
     on_event: OnEvent,
     make: Callable[[Work], Executor] = _executor,
     thorough: bool = False,
+    on_begun: Callable[[], None] = lambda: None,
 ) -> Result:
     """Do what is left of a prepared job; what is found missing or damaged is made again.
 
     make: its executor, and its map's, which are closed when they are done. thorough: of a finished job, read all that
-    it keeps, not only the sizes. Raises BlockingIOError where another process runs the job; then nothing is changed.
+    it keeps, not only the sizes. on_begun: called once the folder holds the job. Raises BlockingIOError where another
+    process runs the job; then nothing is changed.
     """
     from cluster.closing import needs_work, open_ledger
 
@@ -66,6 +68,7 @@ def run(
         _tidy(folder)
         job = job.reading(kept(job.spec, job.inputs, folder))
         job_file.save(job.spec, job.fingerprint, job.files)
+        on_begun()
         with open_ledger(job) as ledger:
             page = folder / "index.html"
             if job.map is not None and thorough:

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from cluster.cli import app
 from cluster.commands import batching
+from cluster.commands.app import app
 from cluster.commands.flags import SpecFlags
 from cluster.job_file import read_fields, sides
 from cluster.spec import SpecError

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from cluster import generate
 from cluster.class_maps import image_map
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.identity import picture_facts
 from cluster.job import prepare
 from cluster.spec import JobSpec, SpecError

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from cluster.batch.requests import table_at
 from cluster.class_labels import READERS
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.job_file import read_fields
 from cluster.region_shapes import read_shapes
 from cluster.spec import SpecError

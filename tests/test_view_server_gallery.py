@@ -19,7 +19,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from cluster.cli import app as command_line
+from cluster.commands.app import app as command_line
 from cluster.events import JobFailed, JobFinished, JobInterrupted
 from cluster.status import Follower
 from cluster.viewing import JobTeller, check_shown, find_jobs, viewer_of

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands.boundary import FAILURE, session_of
+from cluster.commands.boundary import FAILURE
 from cluster.commands.flags import PICTURE, PLACE, RUN, seeded, slug
 from cluster.commands.making import ASK_BYTES, Debug, Yes, agree, shorter, shown, waited_for
+from cluster.commands.session import session_of
 from cluster.job_file import canonical, read_fields
 from cluster.machine import gigabytes
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import job_file
-from cluster.commands.boundary import Session, session_of
 from cluster.commands.flags import RUN, SpecFlags, with_spec_flags
+from cluster.commands.session import Session, session_of
 from cluster.events import Event, JobFailed, JobInterrupted, OnEvent
 from cluster.machine import environment, gigabytes
 from cluster.paths import absolute, here
@@ -132,9 +132,11 @@ def finish(context: typer.Context, job: Job, *, thorough: bool = False) -> None:
     from cluster import api
 
     session = session_of(context)
-    session.folder, session.running = job.spec.out, True
+    session.folder = job.spec.out
     with shown() as listener:
-        result = api.run(job, resume=True, on_event=listener, make=announced(session), thorough=thorough)
+        result = api.run(
+            job, resume=True, on_event=listener, make=announced(session), thorough=thorough, on_begun=session.begin
+        )  # fmt: skip
     if result.before:
         print("this job is finished already", file=sys.stderr)
     session.running = False
