@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from cluster import api, driver, supervision
+from cluster import api, driver, job_file, supervision
 from cluster.commands import doctor, making
 from cluster.commands.app import app
 from cluster.commands.flags import SpecFlags, slug
@@ -102,8 +102,12 @@ def test_functions_are_not_hidden_by_modules_of_the_same_name() -> None:
         (["generate", "desert", "--scheduler", "eulr"], "unknown scheduler"),
         (["generate", "desert", "--model", "no/such/model"], "unknown model"),
         (["generate", "a teapot"], "teapot"),
-        (["generate", "desert", "--config", "none.yaml"], "none.yaml"),
-        (["generate", "desert", "--size", "9999999x9999999"], "TB"),
+        (
+            ["generate", "desert", "--config", "none.yaml"],
+            "none.yaml does not exist; give a YAML file of settings",
+        ),
+        (["batch"], "no requests given"),
+        (["generate", "desert", "--size", "9999999x9999999"], "1.77 PB"),
         (["generate", "desert", "--classes", "none.png"], "none.png"),
         (["resume", "nowhere"], "job.yaml"),
         (["status", "nowhere"], "job.yaml"),
@@ -125,6 +129,24 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     result = call("generate", "desert", *SMALL, "--out", tmp_path)
     assert result.exit_code == 2
     assert "other files" in one_line(result)
+
+
+def test_a_folder_of_another_job_says_how_to_go_on_with_it(tmp_path: Path) -> None:
+    out = tmp_path / "two words"
+    out.mkdir()
+    flags = ["generate", "desert", *SMALL, "--out", out]
+    asked = SpecFlags(
+        prompt="desert", size="256", num_inference_steps="2", executor="in-process", device="cpu"
+    )
+    job_file.save(api.prepared(asked.spec(), check_fit=False).spec.model_copy(update={"out": out}), "another")
+    unlike = call(*flags, "--seed", "random", "--resume")
+    assert unlike.exit_code == 2
+    *_, last = unlike.stderr.splitlines()
+    assert "other seed" in last and last.endswith(f"or go on with that one: hypermosaic resume '{out}'")
+    alike = call(
+        *flags, "--resume"
+    )  # but for the files of the model, say, so that it could not be gone on with
+    assert "holds another job" in one_line(alike) and "hypermosaic resume" not in alike.stderr
 
 
 def failing_with(error: BaseException, begun: bool = True) -> Callable[..., Any]:

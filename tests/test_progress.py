@@ -26,7 +26,7 @@ from cluster.events import (
     waits_alone,
 )
 from cluster.history import Tail
-from cluster.progress import EVENTS, Bars, JsonLines, Lines, Tally, duration, fan_out
+from cluster.progress import EVENTS, Bars, JsonLines, Lines, Tally, fan_out
 from cluster.spec import JobSpec
 from cluster.status import LEDGER, read_status
 from storage.ledger import Ledger, Written
@@ -93,6 +93,26 @@ def test_lines_come_every_few_seconds_and_at_the_ends() -> None:
     ]
 
 
+def test_what_is_announced_is_what_is_left() -> None:
+    """As where tiles were lost: only what makes them again is to be done."""
+    stream = StringIO()
+    stages = (StageTotal("denoise 0", 6, 6), StageTotal("decode", 8, 3), StageTotal("pyramid 1", 2, 0))
+    Lines(stream)(JobStarted(stages, 1))
+    Lines(stream)(JobStarted(stages[:1], 2))
+    assert stream.getvalue().splitlines() == [
+        "started: 5 decode, 2 pyramid tasks, 9 done before; 1 worker",
+        "started: no tasks, 6 done before; 2 workers",
+    ]
+
+
+def test_before_anybody_knows_how_long_it_takes_nothing_is_said_of_it() -> None:
+    clock, stream = Clock(), StringIO()
+    lines = Lines(stream, seconds_between=0.0, clock=clock)
+    lines(JobStarted((StageTotal("decode", 1, 0), StageTotal("pyramid 1", 2, 0)), 1))
+    lines(TaskDone(0, "decode", 0, 1.0, 1, "a"))
+    assert stream.getvalue().splitlines()[1:] == ["pyramid 0/2 (0 %)"]
+
+
 def test_bars_show_one_row_a_group() -> None:
     console = Console(file=StringIO(), force_terminal=True, width=100, color_system=None)
     with Bars(console) as bars:
@@ -123,21 +143,6 @@ def test_the_file_holds_every_event_and_survives_a_torn_line(tmp_path: Path) -> 
     assert first["event"] == second["event"] == "TaskDone"
     assert (first["stage"], first["block"], first["seconds"]) == (0, 1, 2.0)
     assert datetime.fromisoformat(first["time"]).tzinfo is not None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (None, "?"),
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (185, "3 min 05 s"),
-        (7800, "2 h 10 min"),
-    ],
-)
-def test_durations_in_words(seconds: float | None, words: str) -> None:
-    assert duration(seconds) == words
 
 
 # --- status ----------------------------------------------------------------------------------------------------------

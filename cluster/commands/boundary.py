@@ -21,6 +21,7 @@ from cluster.commands.helping import Group
 from cluster.commands.session import Session, say, session_of
 from cluster.machine import hush
 from cluster.spec import SpecError
+from cluster.words import one_line, shortened
 from generation.models.errors import ModelError
 from storage.fingerprint import FormatError
 
@@ -29,7 +30,6 @@ USE_ERRORS = (SpecError, ModelError, FormatError)
 EXPECTED = (OSError, MemoryError, ArithmeticError)
 EXPECTED_NAMES = {"TaskFailed", "OutOfMemoryError", "RayError"}
 """Errors of modules that the command line does not import before it must."""
-LONGEST_LINE = 600
 
 
 class Boundary(Group):
@@ -116,18 +116,6 @@ def told(error: BaseException) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's, of a GPU
         return "out of memory; use fewer --workers, a smaller --batch-size or --block"
     return one_line(error)
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message, shortened; its class where it has none."""
-    return shortened((str(error).strip() or type(error).__name__).splitlines()[0])
-
-
-def shortened(line: str) -> str:
-    """A line without the middle of what somebody gave at length; its ends say what is wrong and what to change."""
-    if len(line) <= LONGEST_LINE:
-        return line
-    return f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
 
 
 def _log(error: BaseException) -> Path:

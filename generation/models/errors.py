@@ -16,7 +16,7 @@ class UnknownModel(ModelError):
         self.reason = reason
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException | str) -> str:
     """An error of a library as the end of one line of ours; the second line too, where the first announces it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
