@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import pytest
 from growing_job import BLOCKS, GrowingJob
 from typer.testing import CliRunner
 
-from cluster.commands import looking
 from cluster.commands.app import app
 from cluster.events import JobFinished, JobInterrupted
 
@@ -26,8 +24,7 @@ def test_in_a_pipe_no_value_is_wrapped(tmp_path: Path) -> None:
     assert "256: interrupted, 0 %, 0 s so far" in said.splitlines()[0] and "…" not in said
 
 
-def test_in_a_pipe_a_job_is_followed_in_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "WATCH_SECONDS", 0.02)
+def test_in_a_pipe_a_job_is_followed_in_lines(tmp_path: Path) -> None:
     job = GrowingJob(tmp_path / "job")
     job.done(0, *range(BLOCKS))
     end = threading.Timer(0.3, job.tell, [JobFinished(12.0)])
