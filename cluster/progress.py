@@ -186,10 +186,16 @@ class Lines:
 def started(groups: Iterable[Group], workers: int) -> str:
     """ "340 denoise, 4 decode tasks; 2 workers": what is left; and how many tasks earlier runs did."""
     groups = tuple(groups)
-    left = [f"{group.total - group.done} {group.name}" for group in groups if group.done < group.total]
+    left = {group.name: group.total - group.done for group in groups if group.done < group.total}
+    parts = ", ".join(f"{count} {name}" for name, count in left.items()) or "no"
     earlier = sum(group.done for group in groups)
     resumed = f", {earlier} done before" if earlier else ""
-    return f"{', '.join(left) or 'no'} tasks{resumed}; {workers} worker{'s' * (workers != 1)}"
+    tasks, hands = _plural("task", sum(left.values())), _plural("worker", workers)
+    return f"{parts} {tasks}{resumed}; {workers} {hands}"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
 
 
 def _again(event: TaskRetried) -> str:

@@ -99,9 +99,11 @@ def test_what_is_announced_is_what_is_left() -> None:
     stages = (StageTotal("denoise 0", 6, 6), StageTotal("decode", 8, 3), StageTotal("pyramid 1", 2, 0))
     Lines(stream)(JobStarted(stages, 1))
     Lines(stream)(JobStarted(stages[:1], 2))
+    Lines(stream)(JobStarted((*stages[:1], StageTotal("decode", 8, 7)), 2))
     assert stream.getvalue().splitlines() == [
         "started: 5 decode, 2 pyramid tasks, 9 done before; 1 worker",
         "started: no tasks, 6 done before; 2 workers",
+        "started: 1 decode task, 13 done before; 2 workers",
     ]
 
 
