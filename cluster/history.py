@@ -145,6 +145,8 @@ class Run:
         match self.last_event:
             case "JobStarted":
                 self.workers = max(1, int(event.get("workers", 1)))
+            case "WorkersUp":
+                self.workers = max(1, int(event["workers"]))
             case "JobFailed":
                 self.error = str(event["error"])
             case "TaskDone":

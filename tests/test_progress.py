@@ -22,6 +22,7 @@ from cluster.events import (
     TaskDone,
     TaskRetried,
     Waiting,
+    WorkersUp,
     as_map,
     waits_alone,
 )
@@ -172,6 +173,12 @@ def test_the_status_of_a_running_job(tmp_path: Path) -> None:
     assert status.seconds_left == pytest.approx((4 + 2) * 3.0 / 2)  # mean of 2 s and 4 s, two workers
 
 
+def test_the_status_follows_the_number_of_workers(tmp_path: Path) -> None:
+    status = read_status(job_folder(tmp_path / "job", STARTED, done(0, 0), done(0, 1, 4.0), WorkersUp(3)))
+    assert (STARTED.workers, status.workers) == (2, 3)
+    assert status.seconds_left == pytest.approx((4 + 2) * 3.0 / 3)
+
+
 def test_what_a_job_waits_for_is_told_until_there_is_news(tmp_path: Path) -> None:
     waits = Waiting("waiting for a task that runs for 31 s on host:1")
     folder = job_folder(tmp_path / "job", STARTED, done(0, 0), waits)
@@ -195,8 +202,9 @@ def test_waits_of_jobs_within_are_heard() -> None:
     waits = Waiting("waiting")
     for within in (as_map(heard.append), waits_alone(heard.append)):
         within(waits)
+        within(WorkersUp(3))
     waits_alone(heard.append)(done(0, 0))
-    assert heard == [waits, waits]
+    assert heard == [waits, WorkersUp(3)] * 2
 
 
 @pytest.mark.parametrize(
