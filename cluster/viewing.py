@@ -32,7 +32,7 @@ from cluster.preview import read_preview
 from cluster.progress import EVENTS
 from cluster.spec import SpecError
 from cluster.status import Follower, GroupStatus, State, Status
-from cluster.words import one_line, shortened
+from cluster.words import one_line
 from storage.fingerprint import FormatError
 from storage.task_set import TaskSet
 from storage.viewer.pages import description_of
@@ -160,7 +160,7 @@ class JobTeller:
             return Card(
                 folder.name,
                 "broken",
-                error=shortened(reason_of(error)),
+                error=one_line(reason_of(error)),
                 changed=_changed(folder),
                 has_page=False,
             )

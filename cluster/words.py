@@ -5,22 +5,17 @@ from __future__ import annotations
 from generation.models.errors import first_line
 
 LONGEST_LINE = 300
+LONGEST_OF_OURS = 600
+"""Of a message that is written for people from its beginning to its end, and may name two files."""
 UNITS = (("EB", 10**18), ("PB", 10**15), ("TB", 10**12), ("GB", 10**9), ("MB", 10**6))
 DAYS_FROM = 100 * 3600
 ROUNDS_UP = 0.9995
 """Of a unit: what three digits would write as 1000 of the smaller one."""
 
 
-def one_line(error: BaseException | str) -> str:
+def one_line(error: BaseException | str, longest: int = LONGEST_LINE) -> str:
     """An error's message in a line that is not too long; its class where it has none."""
-    return shortened(first_line(error))
-
-
-def shortened(line: str) -> str:
-    """A line without the middle of what somebody gave at length; its ends say what is wrong, and why or what to do."""
-    if len(line) <= LONGEST_LINE:
-        return line
-    return f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+    return first_line(error, longest)
 
 
 def duration(seconds: float) -> str:

@@ -21,8 +21,8 @@ from cluster.commands.helping import Group
 from cluster.commands.session import Session, say, session_of
 from cluster.machine import hush
 from cluster.spec import SpecError
-from cluster.words import one_line, shortened
-from generation.models.errors import ModelError
+from cluster.words import LONGEST_OF_OURS, one_line
+from generation.models.errors import ModelError, shortened
 from storage.fingerprint import FormatError
 
 FAILURE, USE = 1, 2
@@ -67,7 +67,7 @@ def _told_in_a_line(error: TyperException) -> Exception:
     """The exit that ends a call with wrong flags; calls without any, which show the help, are as typer has them."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return error
-    message = shortened(" ".join(error.format_message().split())).rstrip(".")
+    message = shortened(" ".join(error.format_message().split()), LONGEST_OF_OURS).rstrip(".")
     command = getattr(getattr(error, "ctx", None), "command_path", "hypermosaic")
     say(f"error: {message[:1].lower()}{message[1:]} (see {command} --help)")
     return typer.Exit(USE)
@@ -96,7 +96,9 @@ def judged(error: BaseException, session: Session) -> tuple[int, str]:
     if session.debug:
         traceback.print_exception(error)
     if isinstance(error, USE_ERRORS) or (isinstance(error, ValueError) and not session.running):
-        return (FAILURE if session.running else USE), f"error: {one_line(error)}{session.then_resume()}"
+        return (
+            FAILURE if session.running else USE
+        ), f"error: {one_line(error, LONGEST_OF_OURS)}{session.then_resume()}"
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, EXPECTED) or kinds & EXPECTED_NAMES:
         return FAILURE, f"error: {told(error)}{session.then_resume()}"
