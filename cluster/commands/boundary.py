@@ -96,9 +96,8 @@ def judged(error: BaseException, session: Session) -> tuple[int, str]:
     if session.debug:
         traceback.print_exception(error)
     if isinstance(error, USE_ERRORS) or (isinstance(error, ValueError) and not session.running):
-        return (
-            FAILURE if session.running else USE
-        ), f"error: {one_line(error, LONGEST_OF_OURS)}{session.then_resume()}"
+        code = FAILURE if session.running else USE
+        return code, f"error: {one_line(error, LONGEST_OF_OURS)}{session.then_resume()}"
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, EXPECTED) or kinds & EXPECTED_NAMES:
         return FAILURE, f"error: {told(error)}{session.then_resume()}"
