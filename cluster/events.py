@@ -1,6 +1,6 @@
 """What a running job tells the world. Knows names and numbers only; knows nobody who listens.
 
-JobStarted  (TaskDone | TaskRetried | Waiting)*  (JobFinished | JobFailed | JobInterrupted)
+JobStarted  (TaskDone | TaskRetried | Waiting | WorkersUp)*  (JobFinished | JobFailed | JobInterrupted)
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class WorkersUp:
+    """Workers came or went: so many are there now. Until it is first told, all that the start announced are."""
+
+    workers: int
+
+
+@dataclass(frozen=True)
 class RowsDone:
     """Of a batch, after each of its tasks: requests drawn, filtered, failed, and whole shards, of all runs together."""
 
@@ -89,7 +96,17 @@ class JobInterrupted:
     """The user stopped the run; what is done stays done."""
 
 
-Event = JobStarted | TaskDone | TaskRetried | Waiting | RowsDone | JobFinished | JobFailed | JobInterrupted
+Event = (
+    JobStarted
+    | TaskDone
+    | TaskRetried
+    | Waiting
+    | WorkersUp
+    | RowsDone
+    | JobFinished
+    | JobFailed
+    | JobInterrupted
+)
 OnEvent = Callable[[Event], None]
 
 
@@ -103,17 +120,17 @@ def as_map(on_event: OnEvent) -> OnEvent:
                 on_event(replace(event, stages=stages))
             case TaskDone() | TaskRetried():
                 on_event(replace(event, stage_name=f"map {event.stage_name}"))
-            case Waiting() | JobFailed() | JobInterrupted():
+            case Waiting() | WorkersUp() | JobFailed() | JobInterrupted():
                 on_event(event)
 
     return heard
 
 
 def waits_alone(on_event: OnEvent) -> OnEvent:
-    """A listener for a job that is a task of something larger: only what it waits for is news."""
+    """A listener for a job that is a task of something larger: only what it waits for, and for whom, is news."""
 
     def heard(event: Event) -> None:
-        if isinstance(event, Waiting):
+        if isinstance(event, Waiting | WorkersUp):
             on_event(event)
 
     return heard

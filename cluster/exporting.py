@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -140,9 +141,9 @@ def finished_picture(folder: Path) -> Picture:
         )
     if (folder / job_file.NAME).is_file() and (now := read_status(folder)).state != "finished":
         what = (
-            f"wait for it: hypermosaic status {folder} --watch"
+            f"wait for it: hypermosaic status {shlex.quote(str(folder))} --watch"
             if now.state == "running"
-            else f"finish it first: hypermosaic resume {folder}"
+            else f"finish it first: hypermosaic resume {shlex.quote(str(folder))}"
         )
         raise SpecError(f"{folder} is not finished ({now.state}, {int(100 * now.share)} % done); {what}")
     return Picture.open(folder)

@@ -10,9 +10,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.machine import environment, gigabytes, nearest_existing
+from cluster.machine import environment, nearest_existing
 from cluster.plan import Plan
 from cluster.spec import JobSpec, SpecError
+from cluster.words import gigabytes
 from storage import containers
 
 if TYPE_CHECKING:

@@ -145,6 +145,8 @@ class Run:
         match self.last_event:
             case "JobStarted":
                 self.workers = max(1, int(event.get("workers", 1)))
+            case "WorkersUp":
+                self.workers = max(1, int(event["workers"]))
             case "JobFailed":
                 self.error = str(event["error"])
             case "TaskDone":
@@ -224,5 +226,5 @@ def _damaged(path: Path, error: Exception) -> FormatError:
     if isinstance(error, FormatError):
         return error
     return FormatError(
-        f"{path} is damaged ({type(error).__name__}: {error}); going on with the job (hypermosaic resume) mends it"
+        f"{path} is damaged ({type(error).__name__}: {error}); it is mended when the job, or the batch, goes on"
     )

@@ -236,16 +236,16 @@ def _mapping(path: Path) -> dict[str, Any]:
     try:
         document = parse_yaml(read_text(path))
     except DocumentError as error:
-        hint = _nearby(path) or "; write one `name: value` a line"
-        raise SpecError(f"{path} {error}{hint}") from None
+        raise SpecError(f"{path} {error}; {_advice(path)}") from None
     if not isinstance(document, dict):
         raise SpecError(f"{path} holds {json.dumps(document, default=str)[:40]}, not `name: value` lines")
     return document
 
 
-def _nearby(path: Path) -> str:
-    if path.exists():
-        return ""
+def _advice(path: Path) -> str:
+    """What to do about a file of settings that cannot be used."""
+    if path.is_file():
+        return "write one `name: value` a line"
     names = [other.name for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {path.parent / near[0]}?" if near else ""
+    return f"did you mean {path.parent / near[0]}?" if near else "give a YAML file of settings"

@@ -168,11 +168,3 @@ def settled(load: Callable[[], T]) -> T:
     gc.collect()
     gc.freeze()
     return loaded
-
-
-def gigabytes(size: int) -> str:
-    """Bytes in the unit that suits them, in powers of ten."""
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size / 1000:.3g} kB"

@@ -70,11 +70,12 @@ def check_prediction(spec: JobSpec, info: ModelInfo) -> None:
 def correction_facts(info: ModelInfo) -> dict[str, Any]:
     """What of a model's configuration is used otherwise than its files say: it determines the pixels as well.
 
-    LoRAs are added by this program since it counts them; before, diffusers left out some of their tensors.
+    LoRAs are added by this program since it counts how; before, diffusers left out some of their tensors.
     """
     corrections = {fix.setting: fix.used for fix in info.notes.get("corrections", ())}
     facts: dict[str, Any] = {"corrections": corrections} if corrections else {}
-    return facts | ({"loras_fused": 2} if info.notes.get("loras") else {})
+    fused = info.notes.get("loras_fused")
+    return facts | ({} if fused is None else {"loras_fused": fused})
 
 
 def lost_settings(spec: JobSpec, info: ModelInfo) -> Iterator[str]:

@@ -31,6 +31,7 @@ from cluster.events import (
     Waiting,
     group_of,
 )
+from cluster.words import duration, one_line, time_left
 
 EVENTS = "events.jsonl"
 RECENT = 64
@@ -140,18 +141,6 @@ class Tally:
         return next((group for group in self.groups.values() if group.done < group.total), None)
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 10 min; "?" for None."""
-    if seconds is None:
-        return "?"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
@@ -186,8 +175,7 @@ class Lines:
         if group is None:
             return "finishing"
         share = 100 * group.done // group.total
-        left = group.seconds_left()
-        return f"{group.name} {group.done}/{group.total} ({share} %), about {duration(left)} left"
+        return f"{group.name} {group.done}/{group.total} ({share} %){time_left(group.seconds_left())}"
 
     def _say(self, text: str) -> None:
         self._stream.write(f"{text}\n")
@@ -196,11 +184,18 @@ class Lines:
 
 
 def started(groups: Iterable[Group], workers: int) -> str:
-    """ "340 denoise, 4 decode tasks; 2 workers", and what earlier runs did."""
-    parts = [f"{group.total} {group.name}" for group in groups]
+    """ "340 denoise, 4 decode tasks; 2 workers": what is left; and how many tasks earlier runs did."""
+    groups = tuple(groups)
+    left = {group.name: group.total - group.done for group in groups if group.done < group.total}
+    parts = ", ".join(f"{count} {name}" for name, count in left.items()) or "no"
     earlier = sum(group.done for group in groups)
     resumed = f", {earlier} done before" if earlier else ""
-    return f"{', '.join(parts)} tasks{resumed}; {workers} worker{'s' * (workers != 1)}"
+    tasks, hands = _plural("task", sum(left.values())), _plural("worker", workers)
+    return f"{parts} {tasks}{resumed}; {workers} {hands}"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
 
 
 def _again(event: TaskRetried) -> str:
@@ -213,7 +208,7 @@ def ended(event: JobFinished | JobFailed | JobInterrupted) -> str:
         case JobFinished():
             return f"finished in {duration(event.seconds)}"
         case JobFailed():
-            return f"failed: {event.error.splitlines()[0] if event.error else 'no reason given'}"
+            return f"failed: {one_line(event.error) if event.error else 'no reason given'}"
         case JobInterrupted():
             return "interrupted"
 
@@ -277,7 +272,8 @@ class Bars:
         under_way = 0 < group.done < group.total
         if under_way:
             self._progress.start_task(row)
-        left = f"{duration(group.seconds_left())} left" if under_way else ""
+        seconds = group.seconds_left() if under_way else None
+        left = "" if seconds is None else f"{duration(seconds)} left"
         self._progress.update(row, completed=group.done, left=left)
 
     def __enter__(self) -> Self:

@@ -15,12 +15,15 @@ from typing import Any
 
 from cluster.region_fields import Told, checked_told
 from cluster.spec import SpecError
-from storage.documents import DocumentError, parse_json, read_text
+from storage.documents import DocumentError, check_values, parse_json, read_text
 
 SUFFIXES = (".geojson", ".json")
 MOST_BYTES = 400 * 2**20
 """Of GeoJSON; so many points with all their digits."""
 MOST_POINTS = 5_000_000
+VALUES_OF_A_POINT = 4
+"""At most: itself, x, y, and a height that is not read."""
+SIMPLER = "simplify it, or draw a map of labels"
 Ring = tuple[tuple[float, float], ...]
 
 
@@ -54,17 +57,18 @@ def read_shapes(path: Path) -> tuple[Shape, ...]:
     shapes = tuple(_shape(feature, f"{path}: feature {number}") for number, feature in enumerate(features, 1))
     points = sum(len(ring) for shape in shapes for polygon in shape.polygons for ring in polygon)
     if points > MOST_POINTS:
-        raise SpecError(
-            f"{path} has {points:,} points; at most {MOST_POINTS:,} can be held: simplify it, or draw a map of labels"
-        )
+        raise SpecError(f"{path} has {points:,} points; at most {MOST_POINTS:,} can be held: {SIMPLER}")
     return shapes
 
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        document = parse_json(read_text(path, MOST_BYTES))
+        text = read_text(path, MOST_BYTES)
+        check_values(text, VALUES_OF_A_POINT * MOST_POINTS)
+        document = parse_json(text)
     except DocumentError as error:
-        raise SpecError(f"{path} {error}") from None
+        advice = f": {SIMPLER}" if path.is_file() and str(error).endswith(("MB", "values")) else ""
+        raise SpecError(f"{path} {error}{advice}") from None
     if not isinstance(document, dict) or document.get("type") not in ("FeatureCollection", "Feature"):
         raise SpecError(f"{path} is not GeoJSON: its type must be FeatureCollection or Feature")
     return document

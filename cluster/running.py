@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from cluster.executors.contract import Executor, Work
     from cluster.job import Job
     from storage.ledger import Ledger
+
+IN_THE_MESSAGE = ("prompt", "width", "height")
+"""Settings of a folder's job that are told wherever it is another's."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,13 @@ def run(
     on_event: OnEvent,
     make: Callable[[Work], Executor] = _executor,
     thorough: bool = False,
+    on_begun: Callable[[], None] = lambda: None,
 ) -> Result:
     """Do what is left of a prepared job; what is found missing or damaged is made again.
 
     make: its executor, and its map's, which are closed when they are done. thorough: of a finished job, read all that
-    it keeps, not only the sizes. Raises BlockingIOError where another process runs the job; then nothing is changed.
+    it keeps, not only the sizes. on_begun: called once the folder holds the job. Raises BlockingIOError where another
+    process runs the job; then nothing is changed.
     """
     from cluster.closing import needs_work, open_ledger
 
@@ -66,6 +72,7 @@ def run(
         _tidy(folder)
         job = job.reading(kept(job.spec, job.inputs, folder))
         job_file.save(job.spec, job.fingerprint, job.files)
+        on_begun()
         with open_ledger(job) as ledger:
             page = folder / "index.html"
             if job.map is not None and thorough:
@@ -120,7 +127,7 @@ def enter(job: Job, resume: bool) -> None:
     if saved.fingerprint != job.fingerprint:
         raise FormatError(
             f"{folder} holds another job ({saved.spec.prompt!r}, {saved.spec.width}x{saved.spec.height}"
-            f"{_differences(saved, job)}); choose another folder with --out"
+            f"{_differences(saved, job)}); choose another folder with --out{_way_on(saved, job)}"
         )
     if not resume:
         raise SpecError(
@@ -130,15 +137,25 @@ def enter(job: Job, resume: bool) -> None:
 
 def _differences(saved: job_file.SavedJob, job: Job) -> str:
     """Which settings differ, for people who believe that it is the same job; files count by content."""
-    elsewhere = ("prompt", "width", "height")  # in the message
+    names = [name for name in _other_settings(saved, job) if name not in IN_THE_MESSAGE]
+    return f"; other {', '.join(names)}" if names else ""
+
+
+def _way_on(saved: job_file.SavedJob, job: Job) -> str:
+    """How to go on with what a folder holds, where that can be: not if the model's files are what differs."""
+    if not _other_settings(saved, job):
+        return ""
+    return f", or go on with that one: hypermosaic resume {shlex.quote(str(job.spec.out))}"
+
+
+def _other_settings(saved: job_file.SavedJob, job: Job) -> list[str]:
     free = ("out", "executor", "workers", "block", "preview_every", "allow_pickle", "commits")
     names = [
         name
         for name in JobSpec.model_fields
-        if name not in (*elsewhere, *free, *INPUTS) and getattr(saved.spec, name) != getattr(job.spec, name)
+        if name not in (*free, *INPUTS) and getattr(saved.spec, name) != getattr(job.spec, name)
     ]
-    names += [name for name in INPUTS if saved.files.get(name) != job.inputs.get(name)]
-    return f"; other {', '.join(names)}" if names else ""
+    return [*names, *(name for name in INPUTS if saved.files.get(name) != job.inputs.get(name))]
 
 
 def is_job(folder: Path) -> bool:

@@ -13,6 +13,7 @@ import difflib
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -39,6 +40,8 @@ Spacing = Literal["leading", "trailing", "linspace"]
 
 LONGEST_SIDE = 10_000_000
 BLOCK = 128
+EMBEDDED = "embedded"
+QUOTES = "'\""
 MOST_CLEANED = 64
 PREVIEWS = 4
 """Of a block while it is denoised, unless a spec says otherwise; one more when it is done."""
@@ -135,7 +138,7 @@ class JobSpec(BaseModel):
             try:
                 super().__init__(**fields)
             except ValidationError as error:
-                raise SpecError(_one_line(error)) from None
+                raise SpecError(_one_line(error, str(fields.get("model", EMBEDDED)))) from None
 
     @field_validator("prompt")
     @classmethod
@@ -205,7 +208,6 @@ HINTS: Mapping[str, str] = {
     "height": "give pixels, as in --size 4096x4096",
     "overlap": "give a share of the patch, such as 0.5",
     "blend_last": "a quarter of the steps is usual, 0 leaves the borders of the last steps",
-    "num_inference_steps": "20 to 50 are usual",
     "guidance_scale": "1 switches guidance off, 7.5 is usual for text models",
     "cond_scale": "3 is usual, 0 ignores the prompt",
     "seed": "any whole number from 0 on will do",
@@ -219,25 +221,40 @@ HINTS: Mapping[str, str] = {
 }
 
 
-def _one_line(invalid: ValidationError) -> str:
-    """The first thing that is wrong, with the value, the limit and what to change."""
+def _one_line(invalid: ValidationError, model: str) -> str:
+    """The first thing that is wrong, with the value, the limit and what to change. model: that is asked for."""
     error = invalid.errors(include_url=False)[0]
     name, value, limits = str(error["loc"][0]), error["input"], error.get("ctx", {})
     hint = f"; {HINTS[name]}" if name in HINTS else ""
+    if name == "num_inference_steps":
+        hint = f"; leave it out for {_own_steps(model)}"
     match error["type"]:
         case "value_error":
             return str(limits["error"])
         case "extra_forbidden":
             near = difflib.get_close_matches(name, JobSpec.model_fields, n=1)
-            meant = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(JobSpec.model_fields)}"
-            return f"unknown setting {name}{meant}"
+            meant = f"did you mean {near[0]}?" if near else "hypermosaic generate --help names them all"
+            return f"unknown setting {_short(name).strip(QUOTES)}; {meant}"
         case "literal_error":
             return f"unknown {name.removesuffix('s')} {value!r}; choose {str(limits['expected']).replace(chr(39), '')}"
         case "missing":
             return f"{name} is missing{hint}"
         case "greater_than_equal" | "greater_than" | "less_than" | "less_than_equal":
-            return f"{name} {_short(value)} is out of range: it {_lower(error['msg'])}{hint}"
+            return f"{name} {_short(value).strip(QUOTES)} is out of range: it {_lower(error['msg'])}{hint}"
+        case "too_short":
+            return f"{name} is empty{hint}"
     return f"{name} {_short(value)} cannot be used: {_lower(error['msg'])}{hint}"
+
+
+def _own_steps(model: str) -> str:
+    """ "the model's own 12", of a model that is here: to ask the hub would take long."""
+    from generation.models import loading
+    from generation.models.errors import ModelError
+
+    if model.partition("/")[0] == EMBEDDED or Path(model).is_dir():
+        with suppress(ModelError):
+            return f"the model's own {loading.describe(model).num_inference_steps}"
+    return "the model's own number"
 
 
 def _short(value: object) -> str:

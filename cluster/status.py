@@ -33,7 +33,8 @@ class GroupStatus:
 class Status:
     """The state of a job. seconds: spent by its runs, waiting between them not counted; seconds_left: of this run.
 
-    workers: of the last run; patches_per_second: over its latest tasks, while it runs; waiting: what it waits for then.
+    workers: of the last run, that were there last; patches_per_second: over its latest tasks, while it runs; waiting:
+    what it waits for then.
     "silent": its last run has neither ended nor said anything for longer than its tasks take; it was probably killed.
     """
 

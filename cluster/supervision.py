@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from cluster.events import OnEvent, TaskRetried, Waiting, group_of
+from cluster.events import OnEvent, TaskRetried, Waiting, WorkersUp, group_of
 from cluster.executors.contract import Executor, Look
 from cluster.patience import LIMITS, Deadlines, Limits, passes
 from cluster.plan import Task
@@ -105,6 +105,7 @@ class Supervisor:
         self._errors: Counter[Task] = Counter()
         self._news = self._looked = clock()
         self._said = False
+        self._up = executor.workers
 
     def outcomes(
         self,
@@ -217,6 +218,7 @@ class Supervisor:
         """End the workers of tasks that are hung; say what is waited for, once, when there was no news for long."""
         self._looked = self._clock()
         look = self._executor.look()
+        self._tell_workers(look.up)
         for task, worker in look.running.items():
             if task in self._given:
                 self._check(task, worker)
@@ -225,6 +227,12 @@ class Supervisor:
             if what:
                 self._on_event(Waiting(what))
                 self._said = True
+
+    def _tell_workers(self, up: int | None) -> None:
+        """How many there are, where that has changed. That there are none is told as what is waited for."""
+        if up and up != self._up:
+            self._up = up
+            self._on_event(WorkersUp(up))
 
     def _check(self, task: Task, worker: str) -> None:
         given, kind = self._given[task], self._tasks.named(task).kind

@@ -32,6 +32,7 @@ from cluster.preview import read_preview
 from cluster.progress import EVENTS
 from cluster.spec import SpecError
 from cluster.status import Follower, GroupStatus, State, Status
+from cluster.words import one_line
 from storage.fingerprint import FormatError
 from storage.task_set import TaskSet
 from storage.viewer.pages import description_of
@@ -46,7 +47,6 @@ STATES = "work/state-*.zarr"
 MAP = "map"
 """Folder, in a job's, of the job that invents its class map first."""
 DEPTH = 2
-LONGEST_ERROR = 300
 LAST_EVENT = 1024  # bytes; the event of the end is shorter
 LARGEST_SIDE = 2**31  # pixels
 UNFINISHED = ("not started", "running", "silent", "interrupted", "failed")
@@ -160,7 +160,7 @@ class JobTeller:
             return Card(
                 folder.name,
                 "broken",
-                error=reason_of(error)[:LONGEST_ERROR],
+                error=one_line(reason_of(error)),
                 changed=_changed(folder),
                 has_page=False,
             )
@@ -187,7 +187,7 @@ class JobTeller:
         error = now.error if before is None else before.error
         return replace(
             self._card_in(folder, state, now.share),
-            error=error.splitlines()[0][:LONGEST_ERROR] if error else None,
+            error=one_line(error) if error else None,
             preview_version=None if preview is None else preview[1],
         )
 

@@ -97,6 +97,15 @@ def _size(count: int) -> str:
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 
+def check_values(text: str, most: int) -> None:
+    """Raise DocumentError for JSON of more values than that, which take many times its bytes, before they are made.
+
+    Each value but the first comes after a comma or a bracket; those in quotes count, too.
+    """
+    if sum(map(text.count, ",[{")) > most:
+        raise DocumentError(f"holds more than {most:,} values")
+
+
 def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
     """Its value; pairs: makes an object. Raises DocumentError."""
     try:

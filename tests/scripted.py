@@ -234,7 +234,8 @@ class Fake:
         return None
 
     def look(self) -> Look:
-        return Look(dict(self._has), "" if self.capacity(1) else f"{self.workers} workers are not there")
+        up = self.capacity(1)
+        return Look(dict(self._has), "" if up else f"{self.workers} workers are not there", up)
 
     def give_up(self, task: Task, why: Exception) -> None:
         self.ended.append((task, str(why)))

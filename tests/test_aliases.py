@@ -11,11 +11,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from cluster.cli import app
+from cluster.batch.entry import make_batch, table_of
 from cluster.commands import batching
+from cluster.commands.app import app
 from cluster.commands.flags import SpecFlags
 from cluster.job_file import read_fields, sides
-from cluster.spec import SpecError
+from cluster.spec import JobSpec, SpecError
+from storage.fingerprint import FormatError
 
 CHEAP = ["--device", "cpu", "--executor", "in-process"]
 REQUESTS = ["batch", "--label", "desert", "--image-size", "64", "--steps", "1", *CHEAP]
@@ -131,6 +133,22 @@ def test_a_batch_by_other_names(tmp_path: Path) -> None:
     seeds = [row["seed"] for row in pq.read_table(tmp_path / "b" / "data").to_pylist()]
     assert sorted(seeds) == [seeds[0], seeds[0] + 1]
     assert f"seed {seeds[0]}" in made.stderr.splitlines()
+
+
+def test_a_batch_of_another_seed_tells_it(tmp_path: Path) -> None:
+    """As one that was begun with a seed that was drawn, and now draws another."""
+
+    def interrupted(spec: JobSpec) -> None:
+        raise KeyboardInterrupt
+
+    fields = {"prompt": "ice", "width": 64, "height": 64, "num_inference_steps": 1, "out": tmp_path / "b",
+              "executor": "in-process", "device": "cpu"}  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        make_batch(table_of(None, 2), {**fields, "seed": 7}, on_claimed=interrupted)
+    with pytest.raises(FormatError, match="the seed 7, not 8: was it begun with --seed 7"):
+        make_batch(table_of(None, 2), {**fields, "seed": 8}, resume=True)
+    with pytest.raises(FormatError, match="or version.; choose"):
+        make_batch(table_of(None, 3), {**fields, "seed": 7}, resume=True)
 
 
 def test_large_batches_need_a_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,7 @@ def test_the_library_datasets_loads_it(done: Path, tmp_path: Path) -> None:
 def test_the_card_counts_and_names_the_licence(done: Path) -> None:
     _, front, body = (done / "README.md").read_text().split("---\n", 2)
     card = yaml.safe_load(front)
+    assert "255 is no class: leave these pixels out when you train" in body
     assert card["license"] == "other"  # the tiny model is not the embedded one
     assert card["dataset_info"]["splits"][0]["num_examples"] == len(ROWS)
     assert card["configs"][0]["data_files"][0]["path"] == "data/train-*.parquet"

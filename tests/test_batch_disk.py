@@ -15,7 +15,7 @@ from cluster.batch.entry import plan_batch
 from cluster.batch.extras import Extras
 from cluster.batch.plan import ROW_BYTES, Sizes
 from cluster.batch.requests import rows_at_hand
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.spec import SpecError
 
 

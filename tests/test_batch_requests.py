@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from cluster.batch.checking import planned
 from cluster.batch.plan import Sizes
 from cluster.batch.requests import Table, rows_at_hand, table_at
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.spec import JobSpec, SpecError
 from generation.models.loading import describe
 from storage.claim import Claim

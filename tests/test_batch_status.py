@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import cluster
 from cluster.batch.status import BatchFollower, BatchStatus, read_batch_status
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.events import JobFailed, JobFinished, JobInterrupted, JobStarted, RowsDone, StageTotal, TaskDone
 from storage.fingerprint import FormatError
 

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from tiny_class_models import build_class_map
 from typer.testing import CliRunner, Result
 
-from cluster.cli import app
 from cluster.commands import doctor
-from cluster.commands.boundary import Session, judged
+from cluster.commands.app import app
+from cluster.commands.boundary import judged
+from cluster.commands.session import Session
 from cluster.executors.ray_tokens import what_to_set
 
 

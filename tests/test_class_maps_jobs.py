@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from cluster import generate
 from cluster.class_maps import image_map
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.identity import picture_facts
 from cluster.job import prepare
 from cluster.spec import JobSpec, SpecError
@@ -187,7 +187,7 @@ def test_one_line_and_exit_code_2(model: Path, tmp_path: Path) -> None:
         *here, "--classes", good, "--class-labels", other
     )
     assert "give the map with --classes" in refused("--model", str(model), "--class-labels", other)
-    assert "clean_map '65' is out of range" in refused(*here, "--classes", good, "--clean-map", "65")
+    assert "clean_map 65 is out of range" in refused(*here, "--classes", good, "--clean-map", "65")
     assert "clean_map 'x' cannot be used" in refused(*here, "--classes", good, "--clean-map", "x")
 
 

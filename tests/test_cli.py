@@ -14,13 +14,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from cluster import api, driver, supervision
-from cluster.cli import app
+from cluster import api, driver, job_file, supervision
 from cluster.commands import doctor, making
+from cluster.commands.app import app
 from cluster.commands.flags import SpecFlags, slug
 from cluster.events import OnEvent
 from cluster.report import Pace
 from cluster.spec import JobSpec
+from storage.claim import Claim
 
 SMALL = ["--size", "256x256", "--num-inference-steps", "2", "--executor", "in-process", "--device", "cpu"]
 
@@ -70,7 +71,7 @@ def test_help_names_every_flag(command: str) -> None:
     assert [flag for flag in FLAGS.split() if flag not in text] == []
 
 
-@pytest.mark.parametrize("module", ["cluster.cli", "cluster.executors.actor"])
+@pytest.mark.parametrize("module", ["cluster.commands.app", "cluster.executors.actor"])
 def test_help_and_an_actor_of_ray_begin_without_torch(module: str) -> None:
     program = f"import {module}, sys; print([name for name in ('torch', 'ray', 'diffusers') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -101,8 +102,12 @@ def test_functions_are_not_hidden_by_modules_of_the_same_name() -> None:
         (["generate", "desert", "--scheduler", "eulr"], "unknown scheduler"),
         (["generate", "desert", "--model", "no/such/model"], "unknown model"),
         (["generate", "a teapot"], "teapot"),
-        (["generate", "desert", "--config", "none.yaml"], "none.yaml"),
-        (["generate", "desert", "--size", "9999999x9999999"], "TB"),
+        (
+            ["generate", "desert", "--config", "none.yaml"],
+            "none.yaml does not exist; give a YAML file of settings",
+        ),
+        (["batch"], "no requests given"),
+        (["generate", "desert", "--size", "9999999x9999999"], "1.77 PB"),
         (["generate", "desert", "--classes", "none.png"], "none.png"),
         (["resume", "nowhere"], "job.yaml"),
         (["status", "nowhere"], "job.yaml"),
@@ -126,8 +131,30 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     assert "other files" in one_line(result)
 
 
-def failing_with(error: BaseException) -> Callable[..., Any]:
-    def run(job: Any, *, resume: bool, on_event: OnEvent, make: Any, thorough: bool) -> Any:
+def test_a_folder_of_another_job_says_how_to_go_on_with_it(tmp_path: Path) -> None:
+    out = tmp_path / "two words"
+    out.mkdir()
+    flags = ["generate", "desert", *SMALL, "--out", out]
+    asked = SpecFlags(
+        prompt="desert", size="256", num_inference_steps="2", executor="in-process", device="cpu"
+    )
+    job_file.save(api.prepared(asked.spec(), check_fit=False).spec.model_copy(update={"out": out}), "another")
+    unlike = call(*flags, "--seed", "random", "--resume")
+    assert unlike.exit_code == 2
+    *_, last = unlike.stderr.splitlines()
+    assert "other seed" in last and last.endswith(f"or go on with that one: hypermosaic resume '{out}'")
+    alike = call(
+        *flags, "--resume"
+    )  # but for the files of the model, say, so that it could not be gone on with
+    assert "holds another job" in one_line(alike) and "hypermosaic resume" not in alike.stderr
+
+
+def failing_with(error: BaseException, begun: bool = True) -> Callable[..., Any]:
+    def run(
+        job: Any, *, resume: bool, on_event: OnEvent, make: Any, thorough: bool, on_begun: Callable[[], None]
+    ) -> Any:
+        if begun:
+            on_begun()
         raise error
 
     return run
@@ -160,6 +187,26 @@ def test_failures_say_how_to_go_on(
     assert words in result.stderr
     assert f"hypermosaic resume {out}" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), PermissionError(13, "Permission denied"), MemoryError()]
+)
+def test_what_never_began_is_not_gone_on_with(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "run", failing_with(error, begun=False))
+    result = call("generate", "desert", *SMALL, "--out", tmp_path / "job")
+    assert result.exit_code in (1, 130) and result.stderr.strip()
+    assert "resume" not in result.stderr and "nothing done is lost" not in result.stderr
+
+
+def test_a_folder_where_another_process_works_is_only_named(tmp_path: Path) -> None:
+    with Claim(tmp_path / "job"):
+        result = call("generate", "desert", *SMALL, "--out", tmp_path / "job")
+    assert result.exit_code == 1
+    assert str(tmp_path / "job") in one_line(result)
+    assert "resume" not in result.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -14,14 +15,14 @@ from typer.testing import CliRunner
 
 from cluster.batch.requests import table_at
 from cluster.class_labels import READERS
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.job_file import read_fields
 from cluster.region_shapes import read_shapes
 from cluster.spec import SpecError
 from generation.training.classes import EARTH
 from generation.training.config import ConfigError, read_config
 from generation.training.export import export
-from storage.documents import DocumentError, parse_json, parse_yaml, read_text, text_lines
+from storage.documents import DocumentError, check_values, parse_json, parse_yaml, read_text, text_lines
 from storage.exports.path import read_keyframes
 from storage.geometry import TOPOLOGIES, Canvas
 
@@ -132,6 +133,26 @@ def test_endless_tables(ending: str, tmp_path: Path) -> None:
         with pytest.raises(SpecError) as refused:
             list(table_at(tmp_path / f"{name}.{ending}").read({"prompt", "width", "height"}))
         assert name in str(refused.value) and len(str(refused.value)) < 300
+
+
+def test_shapes_of_too_many_values_are_refused_before_these_are_made(tmp_path: Path) -> None:
+    """A point of five characters takes two hundred bytes, so a few megabytes of a file would fill a memory."""
+    path = tmp_path / "shapes.geojson"
+    path.write_text('{"type": "FeatureCollection", "features": [' + "[0,0]," * 6_700_000 + "0]}")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SpecError) as refused:
+        read_shapes(path)
+    assert (
+        str(refused.value)
+        == f"{path} holds more than 20,000,000 values: simplify it, or draw a map of labels"
+    )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+    os.truncate(path, 401 * 2**20)
+    with pytest.raises(SpecError, match="is larger than 400 MB: simplify it"):
+        read_shapes(path)
+    check_values('{"a": [1, 2]}', 3)
+    with pytest.raises(DocumentError, match="more than 2 values"):
+        check_values('{"a": [1, 2]}', 2)
 
 
 def test_lines_of_any_number(tmp_path: Path) -> None:

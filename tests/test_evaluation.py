@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.commands.app import app
 from generation.models.loading import load
 from generation.training import checkpoints, classes, crops, export, latents, networks
 from generation.training.evaluation import drawing, fidelity, judging, kid, memorisation

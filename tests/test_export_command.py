@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 import cluster
 from cluster import exporting
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.commands.exporting import NAMES
 from cluster.spec import SpecError
 from storage.exports import formats

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.commands.app import app
 from storage.exports import frames as frames_module
 from storage.exports import video
 from storage.exports.contract import ExportError

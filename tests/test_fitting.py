@@ -15,7 +15,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from cluster import fitting, machine
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.fitting import DoesNotFit, bytes_by_output, disk_peak_bytes, worker_bytes
 from cluster.job import Job, Note, prepare, unnoted
 from cluster.report import report_on

@@ -12,7 +12,7 @@ from engine import INFO, files_of, run_here, tiny_job, whole_block
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.identity import picture_facts
 from cluster.report import guessed_pace
 from cluster.spec import JobSpec, SpecError

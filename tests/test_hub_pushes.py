@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cluster import api, generate, job_file
 from cluster.batch.entry import make_batch
 from cluster.batch.requests import rows_at_hand
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.driver import Interrupted
 from cluster.events import TaskDone
 from cluster.executors import make

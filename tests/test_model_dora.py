@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from cluster.prediction import correction_facts
 from generation.models.errors import ModelError
 from generation.models.loading import describe
 from generation.models.lora import Lora
@@ -75,6 +76,18 @@ def test_weights_are_those_of_diffusers(
     for key, value in expected.items():
         torch.testing.assert_close(actual[key], value, atol=1e-5, rtol=1e-4, msg=key)
     assert "unused" not in describe(str(folders[name]), loras=[str(file)]).notes
+
+
+def test_a_job_knows_that_magnitudes_are_used(folders: dict[str, Path], tmp_path: Path) -> None:
+    """One that was begun when they were left out must not be gone on with; without them nothing has changed."""
+    file = build_dora(folders["sd1"], tmp_path)
+    tensors = {name: tensor for name, tensor in load_file(file).items() if "magnitude" not in name}
+    save_file(tensors, tmp_path / "plain.safetensors")
+    facts = [
+        correction_facts(describe(str(folders["sd1"]), loras=loras))
+        for loras in ([], [str(tmp_path / "plain.safetensors")], [str(file)])
+    ]
+    assert [fact.get("loras_fused") for fact in facts] == [None, 2, 3]
 
 
 def test_each_output_has_its_magnitude(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -208,6 +208,16 @@ def test_unknown_models_get_a_suggestion(folders: dict[str, Path]) -> None:
         load(str(folders["sd1"]), dtype="int8")
 
 
+def test_only_what_could_be_a_model_is_suggested(tmp_path: Path) -> None:
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "paper.txt").touch()
+    with pytest.raises(ModelError, match=r"@revision\]$"):
+        describe(str(tmp_path / "paper"))
+    (tmp_path / "paper.safetensors").touch()
+    with pytest.raises(ModelError, match="did you mean '.*paper.safetensors'"):
+        describe(str(tmp_path / "paper.safetensor"))
+
+
 @pytest.mark.parametrize(
     "damage", [lambda raw: raw[:-100], lambda raw: raw[:20], lambda raw: b"", lambda raw: b"x" * 99]
 )

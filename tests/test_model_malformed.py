@@ -13,7 +13,7 @@ from tiny_class_models import build_class_map
 from tiny_models import build_lora
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.job import prepare
 from cluster.spec import JobSpec
 from generation.models.errors import ModelError

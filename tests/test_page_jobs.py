@@ -19,7 +19,7 @@ from test_page_saving import KEEP_FILES, numbers, saved_file
 from typer.testing import CliRunner
 
 from cluster import job_file
-from cluster.cli import app as command_line
+from cluster.commands.app import app as command_line
 from cluster.events import JobFailed
 from cluster.spec import JobSpec
 from cluster.viewing import viewer_of

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
 from cluster import api, generate, job_file, viewing
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.driver import Interrupted
 from cluster.events import TaskDone
 from cluster.job import prepare

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from cluster import api, batch, generate, job_file
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.driver import Interrupted
 from cluster.events import TaskDone
 from cluster.spec import JobSpec, SpecError

@@ -22,11 +22,12 @@ from cluster.events import (
     TaskDone,
     TaskRetried,
     Waiting,
+    WorkersUp,
     as_map,
     waits_alone,
 )
 from cluster.history import Tail
-from cluster.progress import EVENTS, Bars, JsonLines, Lines, Tally, duration, fan_out
+from cluster.progress import EVENTS, Bars, JsonLines, Lines, Tally, fan_out
 from cluster.spec import JobSpec
 from cluster.status import LEDGER, read_status
 from storage.ledger import Ledger, Written
@@ -93,6 +94,28 @@ def test_lines_come_every_few_seconds_and_at_the_ends() -> None:
     ]
 
 
+def test_what_is_announced_is_what_is_left() -> None:
+    """As where tiles were lost: only what makes them again is to be done."""
+    stream = StringIO()
+    stages = (StageTotal("denoise 0", 6, 6), StageTotal("decode", 8, 3), StageTotal("pyramid 1", 2, 0))
+    Lines(stream)(JobStarted(stages, 1))
+    Lines(stream)(JobStarted(stages[:1], 2))
+    Lines(stream)(JobStarted((*stages[:1], StageTotal("decode", 8, 7)), 2))
+    assert stream.getvalue().splitlines() == [
+        "started: 5 decode, 2 pyramid tasks, 9 done before; 1 worker",
+        "started: no tasks, 6 done before; 2 workers",
+        "started: 1 decode task, 13 done before; 2 workers",
+    ]
+
+
+def test_before_anybody_knows_how_long_it_takes_nothing_is_said_of_it() -> None:
+    clock, stream = Clock(), StringIO()
+    lines = Lines(stream, seconds_between=0.0, clock=clock)
+    lines(JobStarted((StageTotal("decode", 1, 0), StageTotal("pyramid 1", 2, 0)), 1))
+    lines(TaskDone(0, "decode", 0, 1.0, 1, "a"))
+    assert stream.getvalue().splitlines()[1:] == ["pyramid 0/2 (0 %)"]
+
+
 def test_bars_show_one_row_a_group() -> None:
     console = Console(file=StringIO(), force_terminal=True, width=100, color_system=None)
     with Bars(console) as bars:
@@ -125,21 +148,6 @@ def test_the_file_holds_every_event_and_survives_a_torn_line(tmp_path: Path) -> 
     assert datetime.fromisoformat(first["time"]).tzinfo is not None
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (None, "?"),
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (185, "3 min 05 s"),
-        (7800, "2 h 10 min"),
-    ],
-)
-def test_durations_in_words(seconds: float | None, words: str) -> None:
-    assert duration(seconds) == words
-
-
 # --- status ----------------------------------------------------------------------------------------------------------
 
 
@@ -165,6 +173,12 @@ def test_the_status_of_a_running_job(tmp_path: Path) -> None:
     assert status.seconds_left == pytest.approx((4 + 2) * 3.0 / 2)  # mean of 2 s and 4 s, two workers
 
 
+def test_the_status_follows_the_number_of_workers(tmp_path: Path) -> None:
+    status = read_status(job_folder(tmp_path / "job", STARTED, done(0, 0), done(0, 1, 4.0), WorkersUp(3)))
+    assert (STARTED.workers, status.workers) == (2, 3)
+    assert status.seconds_left == pytest.approx((4 + 2) * 3.0 / 3)
+
+
 def test_what_a_job_waits_for_is_told_until_there_is_news(tmp_path: Path) -> None:
     waits = Waiting("waiting for a task that runs for 31 s on host:1")
     folder = job_folder(tmp_path / "job", STARTED, done(0, 0), waits)
@@ -188,8 +202,9 @@ def test_waits_of_jobs_within_are_heard() -> None:
     waits = Waiting("waiting")
     for within in (as_map(heard.append), waits_alone(heard.append)):
         within(waits)
+        within(WorkersUp(3))
     waits_alone(heard.append)(done(0, 0))
-    assert heard == [waits, waits]
+    assert heard == [waits, WorkersUp(3)] * 2
 
 
 @pytest.mark.parametrize(

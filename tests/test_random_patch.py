@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from cluster import job_file
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.driver import Interrupted
 from cluster.executors.in_process import InProcess
 from cluster.history import DoneTasks

@@ -123,7 +123,7 @@ def job_of(folder: Path, **fields: Any) -> Job:
         (["--region-box", "-5,0,20,10=a barn"], "lies outside the picture: it reaches from x -5"),
         (["--region-box", "0,50%,50%,60%=a barn"], "lies outside the picture: it reaches from y 32 to 70.4"),
         (["--region-feather", "9"], "region-feather needs regions"),
-        (["--region-box", "0,0,9,9=a", "--region-feather", "-3"], "region_feather '-3' is out of range"),
+        (["--region-box", "0,0,9,9=a", "--region-feather", "-3"], "region_feather -3 is out of range"),
         (["--region-box", "0,0,9,9=a", "--region-feather", "soft"], "region_feather 'soft' cannot be used"),
         (["--region-box", "0,0,9,9=a", "--region-feather", "99999"], str(MOST_FEATHER)),
     ],

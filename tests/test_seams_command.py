@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from cluster import job_file, seam_picture
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.events import JobFinished, JobInterrupted, JobStarted, StageTotal
 from cluster.job import Job
 from cluster.progress import EVENTS, JsonLines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,16 @@ def test_a_card_shows_some_pictures(client: TestClient) -> None:
     assert card.size == (640, 400)
     assert np.abs(np.subtract(card.getpixel((20, 20)), COLOURS[0])).max() < 6
     assert np.abs(np.subtract(card.getpixel((180, 20)), COLOURS[1])).max() < 6
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 11])
+def test_a_card_of_few_pictures_is_full(count: int, tmp_path: Path) -> None:
+    few = data_set(tmp_path / "few")
+    shutil.rmtree(few / "work")
+    write(few / "data" / "train-00000-of-00002.parquet", [row(index, "sea", (0,)) for index in range(count)])
+    card = np.asarray(image_of(client_of(few).get("/thumbnail.jpg").content).convert("RGB"))
+    nearest = min(np.abs(card[-20:, -20:].astype(int) - colour).max() for colour in COLOURS)
+    assert (card.shape, nearest < 8) == ((400, 640, 3), True)
 
 
 def test_a_large_picture_has_a_page_to_zoom_in(client: TestClient) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.commands.boundary import judged, stoppable_session
+from cluster.commands.boundary import judged
+from cluster.commands.session import stoppable_session
 from cluster.commands.streams import Forgiving
 from cluster.stops import ENDING, Stops, handlers, kept
 from cluster.training import asked_to_stop
@@ -139,6 +140,30 @@ def test_what_an_interrupted_import_raises_is_the_interrupt() -> None:
     with pytest.raises(KeyboardInterrupt):
         session.stops(signal.SIGTERM)
     assert judged(ImportError("initialization failed"), session) == (143, "interrupted")
+
+
+IMPATIENT = """
+import contextlib, os, signal, sys
+from cluster.cli import main
+class Impatient:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            with contextlib.suppress({caught}):
+                os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Impatient())
+sys.argv[2:] = ["plan", "desert"]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["cluster.machine", "typer", "rich.console", "yaml"])
+@pytest.mark.parametrize("caught", ["", "KeyboardInterrupt"])
+def test_ctrl_c_while_the_commands_are_imported_is_a_line(module: str, caught: str) -> None:
+    """caught: by a library that goes on without what it wanted to import."""
+    program = [sys.executable, "-c", IMPATIENT.format(caught=caught), module]
+    ended = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
 
 
 # --- handlers --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import build_lora, build_single_file
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.executors.in_process import InProcess
 from cluster.spec import JobSpec, SpecError
 from generation.models.contracts import Model

@@ -43,12 +43,13 @@ def spec(**fields: Any) -> JobSpec:
         ("dtype", "int8", ["unknown dtype 'int8'"]),
         ("device", "tpu", ["unknown device 'tpu'", "cpu or cuda"]),
         ("outputs", "tiff", ["unknown output 'tiff'", "ome-zarr or deep-zoom"]),
-        ("outputs", "", ["outputs"]),
-        ("num_inference_steps", 0, ["num_inference_steps 0"]),
+        ("outputs", "", ["outputs is empty; name one or both of ome-zarr, deep-zoom"]),
+        ("num_inference_steps", 0, ["num_inference_steps 0 is", "; leave it out for the model's own 12"]),
         ("guidance_scale", float("inf"), ["guidance_scale inf"]),
         ("seed", -1, ["seed -1"]),
         ("seed", 2**64, ["seed", "less than 18446744073709551616"]),
         ("workers", 0, ["workers 0"]),
+        ("lens", "wide", ["unknown setting lens; hypermosaic generate --help"]),
         ("schduler", "ddim", ["unknown setting schduler", "did you mean scheduler"]),
     ],
 )
@@ -59,6 +60,13 @@ def test_a_wrong_setting_is_one_line_with_value_and_limit(field: str, value: Any
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_the_steps_that_are_usual_are_the_model_s() -> None:
+    with pytest.raises(SpecError, match="num_inference_steps 0 is .*the model's own 4$"):
+        spec(num_inference_steps="0", model="embedded/fast")
+    with pytest.raises(SpecError, match="num_inference_steps 0 is .*the model's own number$"):
+        spec(num_inference_steps=0, model="org/of-the-hub")
 
 
 def test_what_is_missing_is_named() -> None:

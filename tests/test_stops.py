@@ -14,7 +14,7 @@ import pytest
 from engine import files_of
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.commands.app import app
 
 PROGRAM = [sys.executable, "-m", "cluster.cli"]
 PICTURE = ["generate", "desert", "--size", "256x256", "--num-inference-steps", "8", "--block", "64", "--seed", "5",

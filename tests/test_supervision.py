@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from scripted import HANGS, LOST, TWICE, Act, Clock, Fake, Run, Strip, drive
 
-from cluster.events import TaskRetried, Waiting
+from cluster.events import TaskRetried, Waiting, WorkersUp
 from cluster.patience import LIMITS, Deadlines, Limits, passes
 from cluster.plan import Task
 from cluster.queueing import Queue
@@ -45,6 +45,13 @@ def test_without_failures_each_task_is_given_out_once() -> None:
     fake, run = driven({})
     assert times_taken(fake) == {} and run.events == []
     assert fake.most == 2
+
+
+def test_workers_that_come_and_go_are_told_of() -> None:
+    """Two were announced; one is late, and none says nothing that the wait for them does not say."""
+    late = Strip(blocks=30, steps=1)
+    assert driven({}, up=(0, 12), strip=late)[1].events == [WorkersUp(1), WorkersUp(2)]
+    assert driven({}, up=(12, 12), strip=late)[1].events == []
 
 
 def test_a_lost_task_is_given_out_again() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from cluster import training
-from cluster.cli import app
+from cluster.commands.app import app
 from cluster.commands.training import settled
 from generation.training import checkpoints, trainers
 from generation.training import denoiser as denoiser_module

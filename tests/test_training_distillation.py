@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.commands.app import app
 from generation.models.loading import load
 from generation.training import checkpoints, denoiser, distillation, export, loop, networks
 from generation.training.classes import EARTH

@@ -193,3 +193,17 @@ def test_a_gallery_follows_its_jobs(tmp_path: Path) -> None:
     assert "<title>jobs: pictures</title>" in document
     assert not complaints
     assert share_of(screen, FINE) > 0.02
+
+
+def test_a_picture_that_cannot_be_had_leaves_its_place_empty(tmp_path: Path) -> None:
+    root = tmp_path / "jobs"
+    job = GrowingJob(root / "first")
+    for step in rest(job):
+        step()
+    shutil.rmtree(job.folder / "image.zarr")
+    for level in (job.folder / "image_files").iterdir():
+        if level.name != "0":
+            shutil.rmtree(level)
+    _, document, complaints = looked_at(build_gallery(root, lambda: find_jobs(root), JobTeller()), tmp_path)
+    assert re.search(r'<img src="[^"]+thumbnail[^"]+"[^>]* hidden', document)
+    assert all("404" in complaint for complaint in complaints)

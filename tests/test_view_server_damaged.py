@@ -12,7 +12,7 @@ from growing_job import GrowingJob, damaged
 from test_view_server_gallery import cards_of, client_of
 from typer.testing import CliRunner
 
-from cluster.cli import app as command_line
+from cluster.commands.app import app as command_line
 
 NO_PACE = json.dumps(
     {

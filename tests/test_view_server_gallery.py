@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from cluster.cli import app as command_line
+from cluster.commands.app import app as command_line
 from cluster.events import JobFailed, JobFinished, JobInterrupted
 from cluster.status import Follower
 from cluster.viewing import JobTeller, check_shown, find_jobs, viewer_of
@@ -191,9 +192,22 @@ def test_cards_follow_their_jobs(tmp_path: Path) -> None:
     assert client.get("/cards.html", headers={"If-None-Match": same.headers["etag"]}).status_code == 304
 
 
-def test_jobs_come_and_go_without_a_restart(tmp_path: Path) -> None:
-    import shutil
+@pytest.mark.parametrize("gone", [["image.zarr", "image_files"], ["image.zarr", "image_files", "image.dzi"]])
+def test_a_finished_job_without_its_picture_says_so(gone: list[str], tmp_path: Path) -> None:
+    job = GrowingJob(tmp_path / "one")
+    for group, index in ((0, 0), (0, 1), (1, 0)):
+        job.paint(group, index)
+    job.finish()
+    client = client_of(tmp_path)
+    assert "<img" in client.get("/cards.html").text
+    for name in gone:
+        path = job.folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    card = client.get("/cards.html").text
+    assert "<img" not in card and ">finished; nothing to show<" in card
 
+
+def test_jobs_come_and_go_without_a_restart(tmp_path: Path) -> None:
     clock = [0.0]
     registry = Registry(tmp_path, lambda: find_jobs(tmp_path), lambda: clock[0])
     GrowingJob(tmp_path / "one")

@@ -12,8 +12,8 @@ import pytest
 import typer.main
 from rich.console import Console
 
-from cluster.cli import app
 from cluster.commands import doctor, seams
+from cluster.commands.app import app
 from cluster.commands.looking import headline, picture_of, progress_words
 from cluster.commands.making import rows_of, table_of
 from cluster.events import JobStarted, StageTotal, TaskDone

@@ -107,12 +107,12 @@ def _classes(batch: Batch) -> list[str]:
     if not batch.masked:
         return []
     legend = json.loads((batch.out / NAME).read_text(encoding="utf-8"))["legend"]
-    named = [f"{index} {name}" for index, (name, _) in enumerate(legend)]
+    named = ", ".join(f"{index} {name}" for index, (name, _) in enumerate(legend))
     kind = "class" if batch.info.class_names else "region"
     return [
         "## Classes" if batch.info.class_names else "## Regions",
         "",
-        f"`mask` holds the {kind} of every pixel by its number, 255 where there is none:",
-        f"{', '.join(named)}.",
+        f"`mask` holds the {kind} of every pixel by its number: {named}.",
+        f"255 is no {kind}: leave these pixels out when you train (`ignore_index=255` in PyTorch's losses).",
         "",
     ]

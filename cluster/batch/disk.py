@@ -13,8 +13,9 @@ from pathlib import Path
 from cluster.batch.extras import Extras
 from cluster.batch.names import DATA, PARTS, WORK
 from cluster.batch.plan import ROW_BYTES, Batch
-from cluster.machine import gigabytes, nearest_existing
+from cluster.machine import nearest_existing
 from cluster.spec import SpecError
+from cluster.words import gigabytes
 
 LOG = logging.getLogger(__name__)
 CLASS_MAP_MODEL, OTHER_MODELS = 1.2, 2.0

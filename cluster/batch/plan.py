@@ -243,7 +243,8 @@ def _claim(batch: Batch, resume: bool) -> None:
             )
         if saved.get("format_version") != FORMAT_VERSION or saved.get("fingerprint") != batch.fingerprint:
             raise FormatError(
-                f"{batch.out} holds another batch (other requests, settings, model or version); choose another --out"
+                f"{batch.out} holds another batch (other requests, settings, model or version{_seeds(batch)}); "
+                "choose another --out"
             )
         if not resume:
             raise SpecError(
@@ -260,6 +261,22 @@ def _claim(batch: Batch, resume: bool) -> None:
     }
     document |= {"legend": _legend(batch)}
     replace_file(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _seeds(batch: Batch) -> str:
+    """What tells apart a batch that was begun with a drawn seed from one that draws another."""
+    began, now = (_first_seed(batch.work / name) for name in (REQUESTS, UNCLAIMED))
+    if began is None or began == now:
+        return ""
+    return f"; its first request has the seed {began}, not {now}: was it begun with --seed {began}?"
+
+
+def _first_seed(path: Path) -> int | None:
+    """Of the request in row 0; None where requests are not kept any more."""
+    if not path.is_file():
+        return None
+    with pq.ParquetFile(path) as file:
+        return int(file.read_row_group(0, columns=["seed"])[0][0].as_py())
 
 
 def _legend(batch: Batch) -> Legend:

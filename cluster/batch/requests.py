@@ -118,10 +118,14 @@ def table_at(path: Path) -> Table:
     if path.exists() and not path.is_file():
         raise SpecError(f"{path} is no file; give a table of requests")
     if not path.exists():
-        near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*")], n=1)
+        near = difflib.get_close_matches(path.name, _tables_in(path.parent), n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise SpecError(f"{path} does not exist{hint}")
     return Table(path.name, path, path.parent)
+
+
+def _tables_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("*") if path.suffix.lower() in FORMATS]
 
 
 def rows_at_hand(rows: Iterable[Row]) -> Table:

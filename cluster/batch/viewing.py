@@ -16,6 +16,7 @@ from cluster.batch.names import DATA, MANIFESTS, NAME, PARTS, TIMINGS, WORK
 from cluster.batch.seconds import Seconds
 from cluster.batch.status import BatchFollower
 from cluster.progress import EVENTS
+from cluster.words import one_line
 from storage.viewer.told import Card, Sheet
 
 SHARD = re.compile(r"train-(\d{5})-of-\d{5,}\.parquet")
@@ -67,7 +68,7 @@ class BatchTeller:
             share=now.share,
             facts=tuple(fact for fact in facts if fact),
             changed=max(times, default=0.0),
-            error=now.error.splitlines()[0][:300] if now.error else None,
+            error=one_line(now.error) if now.error else None,
             preview_version=None if first is None else int(first.stat().st_mtime),
             kind="batch",
         )

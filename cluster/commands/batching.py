@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands.boundary import FAILURE, session_of
+from cluster.commands.boundary import FAILURE
 from cluster.commands.flags import PICTURE, PLACE, RUN, seeded, slug
 from cluster.commands.making import ASK_BYTES, Debug, Yes, agree, shorter, shown, waited_for
+from cluster.commands.session import session_of
 from cluster.job_file import canonical, read_fields
-from cluster.machine import gigabytes
+from cluster.words import gigabytes
 
 if TYPE_CHECKING:
     from cluster.batch.disk import DiskNeed
@@ -202,10 +203,9 @@ def batch(
     fields = seeded(asked)
     fields["out"] = out or fields.get("out") or _folder(requests, fields)
 
-    what = (
-        requests.name if requests is not None else f"{n_images} of {shorter(str(fields.get('prompt', '')))!r}"
-    )
-    session.announce(f"a batch, {what}, in {fields['out']}: reading the model and checking all requests")
+    if (requests is None) != (n_images is None):  # otherwise the table is refused below, in the next line
+        what = _asked(requests, n_images, str(fields.get("prompt", "")))
+        session.announce(f"a batch, {what}, in {fields['out']}: reading the model and checking all requests")
 
     from cluster.batch.entry import make_batch, plan_batch, table_of
     from cluster.batch.extras import Extras
@@ -250,6 +250,13 @@ def batch(
             file=sys.stderr,
         )
         raise typer.Exit(FAILURE)
+
+
+def _asked(requests: Path | None, n_images: int | None, prompt: str) -> str:
+    """ "requests.csv", "1,000 of 'forest'"."""
+    if requests is not None:
+        return requests.name
+    return f"{n_images:,} of {shorter(prompt)!r}" if prompt else f"{n_images:,} pictures"
 
 
 def _folder(requests: Path | None, fields: dict[str, Any]) -> Path:

@@ -8,26 +8,21 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shlex
-import signal
-import sys
 import tempfile
 import traceback
 import warnings
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from typer.exceptions import TyperException
 
 from cluster.commands.helping import Group
+from cluster.commands.session import Session, say, session_of
 from cluster.machine import hush
 from cluster.spec import SpecError
-from cluster.stops import Stops, exit_code
-from generation.models.errors import ModelError
+from cluster.words import LONGEST_OF_OURS, one_line
+from generation.models.errors import ModelError, shortened
 from storage.fingerprint import FormatError
 
 FAILURE, USE = 1, 2
@@ -35,76 +30,21 @@ USE_ERRORS = (SpecError, ModelError, FormatError)
 EXPECTED = (OSError, MemoryError, ArithmeticError)
 EXPECTED_NAMES = {"TaskFailed", "OutOfMemoryError", "RayError"}
 """Errors of modules that the command line does not import before it must."""
-LONGEST_LINE = 600
-SHOW_CURSOR = "\x1b[?25h"
-
-
-@dataclass
-class Session:
-    """What the boundary knows of a call when it ends badly: whether to show tracebacks, and how to go on.
-
-    command: what to call to go on, where that is not `resume` of the folder. stops: what hears of signals; announces:
-    whether to say what is waited for. Only a process of its own has them: who calls the commands knows what was called.
-    """
-
-    debug: bool = False
-    folder: Path | None = None
-    running: bool = False
-    command: str | None = None
-    stops: Stops | None = None
-    announces: bool = False
-
-    def begin(self) -> None:
-        """From here on there is something to go on with."""
-        self.running = True
-
-    def announce(self, line: str) -> None:
-        """Say what begins now, or what the user waits for."""
-        if self.announces:
-            say(line)
-
-    def resume_command(self) -> str:
-        """What to type to go on."""
-        return self.command or f"hypermosaic resume {shlex.quote(str(self.folder))}"
-
-    def interrupted(self) -> int:
-        """The exit code after a signal; Ctrl-C's where nobody heard which."""
-        return exit_code((self.stops and self.stops.first) or signal.SIGINT)
-
-
-def stoppable_session() -> Session:
-    """A session for a process of its own, with a handler of signals to install."""
-    session = Session(announces=True)
-    session.stops = Stops(lambda code: _leave(session, code))
-    return session
-
-
-def _leave(session: Session, code: int) -> None:
-    """End this process as it is: somebody asked twice. What is done is on the disk; Ray ends by itself."""
-    cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
-    with suppress(OSError):
-        os.write(2, f"{cursor}\n{_interrupted(session)}\n".encode())  # not sys.stderr, which may be in use
-    os._exit(code)
-
-
-def session_of(context: Any) -> Session:
-    """The call's session; made when first asked for."""
-    root: Any = context.find_root()
-    if root.obj is None:
-        root.obj = Session()
-    session: Session = root.obj
-    return session
 
 
 class Boundary(Group):
     """A group whose commands may raise anything: what comes out is a line on standard error and an exit code."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Wrong flags of the program itself, as those of its commands."""
+        """Wrong flags of the program itself, as those of its commands; and a signal while they are read."""
         try:
             return super().make_context(info_name, args, parent, **extra)
         except TyperException as error:
             raise _told_in_a_line(error) from error
+        except KeyboardInterrupt:
+            session = extra.get("obj") or Session()
+            say(session.farewell())
+            raise typer.Exit(session.interrupted()) from None
 
     def invoke(self, ctx: Any) -> Any:
         hush()
@@ -123,16 +63,11 @@ class Boundary(Group):
         raise typer.Exit(code)
 
 
-def say(message: str) -> None:
-    """A message on standard error, as it is."""
-    Console(stderr=True, emoji=False, soft_wrap=True, highlight=False, markup=False).print(message)
-
-
 def _told_in_a_line(error: TyperException) -> Exception:
     """The exit that ends a call with wrong flags; calls without any, which show the help, are as typer has them."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return error
-    message = shortened(" ".join(error.format_message().split())).rstrip(".")
+    message = shortened(" ".join(error.format_message().split()), LONGEST_OF_OURS).rstrip(".")
     command = getattr(getattr(error, "ctx", None), "command_path", "hypermosaic")
     say(f"error: {message[:1].lower()}{message[1:]} (see {command} --help)")
     return typer.Exit(USE)
@@ -157,18 +92,19 @@ def judged(error: BaseException, session: Session) -> tuple[int, str]:
         session.stops is not None and session.stops.first is not None
     )  # imports turn it into errors of theirs
     if stopped or isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Interrupted":
-        return session.interrupted(), _interrupted(session)
+        return session.interrupted(), session.farewell()
     if session.debug:
         traceback.print_exception(error)
     if isinstance(error, USE_ERRORS) or (isinstance(error, ValueError) and not session.running):
-        return (FAILURE if session.running else USE), f"error: {one_line(error)}{_then_resume(session)}"
+        code = FAILURE if session.running else USE
+        return code, f"error: {one_line(error, LONGEST_OF_OURS)}{session.then_resume()}"
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, EXPECTED) or kinds & EXPECTED_NAMES:
-        return FAILURE, f"error: {told(error)}{_then_resume(session)}"
+        return FAILURE, f"error: {told(error)}{session.then_resume()}"
     where = "" if session.debug else f"; the whole of it is in {_log(error)} (or use --debug)"
     return (
         FAILURE,
-        f"unexpected error: {type(error).__name__}: {one_line(error)}{where}{_then_resume(session)}",
+        f"unexpected error: {type(error).__name__}: {one_line(error)}{where}{session.then_resume()}",
     )
 
 
@@ -181,28 +117,6 @@ def told(error: BaseException) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's, of a GPU
         return "out of memory; use fewer --workers, a smaller --batch-size or --block"
     return one_line(error)
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message, shortened; its class where it has none."""
-    return shortened((str(error).strip() or type(error).__name__).splitlines()[0])
-
-
-def shortened(line: str) -> str:
-    """A line without the middle of what somebody gave at length; its ends say what is wrong and what to change."""
-    if len(line) <= LONGEST_LINE:
-        return line
-    return f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
-
-
-def _interrupted(session: Session) -> str:
-    if not session.running:
-        return "interrupted"
-    return f"interrupted; nothing done is lost. Go on with:\n  {session.resume_command()}"
-
-
-def _then_resume(session: Session) -> str:
-    return f"; then go on with: {session.resume_command()}" if session.running else ""
 
 
 def _log(error: BaseException) -> Path:

@@ -16,13 +16,14 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cluster.commands.making import Json
+from cluster.commands.streams import console
 from cluster.executors.ray_tokens import NotLetIn, check_admission
-from cluster.machine import environment, gigabytes, nearest_existing
+from cluster.machine import environment, nearest_existing
+from cluster.words import gigabytes
 from generation.models.errors import first_line
 from storage.containers import cores
 
@@ -65,7 +66,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        Console(emoji=False).print(table_of(findings))
+        console().print(table_of(findings))
     if any(finding.verdict == "missing" for finding in findings):
         raise typer.Exit(1)
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cluster.commands.helping import Command, Group
 from cluster.commands.making import Json
 from cluster.commands.seams import seams
+from cluster.commands.streams import console
 from cluster.commands.training import Cache, Data, Threads, given, kept, settled
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def evaluate(
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
     else:
-        Console(emoji=False).print(table_of(found))
+        console().print(table_of(found))
 
 
 app.command(cls=Command)(seams)

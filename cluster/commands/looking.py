@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 import webbrowser
@@ -19,10 +20,11 @@ from rich.text import Text
 from cluster.batch.names import is_batch
 from cluster.batch.status import BatchStatus, read_batch_status
 from cluster.commands.making import Json, shorter
-from cluster.commands.streams import is_read
-from cluster.progress import Narrow, duration
+from cluster.commands.streams import console, is_read
+from cluster.progress import Narrow
 from cluster.spec import SpecError
 from cluster.status import Status, read_status
+from cluster.words import duration, one_line, time_left
 
 WATCH_SECONDS = 2.0
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a job, or of a batch.")]
@@ -46,7 +48,7 @@ def status(
     elif watch:
         _follow(folder, now)
     else:
-        Console(emoji=False).print(picture_of(now))
+        console().print(picture_of(now))
 
 
 def read(folder: Path) -> Status | BatchStatus:
@@ -82,11 +84,26 @@ def _json_lines(folder: Path, now: Status | BatchStatus, watch: bool) -> None:
 
 
 def _follow(folder: Path, now: Status | BatchStatus) -> None:
+    if not sys.stdout.isatty():
+        _follow_in_lines(folder, now)
+        return
     with Live(framed(now), console=Console(emoji=False), refresh_per_second=2) as live:
         while goes_on(now):
             time.sleep(WATCH_SECONDS)
             now = read(folder)
             live.update(framed(now))
+
+
+def _follow_in_lines(folder: Path, now: Status | BatchStatus) -> None:
+    """For pipes and logs: a line whenever there is something new to say; in the end all that `status` says."""
+    said = ""
+    while goes_on(now) and is_read():
+        if (line := headline_of(now)) != said:
+            print(line, flush=True)
+        said = line
+        time.sleep(WATCH_SECONDS)
+        now = read(folder)
+    console().print(picture_of(now))
 
 
 def framed(now: Status | BatchStatus) -> RenderableType:
@@ -106,9 +123,9 @@ def picture_of(now: Status | BatchStatus) -> RenderableType:
         if now.giant is not None:
             bars.append(("large one", round(100 * now.giant), 100))
         advised = Text(batch_advice(now), style="dim")
-        return Group(Text(batch_headline(now)), _bars(bars), Text(batch_facts(now)), advised)
+        return Group(Text(headline_of(now)), _bars(bars), Text(batch_facts(now)), advised)
     bars = [(group.name, group.done, group.total) for group in now.groups]
-    return Group(Text(headline(now)), _bars(bars), Text(advice(now), style="dim"))
+    return Group(Text(headline_of(now)), _bars(bars), Text(advice(now), style="dim"))
 
 
 def _bars(rows: list[tuple[str, int, int]]) -> Table:
@@ -124,14 +141,18 @@ def progress_words(now: Status | BatchStatus) -> str:
     if now.state == "finished":
         parts = [f"finished in {duration(now.seconds)}"]
     else:
-        parts = [now.state, f"{int(100 * now.share)} %", f"{duration(now.seconds)} so far"]
-    if now.seconds_left is not None:
-        parts.append(f"about {duration(now.seconds_left)} left")
+        so_far = f"{duration(now.seconds)} so far{time_left(now.seconds_left)}"
+        parts = [now.state, f"{int(100 * now.share)} %", so_far]
     if now.retried:
         parts.append(f"{now.retried} tasks run again")
     if now.waiting:
         parts.append(now.waiting)
     return ", ".join(parts)
+
+
+def headline_of(now: Status | BatchStatus) -> str:
+    """Which it is, and how far."""
+    return batch_headline(now) if isinstance(now, BatchStatus) else headline(now)
 
 
 def batch_headline(now: BatchStatus) -> str:
@@ -162,9 +183,9 @@ def batch_advice(now: BatchStatus) -> str:
                 if now.failed and now.state == "finished"
                 else ""
             )
-            return f"look at it: hypermosaic view {now.folder}{failed}"
+            return f"look at it: hypermosaic view {shlex.quote(now.folder)}{failed}"
         case "failed":
-            return f"{now.error}\ngo on with the command that began it, and --resume"
+            return f"{one_line(now.error or '')}\ngo on with the command that began it, and --resume"
         case _:
             return "go on with the command that began it, and --resume"
 
@@ -178,13 +199,13 @@ def advice(now: Status) -> str:
     """What the user can do in this state."""
     match now.state:
         case "finished":
-            return f"open {now.folder}/index.html, or: hypermosaic view {now.folder}"
+            return f"open {now.folder}/index.html, or: hypermosaic view {shlex.quote(now.folder)}"
         case "running":
-            return f"watch it grow: hypermosaic view {now.folder}"
+            return f"watch it grow: hypermosaic view {shlex.quote(now.folder)}"
         case "failed":
-            return f"{now.error}\ngo on with: hypermosaic resume {now.folder}"
+            return f"{one_line(now.error or '')}\ngo on with: hypermosaic resume {shlex.quote(now.folder)}"
         case _:
-            return f"go on with: hypermosaic resume {now.folder}"
+            return f"go on with: hypermosaic resume {shlex.quote(now.folder)}"
 
 
 def view(

@@ -14,13 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import job_file
-from cluster.commands.boundary import Session, session_of
 from cluster.commands.flags import RUN, SpecFlags, with_spec_flags
+from cluster.commands.session import Session, session_of
+from cluster.commands.streams import console
 from cluster.events import Event, JobFailed, JobInterrupted, OnEvent
-from cluster.machine import environment, gigabytes
+from cluster.machine import environment
 from cluster.paths import absolute, here
-from cluster.progress import Bars, Lines, duration
+from cluster.progress import Bars, Lines
 from cluster.spec import ExecutorName, JobSpec, SpecError
+from cluster.words import duration, gigabytes
 
 if TYPE_CHECKING:
     from cluster.executors.contract import Executor, Work
@@ -64,7 +66,7 @@ def plan(
     if as_json:
         print(json.dumps(report.as_json(), indent=2))
     else:
-        Console(emoji=False).print(table_of(report))
+        console().print(table_of(report))
 
 
 @with_spec_flags
@@ -132,9 +134,11 @@ def finish(context: typer.Context, job: Job, *, thorough: bool = False) -> None:
     from cluster import api
 
     session = session_of(context)
-    session.folder, session.running = job.spec.out, True
+    session.folder = job.spec.out
     with shown() as listener:
-        result = api.run(job, resume=True, on_event=listener, make=announced(session), thorough=thorough)
+        result = api.run(
+            job, resume=True, on_event=listener, make=announced(session), thorough=thorough, on_begun=session.begin
+        )  # fmt: skip
     if result.before:
         print("this job is finished already", file=sys.stderr)
     session.running = False
@@ -177,9 +181,9 @@ def shorter(prompt: str) -> str:
 @contextmanager
 def shown() -> Iterator[OnEvent]:
     """Bars on a terminal, lines elsewhere; on standard error, so that the output is the page's path alone."""
-    console = Console(stderr=True, emoji=False)
-    if console.is_terminal:
-        with Bars(console) as bars:
+    errors = Console(stderr=True, emoji=False)
+    if errors.is_terminal:
+        with Bars(errors) as bars:
             yield unless_it_fails(bars)
     else:
         yield unless_it_fails(Lines(sys.stderr))

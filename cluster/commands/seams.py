@@ -11,12 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cluster.commands import streams
 from cluster.commands.exporting import shown
 from cluster.commands.making import Json
 from cluster.spec import SpecError
-
-UNBOUNDED = 1000
-"""Columns, to see how many a table would like."""
 
 if TYPE_CHECKING:
     from cluster.seams import Row, Seams
@@ -46,16 +44,16 @@ def seams(
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
         return
-    console = Console(emoji=False)
-    console.print(fitting(found, console))
-    console.print(said(found), highlight=False, soft_wrap=True)
+    output = streams.console()
+    output.print(fitting(found, output))
+    output.print(said(found), highlight=False, soft_wrap=True)
 
 
 def fitting(found: Seams, console: Console) -> Table:
     """The most telling table that a terminal has room for: nothing in it is cut."""
     tables = (table_of(found, directions, about) for directions, about in ((3, True), (3, False), (1, False)))
     *_, narrowest = held = list(tables)
-    unbounded = console.options.update(width=UNBOUNDED)
+    unbounded = console.options.update(width=streams.UNBOUNDED)
     fit = (table for table in held if console.measure(table, options=unbounded).maximum <= console.width)
     return next(fit, narrowest)
 

@@ -7,10 +7,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 GONE = (errno.EPIPE, errno.EIO)
 """The reader of a pipe has left; the terminal has closed."""
+UNBOUNDED = 1_000_000
+"""Columns."""
 
 
 class Forgiving:
@@ -62,6 +67,13 @@ def forgiving_streams() -> Iterator[None]:
             with suppress(ValueError):  # closed by somebody else
                 stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def console() -> Console:
+    """For the standard output: as wide as the terminal. Where there is none, nothing is wrapped."""
+    from rich.console import Console
+
+    return Console(emoji=False, width=None if sys.stdout.isatty() else UNBOUNDED)
 
 
 def is_read() -> bool:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.batch.names import is_batch
-from cluster.commands.boundary import FAILURE, session_of
+from cluster.commands.boundary import FAILURE
 from cluster.commands.looking import Folder
 from cluster.commands.making import AllowPickle, Debug, Json, NeverAsks, finish
+from cluster.commands.session import session_of
 from cluster.paths import absolute
 from cluster.spec import SpecError
 

@@ -45,11 +45,13 @@ class Work(Protocol):
 class Look:
     """What an executor is doing. running: tasks that workers have, and the workers' names, as outcomes have them.
 
-    lack: why no worker is there to do anything, in words; "" where one is.
+    lack: why no worker is there to do anything, in words; "" where one is. up: workers that are there; None where all
+    always are.
     """
 
     running: Mapping[Task, str] = field(default_factory=dict)
     lack: str = ""
+    up: int | None = None
 
 
 class Executor(Protocol):

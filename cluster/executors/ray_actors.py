@@ -144,7 +144,8 @@ class RayActors:
 
     def look(self) -> Look:
         running = {task: member.name for member, task in self._running.values()}
-        return Look(running, "" if self._up else self._lack())
+        up = len(self._up)
+        return Look(running, "" if up else self._lack(), up)
 
     def give_up(self, task: Task, why: Exception) -> None:
         for member in [member for member, running in self._running.values() if running == task]:

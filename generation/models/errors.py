@@ -16,7 +16,16 @@ class UnknownModel(ModelError):
         self.reason = reason
 
 
-def first_line(error: Exception) -> str:
+LONGEST_CAUSE = 200
+"""Characters of what a library says, within a sentence of ours."""
+
+
+def first_line(error: BaseException | str, longest: int = LONGEST_CAUSE) -> str:
     """An error of a library as the end of one line of ours; the second line too, where the first announces it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return shortened(" ".join(lines[: 2 if lines[0].endswith(":") else 1]), longest)
+
+
+def shortened(line: str, longest: int) -> str:
+    """A line without the middle of what somebody gave at length; its ends say what is wrong, and why or what to do."""
+    return line if len(line) <= longest else f"{line[: longest // 2]} ... {line[-longest // 2 :]}"

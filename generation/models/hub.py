@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from generation.models.errors import ModelError, UnknownModel, first_line
-from generation.models.sources import CONFIGURATION, Source, folder_source
+from generation.models.sources import CONFIGURATION, PICKLES, TABLES, Source, folder_source
 
 UNPINNED: Mapping[str, str] = MappingProxyType({})
 """Commits of names on the hub, where nobody has settled any: each is taken as it is now."""
@@ -75,11 +75,19 @@ def download(source: Source, names: Iterable[str]) -> None:
         raise ModelError(message) from error
 
 
+def is_model(path: Path) -> bool:
+    """Whether a path looks like a model: a file of weights, or a folder in diffusers' layout."""
+    if path.is_dir():
+        return any((path / name).is_file() for name in ("model_index.json", *TABLES.values()))
+    return path.suffix.lower() in (".safetensors", *PICKLES)
+
+
 def unknown(model: str) -> str:
     """What to say of a name that is nothing: what is accepted, and what was perhaps meant."""
     parent = Path(model).expanduser().parent
     beside = [str(parent / path.name) for path in parent.iterdir()] if parent.is_dir() else []
-    near = difflib.get_close_matches(model, ["embedded", *beside], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = difflib.get_close_matches(model, ["embedded", *beside])
+    meant = next((name for name in near if name == "embedded" or is_model(Path(name).expanduser())), None)
+    hint = f"; did you mean {meant!r}?" if meant else ""
     accepted = "'embedded', a folder, a .safetensors file or a hub id org/name[@revision]"
     return f"unknown model {model!r}: give {accepted}{hint}"

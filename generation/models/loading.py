@@ -160,7 +160,10 @@ def _describe(source: Source) -> ModelInfo:
     if commits := dict(source.commits):
         notes["commits"] = commits
     if source.loras:
+        from generation.models.lora import fused_as
+
         notes["loras"] = tuple((str(lora.path), lora.weight) for lora in source.loras)
+        notes["loras_fused"] = fused_as(source.loras)
     return replace(
         info,
         files=_files(source),

@@ -32,6 +32,9 @@ WORDS_IN = (
     "attn2.processor.to_k",
     "attn2.processor.to_v",
 )
+MAGNITUDES = ".lora_magnitude_vector"
+FUSED, DORA_FUSED = 2, 3
+"""Versions of how updates are added to weights, which determines the pixels: of a DoRA's magnitudes, too, since 3."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,12 @@ def _lora_in(source: Source) -> Path:
     if source.commit:
         download(source, usual)
     return source.folder / usual[0]
+
+
+def fused_as(loras: Sequence[Lora]) -> int:
+    """The version of how these are added: raised for files alone that earlier programs added otherwise."""
+    is_dora = any(MAGNITUDES in name for lora in loras for name in shapes_in(lora.path))
+    return DORA_FUSED if is_dora else FUSED
 
 
 # --- whether it fits ----------------------------------------------------------------------------------------

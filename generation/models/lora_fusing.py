@@ -42,7 +42,6 @@ UNFIT = (
     KeyError, ValueError, TypeError, AttributeError, AssertionError, IndexError, RuntimeError, re.error,
 )  # fmt: skip
 """What reading a file of another shape than expected raises, here and in diffusers."""
-LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def _updates(networks: Any, kind: str, lora: Lora) -> tuple[list[Update], list[s
     except ModelError:
         raise
     except UNFIT as error:
-        raise ModelError(f"{lora.path} cannot be used as a LoRA: {first_line(error)[:LONGEST]}") from error
+        raise ModelError(f"{lora.path} cannot be used as a LoRA: {first_line(error)}") from error
 
 
 def _fitted(networks: Any, kind: str, lora: Lora) -> tuple[list[Update], list[str]]:

@@ -232,7 +232,8 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         document = parse_yaml(read_text(path))
     except DocumentError as error:
-        raise ConfigError(f"{path} {error}; give a YAML file with one `name: value` a line") from None
+        what = "write one `name: value` a line" if path.is_file() else "give a YAML file of settings"
+        raise ConfigError(f"{path} {error}; {what}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds no `name: value` lines; see docs/training.md")
     return document

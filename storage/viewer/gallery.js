@@ -27,6 +27,7 @@
     if (!image || !freshImage) {
       if (image || freshImage) picture.replaceWith(freshPicture);
     } else if (image.getAttribute("src") !== freshImage.getAttribute("src")) {
+      image.hidden = false;
       image.src = freshImage.getAttribute("src");
     }
   }
@@ -76,6 +77,11 @@
     if (!document.hidden) look();
     else document.addEventListener("visibilitychange", look, { once: true });
   }
+
+  // A picture that cannot be had, gone or damaged as it may be, leaves its place empty.
+  const leaveOut = (image) => { image.hidden = true; };
+  byId("cards").addEventListener("error", (event) => { if (event.target.matches("img")) leaveOut(event.target); }, true);
+  for (const image of byId("cards").querySelectorAll("img")) if (image.complete && !image.naturalWidth) leaveOut(image);
 
   sum();
   setTimeout(next, wait);

@@ -37,6 +37,8 @@ STATES: Mapping[str, str] = {
     "broken": "cannot be read",
 }
 
+NOTHING_SHOWN = "; nothing to show"
+
 
 class Registry:
     """The jobs below a folder by id. An id is a hash of the path below that folder: the same after a restart."""
@@ -131,6 +133,8 @@ def card_of(identity: str, card: Card, picture: str | None) -> str:
     title = card.title if len(card.title) <= LONGEST_TITLE else f"{card.title[: LONGEST_TITLE - 1]}…"
     share = f"{int(100 * card.share)} %"
     state = STATES.get(card.state, card.state).format(share=share)
+    if card.state == "finished" and picture is None:
+        state += NOTHING_SHOWN
     lines = [f"<h2>{escape(title)}</h2>"]
     if card.size is not None:
         lines.append(f'<p class="size">{escape(size_in_words(*card.size).replace(" pixels", ""))}</p>')

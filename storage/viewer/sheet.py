@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +49,9 @@ LARGEST = 2**28
 MOST_ROWS, LONGEST_TEXT = 120, 200
 SEARCH_SECONDS = 0.4
 REMEMBERED_SECONDS = 1.0
-CARD, CARD_CELLS = (640, 400), (4, 3)
+CARD = (640, 400)
+GRIDS = ((4, 3), (3, 3), (4, 2), (3, 2), (2, 2), (3, 1), (2, 1), (1, 1))
+"""Cells of a card, across and down: the first that there are pictures enough for."""
 FACTS = (
     *("id", "prompt", "negative_prompt", "seed", "width", "height", "num_inference_steps", "guidance_scale"),
     *("score", "fingerprint"),
@@ -239,13 +242,13 @@ class Sheets:
         return 0 if mask is None else class_bits(np.asarray(decoded(mask).convert("P"), dtype=np.uint8))
 
     def _card(self, sheet: Sheet) -> bytes:
-        """The first pictures, cut to cells of one size."""
-        across, down = CARD_CELLS
-        card = Image.new("RGB", CARD)
-        corners = [(column, row) for row in range(down) for column in range(across)]
-        found = self._search(sheet, Wanted(0, len(corners)))["rows"]
+        """The first pictures, cut to cells of one size that fill it."""
+        found = self._search(sheet, Wanted(0, math.prod(GRIDS[0])))["rows"]
         if not found:
             raise HTTPException(404)
+        card = Image.new("RGB", CARD)
+        across, down = next(grid for grid in GRIDS if math.prod(grid) <= len(found))
+        corners = [(column, row) for row in range(down) for column in range(across)]
         for (column, row), one in zip(corners, found, strict=False):
             left, top = column * CARD[0] // across, row * CARD[1] // down
             size = (column + 1) * CARD[0] // across - left, (row + 1) * CARD[1] // down - top

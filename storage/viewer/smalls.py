@@ -81,7 +81,7 @@ def drawn(folder: Path) -> str | None:
     for path in (image_root(folder) / "zarr.json", folder / "image.dzi"):
         if stamp(path) is None or not is_within(path, folder.resolve()):
             continue
-        last = _last_shard(folder) if path.name == "zarr.json" else path
+        last = _last_shard(folder) if path.name == "zarr.json" else _last_tile(folder)
         written = stamp(last) if last is not None else None
         if written is not None:
             return f"drawn-{written[0]:x}-{written[1]:x}"
@@ -92,6 +92,11 @@ def _last_shard(folder: Path) -> Path | None:
     """The one shard of the smallest level, which is written after all others."""
     levels = [int(entry.name) for entry in image_root(folder).iterdir() if entry.name.isdecimal()]
     return image_root(folder) / str(max(levels)) / "c" / "0" / "0" / "0" if levels else None
+
+
+def _last_tile(folder: Path) -> Path | None:
+    """The tile of a single pixel, which is written after those of all larger levels, in whatever encoding."""
+    return next((folder / "image_files" / "0").glob("0_0.*"), None)
 
 
 def _smallest(masters: Masters) -> Image.Image:
