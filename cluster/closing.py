@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.job_file import LATENTS
-from cluster.plan import WORK, Task
+from cluster.plan import WORK
 from cluster.recovery import to_be_read
+from cluster.stages import Task
 from cluster.status import LEDGER
 from cluster.written import TaskOutputs, bytes_of_file, digest_of, written_file
 from storage.arrays import METADATA
@@ -72,7 +73,7 @@ class Closing:
     def __init__(self, job: Job, ledger: LedgerRecord) -> None:
         self._folder = job.spec.out
         self._ledger = ledger
-        self._kept = range(job.plan.steps, len(job.plan.stages))
+        self._kept = job.plan.kept_stages
         self.outputs = TaskOutputs.of(job)
 
     def begin(self) -> None:

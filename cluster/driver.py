@@ -28,10 +28,11 @@ from cluster.events import (
 from cluster.executors.contract import Executor
 from cluster.job import Job
 from cluster.patience import LIMITS, Limits
-from cluster.plan import Plan, Task
+from cluster.plan import Plan
 from cluster.queueing import Queue
 from cluster.recovery import DamagedInputs, missing, to_redo
 from cluster.report import guessed_pace, task_seconds
+from cluster.stages import Task
 from cluster.supervision import Named, Supervisor
 from cluster.tasks import Outcome
 from storage.arrays import ArrayStore
@@ -192,10 +193,8 @@ class Arrays:
         self._remover = ThreadPoolExecutor(1)
 
     def need(self, task: Task) -> None:
-        stage = task[0]
-        self._create(stage)
-        if stage + 1 < len(self.plan.stages):
-            self._wanted.add(stage + 1)
+        self._create(task[0])
+        self._wanted |= self.plan.graph.after(task[0])
 
     def done(self, task: Task) -> None:
         stage = task[0]
@@ -214,10 +213,11 @@ class Arrays:
     def mend(self) -> None:
         """Write damaged metadata anew, of all arrays that are there or should be: they hold something to be read."""
         self._created.clear()
-        for stage in range(self.plan.steps + 1):
-            begun = self._left[stage] < self.plan.stages[stage].tasks
-            if begun and (stage == self.plan.steps or self._left[stage + 1]):
-                self._create(stage)
+        for index, stage in enumerate(self.plan.stages):
+            begun = self._left[index] < stage.tasks
+            to_be_read = any(self._left[reader] for reader in self.plan.graph.after(index))
+            if begun and (to_be_read or index in self.plan.kept_stages):
+                self._create(index)
 
     def tidy(self) -> None:
         """What need not be done before the workers go on."""

@@ -1,24 +1,20 @@
-"""Every stage and block of a job, computed from its geometry alone, lazily, before anything runs.
+"""The stages of a job and what they cost, computed from its geometry alone, lazily, before anything runs.
 
-Stages are numbered in the order in which a block passes through them:
-
-    0 .. S       denoise: stage k makes x[k] and, before the last, evaluates the network on it
-    S + 1        decode: one task a superblock of pixels, which also writes the finest levels of the pyramid
-    S + 2 ..     pyramid: reductions, until one task holds the whole picture
-
-A task is (stage, block). It depends on tasks of the stage before it only.
+denoise 0 .. S   stage k makes x[k] and, before the last, evaluates the network on it
+decode           one task a superblock of pixels, which also writes the finest levels of the pyramid
+pyramid 1 ..     reductions, until one task holds the whole picture
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from random import Random
 from typing import Protocol
 
 from cluster.job_file import LATENTS
+from cluster.stages import Grown, Listed, Margin, Read, Stage, StageGraph, Task
 from generation.batching import Batching
 from generation.covers import Cover, Patch, owned_patches
 from generation.decode import Blend
@@ -26,11 +22,10 @@ from storage.arrays import ArraySpec
 from storage.geometry import Box, Canvas, Grid
 from storage.pyramid import PyramidLayout
 
-Task = tuple[int, int]
-"""(stage, block)."""
-
 WORK = "work"
 """Folder of the arrays that go when the job is done."""
+LEVELS = "levels of group {}"
+"""What a stage of the pyramid writes, in every output."""
 _FLOAT, _SUM = 4, 8
 COUNTED = 4096
 """Patches whose regions are counted; of more, a sample of so many is."""
@@ -38,12 +33,8 @@ SQUARE = 4
 """Side, in patches, of the squares of that sample."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A name shown to people, and how many tasks there are."""
-
-    name: str
-    tasks: int
+DENOISE, DECODE, REDUCE = "denoise", "decode", "reduce"
+"""Kinds of stages."""
 
 
 class Counts(Protocol):
@@ -112,16 +103,69 @@ class Plan:
         """S, the evaluations of the network for each latent."""
         return len(self.fields) - 1
 
-    @property
-    def decode_stage(self) -> int:
-        return self.steps + 1
+    # --- stages
 
     @cached_property
+    def graph(self) -> StageGraph:
+        """What the stages read and write."""
+        denoise = [self._denoise(k) for k in range(self.steps + 1)]
+        pyramid = [self._pyramid(group) for group in range(self.layout.groups)]
+        return StageGraph((*denoise, *pyramid))
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
-        denoise = [Stage(f"denoise {k}", len(self.grid)) for k in range(self.steps + 1)]
-        decode = [Stage("decode", self.layout.task_count(0))]
-        reduce = [Stage(f"pyramid {g}", self.layout.task_count(g)) for g in range(1, self.layout.groups)]
-        return (*denoise, *decode, *reduce)
+        return self.graph.stages
+
+    def stages_of(self, kind: str) -> list[int]:
+        """The stages of a kind, by their places in the order."""
+        return [index for index, stage in enumerate(self.stages) if stage.kind == kind]
+
+    @property
+    def kept_stages(self) -> list[int]:
+        """The stages of whose output a finished job keeps something."""
+        return [index for index, stage in enumerate(self.stages) if not all(map(is_work, stage.writes))]
+
+    def _denoise(self, k: int) -> Stage:
+        """x[k] is read as far as a patch reaches, and sums as far as a patch and its block's frame do."""
+        near, far = (Grown(self.grid, Margin.around(times * self.halo)) for times in (1, 2))
+        reads = (
+            (Read(self.state_array(k - 1).name, near), Read(self.sums_array(k - 1).name, far)) if k else ()
+        )
+        writes = (self.state_array(k).name, *([self.sums_array(k).name] if k < self.steps else []))
+        return Stage(f"denoise {k}", DENOISE, k, self.grid, reads, writes, self.denoise_bytes)
+
+    def _pyramid(self, group: int) -> Stage:
+        """Decoding reads the latents under a superblock's tiles, reductions read cells of the group before."""
+        cells = Grid(Canvas(*self.layout.cells(group)), 1)
+        read = Read(LEVELS.format(group - 1), Listed(partial(self._cells_under, group)))
+        if group == 0:
+            read = Read(LATENTS, Listed(self._sources))
+        name, kind = (f"pyramid {group}", REDUCE) if group else ("decode", DECODE)
+        return Stage(name, kind, group, cells, (read,), (LEVELS.format(group),), self.decode_bytes)
+
+    def _sources(self, superblock: int) -> list[Box]:
+        """The latents of the tiles that a superblock of pixels is decoded from."""
+        return [tile.source for tile in self.tiling.tiles_over(self.decode_box(superblock))]
+
+    def _cells_under(self, group: int, block: int) -> list[Box]:
+        """The tasks of the group before that a reduction reads, as a box of them."""
+        return [self.layout.reads(self.layout.task(group, block)).box.covering(self.layout.tile)]
+
+    def dependencies(self, task: Task) -> list[Task]:
+        """Tasks that must be done before this one."""
+        return self.graph.dependencies(task)
+
+    def dependents(self, task: Task) -> list[Task]:
+        """Tasks that wait for this one."""
+        return self.graph.dependents(task)
+
+    def batches(self, task: Task) -> int:
+        """Batches of patches that a task evaluates: what makes a denoising task long or short."""
+        index, block = task
+        stage = self.stages[index]
+        if stage.kind != DENOISE or stage.number == self.steps:
+            return 0
+        return -(-self.cover.typical_count(stage.number, self.grid.box(block)) // self.batching.size)
 
     # --- geometry of the tasks
 
@@ -142,54 +186,6 @@ class Plan:
         """The latents under a superblock of pixels."""
         return self.layout.reads(self.layout.task(0, superblock)).box.covering(self.tiling.scale)
 
-    # --- dependencies
-
-    def dependencies(self, task: Task) -> list[Task]:
-        """Tasks that must be done before this one."""
-        stage, block = task
-        if stage == 0:
-            return []
-        if stage <= self.steps:
-            return [(stage - 1, neighbour) for neighbour in self.neighbours(block)]
-        if stage == self.decode_stage:
-            tiles = self.tiling.tiles_over(self.decode_box(block))
-            blocks = {block for tile in tiles for block in self.grid.meeting(tile.source)}
-            return [(self.steps, block) for block in sorted(blocks)]
-        group = stage - self.decode_stage
-        columns = self.layout.cells(group - 1)[1]
-        before = self.layout.dependencies(self.layout.task(group, block))
-        return [(stage - 1, task.row * columns + task.column) for task in before]
-
-    def dependents(self, task: Task) -> list[Task]:
-        """Tasks that wait for this one."""
-        stage, block = task
-        if stage < self.steps:
-            return [(stage + 1, neighbour) for neighbour in self.neighbours(block)]
-        if stage + 1 == len(self.stages):
-            return []
-        return [(stage + 1, waiting) for waiting in self._waiting(stage + 1)[block]]
-
-    def _waiting(self, stage: int) -> dict[int, list[int]]:
-        """Blocks of the stage before -> tasks of this one that read them."""
-        if stage not in self._waiting_by_stage:
-            table: dict[int, list[int]] = defaultdict(list)
-            for block in range(self.stages[stage].tasks):
-                for _, read in self.dependencies((stage, block)):
-                    table[read].append(block)
-            self._waiting_by_stage[stage] = table
-        return self._waiting_by_stage[stage]
-
-    @cached_property
-    def _waiting_by_stage(self) -> dict[int, dict[int, list[int]]]:
-        return {}
-
-    def batches(self, task: Task) -> int:
-        """Batches of patches that a task evaluates: what makes a denoising task long or short."""
-        stage, block = task
-        if stage >= self.steps:
-            return 0
-        return -(-self.cover.typical_count(stage, self.grid.box(block)) // self.batching.size)
-
     # --- arrays
 
     def state_array(self, k: int) -> ArraySpec:
@@ -208,17 +204,22 @@ class Plan:
         name = f"{WORK}/sums-{k:04d}.zarr"
         return ArraySpec(name, (len(self.grid), *chunk[1:]), chunk, "int32", names, part)
 
-    def arrays_of(self, stage: int) -> list[ArraySpec]:
-        """Arrays that a denoising stage writes."""
-        if stage > self.steps:
+    def arrays_of(self, index: int) -> list[ArraySpec]:
+        """Arrays that a stage writes."""
+        stage = self.stages[index]
+        if stage.kind != DENOISE:
             return []
-        sums = [self.sums_array(stage)] if stage < self.steps else []
-        return [self.state_array(stage), *sums]
+        sums = [self.sums_array(stage.number)] if stage.number < self.steps else []
+        return [self.state_array(stage.number), *sums]
+
+    def chunk_of(self, array: ArraySpec, block: int) -> tuple[int, ...]:
+        """The chunk of an array that a block's task writes."""
+        by_block = array.dimension_names[0] == "block"
+        return (block, 0, 0, 0) if by_block else (0, *divmod(block, self.grid.columns))
 
     def arrays_freed_by(self, stage: int) -> list[str]:
-        """Arrays that no task reads once the whole stage is done."""
-        before = stage - 1
-        return [array.name for array in self.arrays_of(before)] if 0 <= before < self.steps else []
+        """Intermediate arrays that no task reads once all tasks of this stage are done."""
+        return list(filter(is_work, self.graph.freed_by(stage)))
 
     def _grid_array(self, name: str, channels: int) -> ArraySpec:
         shape = (channels, self.canvas.height, self.canvas.width)
@@ -288,10 +289,11 @@ class Plan:
 
     @property
     def work_bytes(self) -> int:
-        """The most that intermediate arrays take on disk: two steps live at once, and a third being written."""
-        side = self.grid.block + 2 * self.halo
-        state = max(self.fields) * self.latents_bytes
-        return 3 * (state + len(self.grid) * self.channels * side * side * _FLOAT)
+        """The most that intermediate arrays take on disk while a stage runs, uncompressed."""
+        sizes = {array.name: array.nbytes for k in self.stages_of(DENOISE) for array in self.arrays_of(k)}
+        work = {name: size for name, size in sizes.items() if is_work(name)}
+        alive = (self.graph.alive_during(index) for index in range(len(self.stages)))
+        return max(sum(work.get(name, 0) for name in names) for names in alive)
 
     @property
     def denoise_bytes(self) -> int:
@@ -311,4 +313,9 @@ class Plan:
     @property
     def task_peak_bytes(self) -> int:
         """Arrays and weights of the largest task; the network's activations come on top."""
-        return max(self.denoise_bytes, self.decode_bytes) + self.parameters_bytes
+        return max(stage.memory for stage in self.stages) + self.parameters_bytes
+
+
+def is_work(name: str) -> bool:
+    """Whether an array goes when the job is done."""
+    return name.startswith(f"{WORK}/")

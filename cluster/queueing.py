@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator
 from typing import Protocol
 
-from cluster.plan import Stage, Task
+from cluster.stages import StageGraph, Task
 from storage.task_set import TaskSet
 
 
-class Graph(Protocol):
-    """Tasks, and which wait for which, as a plan has them."""
+class Planned(Protocol):
+    """Tasks, which wait for which, and how long they are, as a plan has them."""
 
     @property
-    def stages(self) -> Sequence[Stage]: ...
-
-    def dependencies(self, task: Task) -> list[Task]: ...
-
-    def dependents(self, task: Task) -> list[Task]: ...
+    def graph(self) -> StageGraph: ...
 
     def batches(self, task: Task) -> int:
         """How long it is, beside others of its stage."""
@@ -31,7 +27,7 @@ class Queue:
     Long tasks first leaves the least waiting where blocks need each other's steps (Graham 1969).
     """
 
-    def __init__(self, plan: Graph, done: TaskSet) -> None:
+    def __init__(self, plan: Planned, done: TaskSet) -> None:
         self.plan = plan
         self.done = done
         self.renew(under_way=())
@@ -44,7 +40,7 @@ class Queue:
         self._missing: dict[Task, int] = {}
         self._heap: list[tuple[int, int, int]] = []
         self._ready: set[Task] = set()
-        for task in _frontier(self.plan, self.done):
+        for task in _frontier(self.plan.graph, self.done):
             if task not in under_way:
                 self.push(task)
 
@@ -68,12 +64,12 @@ class Queue:
 
     def release_after(self, task: Task) -> None:
         """Count a done task off those that wait for it; what waits for nothing more is ready."""
-        for waiting in self.plan.dependents(task):
+        for waiting in self.plan.graph.dependents(task):
             if waiting in self.done:
                 continue
             if waiting not in self._missing:
                 self._missing[waiting] = sum(
-                    before not in self.done for before in self.plan.dependencies(waiting)
+                    before not in self.done for before in self.plan.graph.dependencies(waiting)
                 )
             else:
                 self._missing[waiting] -= 1
@@ -82,15 +78,14 @@ class Queue:
                 self.push(waiting)
 
 
-def _frontier(plan: Graph, done: TaskSet) -> Iterator[Task]:
-    """Tasks that are not done and whose dependencies are; none lie beyond the stage after the last one begun."""
-    begun = max((stage for stage in done.stages_seen if done.count(stage)), default=-1)
-    for stage in range(min(begun + 2, len(plan.stages))):
-        if done.count(stage) == plan.stages[stage].tasks:
+def _frontier(graph: StageGraph, done: TaskSet) -> Iterator[Task]:
+    """Tasks that are not done and whose dependencies are. Stages whose inputs no task has begun are not looked at."""
+    for index, stage in enumerate(graph.stages):
+        if done.count(index) == stage.tasks or not all(done.count(before) for before in graph.before(index)):
             continue
-        for block in range(plan.stages[stage].tasks):
-            task = (stage, block)
-            if task not in done and all(before in done for before in plan.dependencies(task)):
+        for block in range(stage.tasks):
+            task = (index, block)
+            if task not in done and all(before in done for before in graph.dependencies(task)):
                 yield task
 
 

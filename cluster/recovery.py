@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from cluster.plan import Plan, Task
+from cluster.plan import Plan
+from cluster.stages import Task
 from storage.damage import DamagedData
 from storage.task_set import TaskSet
 
@@ -49,13 +50,14 @@ def damaged_inputs(
 
 def missing(plan: Plan, done: TaskSet, serves: Serves) -> Iterator[Task]:
     """Done tasks that some undone task will read and that do not serve: what was deleted while no one ran the job."""
-    for stage in range(len(plan.stages) - 1):
+    for stage in range(len(plan.stages)):
         yield from (task for task in to_be_read(plan, done, stage) if not serves(task))
 
 
 def to_be_read(plan: Plan, done: TaskSet, stage: int) -> Iterator[Task]:
     """Done tasks of a stage that some undone task will read."""
-    if done.count(stage) == 0 or done.count(stage + 1) == plan.stages[stage + 1].tasks:
+    readers = plan.graph.after(stage)
+    if done.count(stage) == 0 or all(done.count(reader) == plan.stages[reader].tasks for reader in readers):
         return
     for block in done.blocks(stage).tolist():
         if any(after not in done for after in plan.dependents((stage, block))):

@@ -13,7 +13,8 @@ from cluster.fitting import bytes_by_output, disk_peak_bytes, worker_bytes
 from cluster.inputs import copied_files
 from cluster.job import Job
 from cluster.outputs import is_panorama
-from cluster.plan import Plan, Task
+from cluster.plan import DENOISE, Plan
+from cluster.stages import Task
 from generation.models.contracts import ModelInfo
 from storage.formats.page import COPIES, PANORAMA_COPIES
 from storage.pyramid import PyramidLayout
@@ -124,8 +125,7 @@ def guessed_evaluation(info: ModelInfo, device: str) -> float:
 
 def task_seconds(plan: Plan, pace: Pace, task: Task) -> float:
     """Of one task, roughly: where patches have regions, as if each had one."""
-    stage, _ = task
-    if stage <= plan.steps:
+    if plan.stages[task[0]].kind == DENOISE:
         return plan.batches(task) * plan.batching.size * (2 if plan.guided else 1) * pace.evaluation
     return plan.layout.superblock**2 / 1e6 * pace.megapixel
 

@@ -22,7 +22,7 @@ from typing import Protocol
 from cluster.events import OnEvent, TaskRetried, Waiting, WorkersUp, group_of
 from cluster.executors.contract import Executor, Look
 from cluster.patience import LIMITS, Deadlines, Limits, passes
-from cluster.plan import Task
+from cluster.stages import Task
 from cluster.tasks import Outcome
 from generation.models.errors import first_line
 

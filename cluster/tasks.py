@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias, TypeVar
@@ -20,9 +20,10 @@ from cluster.job import Job
 from cluster.job_file import LATENTS
 from cluster.machine import give_back_memory
 from cluster.outputs import Outputs
-from cluster.plan import Task
+from cluster.plan import DECODE, DENOISE, REDUCE
 from cluster.preview_painter import Painter, no_sketch
 from cluster.recovery import damaged_inputs
+from cluster.stages import Task
 from cluster.written import TaskOutputs
 from generation.decode import decode_bands
 from generation.denoise import Evaluated, Fields, NumericalError, Sampler
@@ -98,17 +99,18 @@ class Worker:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._computing = threading.Lock()
         self._tasks = 0
+        self._kinds: Mapping[str, Callable[[Task], Begun]] = {
+            DENOISE: self._begin_denoising,
+            DECODE: partial(self._begin_pixels, self._decode),
+            REDUCE: partial(self._begin_pixels, self._reduce),
+        }
 
     def begin(self, task: Task) -> Begun:
         """Compute a denoising task and leave its way to the disk; leave all of a task of pixels.
 
         Raises what the task raises, as does what comes back: DamagedInputs where it cannot read what others wrote.
         """
-        stage, block = task
-        if stage > self.plan.steps:
-            return partial(self._naming_damage, task, partial(self._pixels, task))
-        rest = self._naming_damage(task, partial(self._denoise, stage, block))
-        return partial(self._naming_damage, task, rest)
+        return self._kinds[self.plan.stages[task[0]].kind](task)
 
     def _naming_damage(self, task: Task, act: Callable[[], T]) -> T:
         """Do it; where it finds damage, say which tasks wrote what is damaged."""
@@ -119,7 +121,13 @@ class Worker:
 
     # --- denoise
 
-    def _denoise(self, k: int, block: int) -> Callable[[], Outcome]:
+    def _begin_denoising(self, task: Task) -> Begun:
+        """Compute at once; what comes back writes."""
+        k, block = self.plan.stages[task[0]].number, task[1]
+        rest = self._naming_damage(task, partial(self._denoise, task, k, block))
+        return partial(self._naming_damage, task, rest)
+
+    def _denoise(self, task: Task, k: int, block: int) -> Callable[[], Outcome]:
         frame, own = self.plan.frame(block), self.plan.grid.box(block)
         before, draw = self._before(k, block, frame)
         name = self.plan.state_array(k).name
@@ -128,7 +136,7 @@ class Worker:
             fields = self.sampler.advance(k - 1, frame, *before) if before else [self.sampler.start(frame)]
             inside = np.concatenate([field[(slice(None), *own.slices_in(frame))] for field in fields])
             until_written = [self.store.begin_write(name, box_index(slice(0, len(inside)), own), inside)]
-            spent = Outcome((k, block), worker=self.name)
+            spent = Outcome(task, worker=self.name)
             if k < self.plan.steps:
                 found = self._evaluate(k, own, frame, fields[0])
                 until_written.append(self._begin_write_sums(k, block, found.sums))
@@ -141,7 +149,7 @@ class Worker:
         def finish() -> Outcome:
             for wait in until_written:
                 wait()
-            return replace(spent, seconds=seconds, written=self.written.written((k, block)))
+            return replace(spent, seconds=seconds, written=self.written.written(task))
 
         draw()
         return finish
@@ -191,22 +199,21 @@ class Worker:
 
     # --- pixels
 
-    def _pixels(self, task: Task) -> Outcome:
+    def _begin_pixels(self, act: Callable[[PyramidTask], None], task: Task) -> Begun:
+        """Nothing yet: what comes back does it all."""
+        return partial(self._naming_damage, task, partial(self._pixels, act, task))
+
+    def _pixels(self, act: Callable[[PyramidTask], None], task: Task) -> Outcome:
         """Decode a superblock, or reduce one of a level above; alone, as this holds much memory."""
         with self._computing:
             began = time.perf_counter()
-            stage = task[0] - self.plan.decode_stage
-            if stage == 0:
-                self._decode(task[1])
-            else:
-                self._reduce(self.plan.layout.task(stage, task[1]))
+            act(self.plan.layout.task(self.plan.stages[task[0]].number, task[1]))
             seconds = time.perf_counter() - began
         return Outcome(task, seconds, worker=self.name, written=self.written.written(task))
 
-    def _decode(self, superblock: int) -> None:
-        task = self.plan.layout.task(0, superblock)
+    def _decode(self, task: PyramidTask) -> None:
         wanted = self.plan.layout.reads(task).box
-        latents = self.plan.decode_box(superblock)
+        latents = wanted.covering(self.plan.tiling.scale)
         inside = wanted.slices_in(latents.scaled(self.plan.tiling.scale))
         bands = decode_bands(self.codec, self.plan.tiling, latents, self._latents, self.sampler.device)
         write_bands(self.outputs, self.plan.layout, task, cut(bands, *inside))

@@ -83,7 +83,7 @@ def read_times(folder: Path) -> Reached:
     done = DoneTasks(folder / LEDGER)
     done.look()
     stages = np.zeros(plan.blocks, np.int64)
-    for stage in range(plan.steps + 1):
+    for stage in plan.stages_of(DENOISE):
         stages[done.tasks.blocks(stage)] += 1
     return reached_by(plan, stages)
 

@@ -16,7 +16,7 @@ from cluster.tasks import Begun, Outcome, finished
 if TYPE_CHECKING:
     from cluster.executors.contract import Runs
     from cluster.job import Job
-    from cluster.plan import Task
+    from cluster.stages import Task
 
 
 def watching(worker: Runs, job: Job) -> Runs:

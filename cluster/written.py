@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.outputs import Outputs, outputs_for
-from cluster.plan import Plan, Task
+from cluster.plan import DENOISE, Plan
+from cluster.stages import Task
 from storage.arrays import ArraySpec, ArrayStore
 from storage.damage import DamagedData
 from storage.ledger import Written
@@ -83,10 +84,10 @@ class TaskOutputs:
         return f"{self.plan.stages[stage].name}, block {block}"
 
     def _is_denoising(self, task: Task) -> bool:
-        return task[0] < self.plan.decode_stage
+        return self.plan.stages[task[0]].kind == DENOISE
 
     def _pyramid_task(self, task: Task) -> PyramidTask:
-        return self.plan.layout.task(task[0] - self.plan.decode_stage, task[1])
+        return self.plan.layout.task(self.plan.stages[task[0]].number, task[1])
 
     def _kept(self, task: Task) -> list[Path]:
         return self.outputs.kept_files(self._pyramid_task(task))
@@ -94,9 +95,8 @@ class TaskOutputs:
     def _chunks(self, task: Task) -> Iterator[tuple[ArraySpec, tuple[int, ...]]]:
         """The arrays that a denoising task writes, and its chunk of each."""
         stage, block = task
-        yield self.plan.state_array(stage), (0, *divmod(block, self.plan.grid.columns))
-        if stage < self.plan.steps:
-            yield self.plan.sums_array(stage), (block, 0, 0, 0)
+        for array in self.plan.arrays_of(stage):
+            yield array, self.plan.chunk_of(array, block)
 
 
 def digest_of(files: Iterable[Path]) -> str:

@@ -10,6 +10,7 @@ URL that TensorStore opens (`file://`, `s3://`, `gs://`, `memory://`).
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -62,6 +63,11 @@ class ArraySpec:
     dtype: str
     dimension_names: tuple[str, ...]
     part: tuple[int, ...] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values; what is on disk is as much, for nothing is compressed."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def codecs(self) -> list[dict[str, Any]]:
         """Zarr v3's: raw values and their checksum, in shards where a chunk has parts."""

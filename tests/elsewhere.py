@@ -10,7 +10,7 @@ from math import inf
 
 from cluster.executors.actor import Actor
 from cluster.executors.contract import Look, Work
-from cluster.plan import Task
+from cluster.stages import Task
 from cluster.tasks import Outcome
 
 _actors: list[Actor] = []

@@ -18,7 +18,7 @@ from cluster.batch.run import BatchTasks, Left, _loop
 from cluster.batch.tasks import ASSEMBLE, GiantTask
 from cluster.events import Event, TaskRetried
 from cluster.patience import Limits
-from cluster.plan import Task
+from cluster.stages import Task
 from cluster.supervision import Supervisor, TaskFailed
 from cluster.tasks import Outcome
 

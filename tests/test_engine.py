@@ -29,7 +29,7 @@ from cluster.driver import Interrupted
 from cluster.events import JobStarted
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
-from cluster.plan import Task
+from cluster.stages import Task
 from cluster.supervision import TaskFailed
 from cluster.tasks import Outcome, finished
 from generation.schedules import SHORT_NAMES

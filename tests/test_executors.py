@@ -15,8 +15,8 @@ from scripted import Run, ScriptedWork, Strip, drive
 from cluster.events import TaskRetried
 from cluster.executors import EXECUTORS, make
 from cluster.patience import Limits
-from cluster.plan import Task
 from cluster.spec import JobSpec
+from cluster.stages import Task
 from cluster.tasks import Outcome
 
 STRIP = Strip(blocks=3, steps=3)

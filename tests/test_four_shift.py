@@ -244,7 +244,7 @@ def test_the_plan_knows_what_it_costs(tmp_path: Path, monkeypatch) -> None:
     band, whole_block = wide * ours_side, wide * wide  # four passes over each other come as a whole
     more = 3 * 4 * (whole_block - band + 3 * (others_side**2 - ours_side**2))
     assert other.plan.decode_bytes - ours.plan.decode_bytes == more > 0
-    last = other.plan.dependencies((other.plan.decode_stage, 0))
+    last = other.plan.dependencies((other.plan.stages_of("decode")[0], 0))
     reads = {tile.source for tile in other.plan.tiling.tiles_over(other.plan.decode_box(0))}
     assert {block for _, block in last} == {b for box in reads for b in other.plan.grid.meeting(box)}
 

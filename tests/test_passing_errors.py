@@ -13,7 +13,7 @@ from engine import files_of, run, run_here, tiny_job, tiny_worker
 from cluster.events import Event, TaskRetried
 from cluster.executors.in_process import InProcess
 from cluster.patience import Limits
-from cluster.plan import Task
+from cluster.stages import Task
 from cluster.tasks import Begun
 from storage.arrays import as_os_error
 

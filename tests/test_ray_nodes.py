@@ -15,8 +15,8 @@ from cluster.events import TaskRetried, Waiting
 from cluster.executors.ray_actors import RayActors
 from cluster.machine import OF_RAY
 from cluster.patience import Limits
-from cluster.plan import Task
 from cluster.spec import JobSpec
+from cluster.stages import Task
 
 pytestmark = [
     pytest.mark.ray,

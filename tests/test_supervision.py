@@ -13,8 +13,8 @@ from scripted import HANGS, LOST, TWICE, Act, Clock, Fake, Run, Strip, drive
 
 from cluster.events import TaskRetried, Waiting, WorkersUp
 from cluster.patience import LIMITS, Deadlines, Limits, passes
-from cluster.plan import Task
 from cluster.queueing import Queue
+from cluster.stages import Task
 from cluster.supervision import Supervisor, TaskFailed
 from cluster.tasks import Outcome
 from storage.task_set import TaskSet

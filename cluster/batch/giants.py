@@ -32,9 +32,9 @@ from cluster.identity import check_inputs
 from cluster.job import Job, prepare_described
 from cluster.outputs import outputs_for
 from cluster.patience import LIMITS, Limits
-from cluster.plan import Task
 from cluster.running import run
 from cluster.spec import SpecError
+from cluster.stages import Task
 from cluster.supervision import Hung, TaskFailed
 from cluster.tasks import Outcome, Worker
 from cluster.watching import watching

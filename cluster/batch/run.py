@@ -44,10 +44,10 @@ from cluster.events import (
 )
 from cluster.executors.contract import Executor
 from cluster.patience import LIMITS
-from cluster.plan import Task
 from cluster.queueing import Line
 from cluster.recovery import DamagedInputs
 from cluster.report import guessed_evaluation
+from cluster.stages import Task
 from cluster.supervision import Named, Supervisor, TaskFailed
 from cluster.tasks import Outcome
 from storage.damage import DamagedData

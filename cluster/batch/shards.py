@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from cluster.batch.columns import as_table, part_schema, table_schema
 from cluster.batch.names import DATA, MANIFESTS, PARTS
 from cluster.batch.plan import ROW_BYTES, Batch
-from cluster.plan import Task
 from cluster.recovery import DamagedInputs
+from cluster.stages import Task
 from storage.files import replace_by, replace_file
 from storage.fingerprint import FormatError, file_hash
 

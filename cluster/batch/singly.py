@@ -10,8 +10,8 @@ from cluster.batch.packing import groups_of
 from cluster.batch.plan import Batch
 from cluster.batch.shards import join_rows, write_row
 from cluster.batch.tasks import RowTask
-from cluster.plan import Task
 from cluster.queueing import Line
+from cluster.stages import Task
 from cluster.supervision import Supervisor, TaskFailed
 from cluster.tasks import Outcome
 

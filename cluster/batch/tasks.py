@@ -8,7 +8,7 @@ GiantTask (stage, block)   a task of the job of a large request, that of group `
 
 from __future__ import annotations
 
-from cluster.plan import Task
+from cluster.stages import Task
 
 ASSEMBLE = -1
 

@@ -14,7 +14,7 @@ from cluster.machine import collect_rarely, settled
 
 if TYPE_CHECKING:
     from cluster.executors.contract import Runs, Work
-    from cluster.plan import Task
+    from cluster.stages import Task
     from cluster.tasks import Outcome
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
-from cluster.plan import Task
 from cluster.spec import JobSpec
+from cluster.stages import Task
 from cluster.tasks import Begun, Outcome
 
 

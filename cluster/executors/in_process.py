@@ -15,7 +15,7 @@ from math import inf
 
 from cluster.executors.contract import Look, Runs, Work
 from cluster.machine import settled
-from cluster.plan import Task
+from cluster.stages import Task
 from cluster.tasks import Begun, Outcome, finished
 
 
