@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.job_file import LATENTS
 from cluster.plan import WORK, Task
 from cluster.recovery import to_be_read
+from cluster.rereading import REREADING, Rereading
 from cluster.status import LEDGER
 from cluster.written import TaskOutputs, bytes_of_file, digest_of, written_file
 from storage.arrays import METADATA
 from storage.files import sync_file_system
-from storage.ledger import Done, Ledger, LedgerRecord
+from storage.ledger import Done, Ledger, LedgerRecord, Written, is_readable, set_aside
 from storage.task_set import TaskSet
 
 if TYPE_CHECKING:
@@ -30,15 +29,14 @@ log = logging.getLogger(__name__)
 
 NAMED = 3
 """Damaged things that are named in a line; of more, how many there are."""
-READERS = 4
-"""Threads that read outputs at once; reading and hashing release Python's lock."""
-AT_ONCE = 256
-"""Outputs that are asked for at once: memory is bounded whatever the number of tasks."""
 
 
-def open_ledger(job: Job) -> Ledger:
-    """The ledger of a job whose folder this process has claimed."""
-    return Ledger(job.spec.out / LEDGER, job.fingerprint, [stage.tasks for stage in job.plan.stages])
+def open_ledger(job: Job, reading: Rereading = REREADING) -> Ledger:
+    """The ledger of a job whose folder this process has claimed. One that cannot be read is begun anew."""
+    path = job.spec.out / LEDGER
+    if not reading.is_whole(lambda: is_readable(path)):
+        set_aside(path)
+    return Ledger(path, job.fingerprint, [stage.tasks for stage in job.plan.stages])
 
 
 def read_ledger(job: Job) -> LedgerRecord:
@@ -67,11 +65,12 @@ def needs_work(job: Job, ledger: Ledger, *, thorough: bool) -> bool:
 
 
 class Closing:
-    """Checks what a job has written, and closes its outputs."""
+    """Checks what a job has written, and closes its outputs. reading: how patiently."""
 
-    def __init__(self, job: Job, ledger: LedgerRecord) -> None:
+    def __init__(self, job: Job, ledger: LedgerRecord, reading: Rereading = REREADING) -> None:
         self._folder = job.spec.out
         self._ledger = ledger
+        self._reading = reading
         self._kept = range(job.plan.steps, len(job.plan.stages))
         self.outputs = TaskOutputs.of(job)
 
@@ -91,14 +90,10 @@ class Closing:
         self, stages: range, *, tasks: TaskSet | None = None, serving: bool = False
     ) -> Iterator[Task]:
         """Of these stages. tasks: only of these, None of all. serving: what does not serve later tasks as well."""
-        with ThreadPoolExecutor(READERS) as pool:
-            entries = (
-                entry for entry in self._ledger.written(stages) if tasks is None or entry.task in tasks
-            )
-            while some := list(islice(entries, AT_ONCE)):
-                for entry, whole in zip(some, pool.map(self._is_whole, some), strict=True):
-                    if not whole or (serving and not self.outputs.serves(entry.task)):
-                        yield entry.task
+        entries = (entry for entry in self._ledger.written(stages) if tasks is None or entry.task in tasks)
+        for entry, whole in self._reading.whole(entries, self._is_whole):
+            if not whole or (serving and not self.outputs.serves(entry.task)):
+                yield entry.task
 
     def end(self, ledger: Ledger) -> None:
         """Write the last files, and into the ledger that all is there; remove what is not kept."""
@@ -126,7 +121,9 @@ class Closing:
         files = [(self._folder / name, written) for name, written in told.items()]
         if thorough:
             standing = [task for stage, tasks in self._standing() for task in self._damaged_of(stage, tasks)]
-            return standing, [path for path, written in files if not _is_as(path, written.digest)]
+            return standing, [
+                path for (path, _), whole in self._reading.whole(files, _is_file_as) if not whole
+            ]
         tasks = [
             entry.task
             for entry in self._ledger.written(self._kept)
@@ -163,9 +160,9 @@ class Closing:
         if self.outputs.outputs.keeps_master or self._ledger.last_closed is None:
             return bool(derived)
         told = self._ledger.last_closed.files
-        return not all(
-            self.name_of(path) in told and _is_as(path, told[self.name_of(path)].digest) for path in derived
-        )
+        known = [(path, told[self.name_of(path)]) for path in derived if self.name_of(path) in told]
+        whole = [whole for _, whole in self._reading.whole(known, _is_file_as)]
+        return not (all(whole) and len(known) == len(derived))
 
     def _is_whole(self, entry: Done) -> bool:
         return entry.written is not None and self.outputs.is_as(entry.task, entry.written)
@@ -181,5 +178,6 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _is_as(path: Path, digest: str) -> bool:
-    return path.is_file() and digest_of([path]) == digest
+def _is_file_as(told: tuple[Path, Written]) -> bool:
+    path, written = told
+    return path.is_file() and digest_of([path]) == written.digest

@@ -32,6 +32,7 @@ from cluster.plan import Plan, Task
 from cluster.queueing import Queue
 from cluster.recovery import DamagedInputs, missing, to_redo
 from cluster.report import guessed_pace, task_seconds
+from cluster.rereading import Rereading
 from cluster.supervision import Named, Supervisor
 from cluster.tasks import Outcome
 from storage.arrays import ArrayStore
@@ -90,7 +91,7 @@ class Run:
         self.ledger = ledger
         self.on_event = on_event
         self.supervisor = Supervisor(executor, JobTasks(job), on_event, limits)
-        self.closing = Closing(job, ledger)
+        self.closing = Closing(job, ledger, Rereading(limits))
         self.outputs = self.closing.outputs
         self._damaged: Counter[Task] = Counter()
 

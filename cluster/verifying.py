@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import job_file
 from cluster.batch.names import DATA, MANIFESTS, NAME, SUCCESS, is_batch
+from cluster.rereading import REREADING
 from storage.claim import Claim
 from storage.fingerprint import FormatError
+from storage.ledger import is_readable
 
 if TYPE_CHECKING:
     from cluster.job import Job
@@ -68,6 +70,9 @@ def _on_job(job: Job) -> Verdict:
     from cluster.closing import Closing, read_ledger
     from cluster.status import LEDGER
 
+    path = job.spec.out / LEDGER
+    if not REREADING.is_whole(lambda: is_readable(path)):
+        return Verdict(str(job.spec.out), False, 0, (LEDGER,))
     ledger = read_ledger(job)
     closing = Closing(job, ledger)
     tasks, files = closing.changed(thorough=True)
@@ -96,7 +101,8 @@ def _on_batch(folder: Path) -> Verdict:
     names = [f"train-{shard:05d}-of-{_shards(folder):05d}" for shard in range(_shards(folder))]
     manifests = {name: folder / MANIFESTS / f"{name}.json" for name in names}
     due = [name for name in names if finished or manifests[name].is_file()]
-    damaged = [name for name in due if not is_as_told(folder / DATA / f"{name}.parquet", manifests[name])]
+    looked = REREADING.whole(due, lambda name: is_as_told(folder / DATA / f"{name}.parquet", manifests[name]))
+    damaged = sorted(name for name, whole in looked if not whole)
     return Verdict(str(folder), finished, len(due), tuple(damaged))
 
 

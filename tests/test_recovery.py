@@ -36,15 +36,6 @@ from cluster.progress import Tally
 from cluster.tasks import Outcome
 from storage.damage import DamagedData
 
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    with pytest.MonkeyPatch.context() as patch:
-        job = tiny_job(tmp_path_factory.mktemp("undisturbed"), patch, outputs=BOTH)
-        go_on(job)
-    return files_of(job.spec.out)
-
-
 # --- while it runs ---------------------------------------------------------------------------------------------------
 
 
