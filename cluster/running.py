@@ -12,7 +12,7 @@ from cluster import job_file
 from cluster.events import JobFinished, OnEvent, as_map
 from cluster.history import Events, set_damaged_events_aside
 from cluster.identity import INPUTS
-from cluster.inputs import FOLDER, kept
+from cluster.inputs import FOLDER, kept, originals_of
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import JobSpec, SpecError
 from storage import claim
@@ -64,8 +64,9 @@ def run(
     with Claim(folder):
         enter(job, resume)  # nobody was here in between
         _tidy(folder)
+        originals = _originals(job)
         job = job.reading(kept(job.spec, job.inputs, folder))
-        job_file.save(job.spec, job.fingerprint, job.files)
+        job_file.save(job.spec, job.fingerprint, job.files, originals)
         with open_ledger(job) as ledger:
             page = folder / "index.html"
             if job.map is not None and thorough:
@@ -77,6 +78,13 @@ def run(
                 run(job.map, resume=True, on_event=as_map(on_event), make=make, thorough=True)
             _execute(job, ledger, on_event, make)
             return Result(folder, page)
+
+
+def _originals(job: Job) -> dict[str, str]:
+    """Where the user's files were when they were given, and last given again."""
+    folder = job.spec.out
+    known = dict(job_file.load(folder).originals) if is_job(folder) else {}
+    return known | originals_of(job.spec, folder)
 
 
 def _tidy(folder: Path) -> None:

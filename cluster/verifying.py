@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import job_file
 from cluster.batch.names import DATA, MANIFESTS, NAME, SUCCESS, is_batch
+from cluster.identity import INPUTS
+from cluster.inputs import Lost, lost_copies
 from cluster.rereading import REREADING
 from storage.claim import Claim
 from storage.fingerprint import FormatError
@@ -18,6 +20,7 @@ from storage.ledger import is_readable
 
 if TYPE_CHECKING:
     from cluster.job import Job
+    from cluster.job_file import SavedJob
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,14 @@ class Verdict:
     """What was found. read: outputs of tasks and files of a job's end, or shards.
 
     damaged: those that are missing or not as they were written, as people read their names. finished: whether the job
-    or batch is done.
+    or batch is done. advice: a sentence for each of them that nobody can make again without its user.
     """
 
     folder: str
     finished: bool
     read: int
     damaged: tuple[str, ...]
+    advice: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -44,14 +48,31 @@ class Verdict:
 
 def verdict_on(folder: Path) -> Verdict:
     """Raises SpecError where there is neither a job nor a batch, BlockingIOError where a process is at work there."""
-    from cluster.api import continued
-
     if is_batch(folder):
         with _claimed(folder):
             return _on_batch(folder)
-    job = continued(folder, None, None, allow_pickle=True)  # no weights are read
+    saved = job_file.load(folder)
+    lost = lost_copies(saved.spec, saved.files, saved.originals)
+    job = _job_of(saved, lost)
     with _claimed(folder):
-        return _on_job(job)
+        verdict = _on_job(job)
+    copies = len(INPUTS.keys() & saved.files.keys())
+    names = (*verdict.damaged, *(one.copy.relative_to(saved.spec.out).as_posix() for one in lost))
+    advice = tuple(one.advice() for one in lost if one.original is None)
+    return replace(verdict, read=verdict.read + copies, damaged=names, advice=advice)
+
+
+def _job_of(saved: SavedJob, lost: Sequence[Lost]) -> Job:
+    """The job of a folder, as far as there is something left of its user's files. Raises FormatError for another."""
+    from cluster.api import check_same, continued
+    from cluster.job import unreadable
+
+    if all(one.original for one in lost):
+        return continued(saved.spec.out, None, None, allow_pickle=True)  # no weights are read
+    spec = saved.spec.model_copy(update={"allow_pickle": saved.pickled})
+    job = unreadable(spec, {name: saved.files[name] for name in INPUTS if name in saved.files})
+    check_same(saved, job)
+    return job
 
 
 @contextmanager
