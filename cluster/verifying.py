@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found. read: outputs of tasks and files of a job's end, or shards.
+    """What was found. read: outputs of tasks, files of a job's end and copies of inputs; or shards and what is
+    beside them.
 
     damaged: those that are missing or not as they were written, as people read their names. finished: whether the job
     or batch is done. advice: a sentence for each of them that nobody can make again without its user.
@@ -115,8 +116,12 @@ def _with_map(picture: Verdict, invented: Verdict) -> Verdict:
 
 
 def _on_batch(folder: Path) -> Verdict:
-    """Of its finished shards, which manifests tell of; the parts of others are read when a shard is put together."""
+    """Of its finished shards, which manifests tell of, and of the files beside them.
+
+    The parts of other shards are read when a shard is put together.
+    """
     from cluster.batch.shards import is_as_told
+    from cluster.batch.written import damaged_in, told_in
 
     finished = (folder / SUCCESS).is_file()
     names = [f"train-{shard:05d}-of-{_shards(folder):05d}" for shard in range(_shards(folder))]
@@ -124,7 +129,8 @@ def _on_batch(folder: Path) -> Verdict:
     due = [name for name in names if finished or manifests[name].is_file()]
     looked = REREADING.whole(due, lambda name: is_as_told(folder / DATA / f"{name}.parquet", manifests[name]))
     damaged = sorted(name for name, whole in looked if not whole)
-    return Verdict(str(folder), finished, len(due), tuple(damaged))
+    beside = damaged_in(folder)
+    return Verdict(str(folder), finished, len(due) + len(told_in(folder) or {}), (*damaged, *beside))
 
 
 def _shards(folder: Path) -> int:

@@ -20,6 +20,8 @@ from cluster.batch.plan import UNCLAIMED, Batch, Sizes, check_folder, commits_in
 from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
 from cluster.batch.retrying import forget_failed
 from cluster.batch.run import Summary, read_success
+from cluster.batch.written import damaged_in, forget_damaged
+from cluster.closing import listed
 from cluster.events import OnEvent, unheard
 from cluster.history import set_damaged_events_aside
 from cluster.job import unused
@@ -73,6 +75,7 @@ def make_batch(
             on_planned(need)
         enter(batch, resume or retry_failed)
         on_claimed(batch.spec)
+        wanted = _without_damaged(batch, wanted)
         if retry_failed:
             wanted = forget_failed(batch, wanted)
         return BatchResult(batch.out, _run(batch, wanted, on_event))
@@ -141,11 +144,19 @@ def _claimed(out: Path) -> Iterator[None]:
             claim.close()
 
 
+def _without_damaged(batch: Batch, extras: Extras) -> Extras:
+    """What to write beside the shards: what is asked for, and what was there and is damaged. Says so in a line."""
+    damaged = damaged_in(batch.out)
+    if damaged:
+        LOG.warning("%s: missing or not as written, to be made again", listed(damaged))
+    return forget_damaged(batch.out, damaged, extras)
+
+
 def _run(batch: Batch, extras: Extras, on_event: OnEvent) -> Summary:
-    """A finished batch is only asked for the extras that it lacks."""
+    """A finished batch is only asked for what it lacks beside its shards."""
     finished = read_success(batch.out)
     if finished is not None and running.is_whole(batch):
-        extras.write(batch)
+        running.complete(batch, extras)
         return finished
     with JsonLines(batch.out / EVENTS) as log:
         return running.run(batch, extras, fan_out(log, on_event))
