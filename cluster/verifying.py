@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found. read: outputs of tasks, files of a job's end and copies of inputs; or shards and what is
-    beside them.
+    """What was found.
 
+    read: outputs of tasks, files of a job's end and copies of the user's files; or shards and what is beside them.
     damaged: those that are missing or not as they were written, as people read their names. finished: whether the job
     or batch is done. advice: a sentence for each of them that nobody can make again without its user.
     """
