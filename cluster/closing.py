@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,16 @@ def read_ledger(job: Job) -> LedgerRecord:
     return LedgerRecord(job.spec.out / LEDGER, job.fingerprint, [stage.tasks for stage in job.plan.stages])
 
 
-def needs_work(job: Job, ledger: Ledger, *, thorough: bool) -> bool:
-    """Whether something is left to do; what is missing or damaged is forgotten, so that it is. Says so in a line.
+@dataclass(frozen=True)
+class Left:
+    """Whether something is left to do, and the names of what is damaged among it."""
+
+    work: bool
+    damaged: tuple[str, ...] = ()
+
+
+def left_to_do(job: Job, ledger: Ledger, *, thorough: bool) -> Left:
+    """What is missing or damaged is forgotten, so that it is to be done again. Says so in a line.
 
     thorough: by reading all that should be there. Otherwise by the sizes of a finished job; the tasks of one that is
     under way find what is damaged.
@@ -53,15 +62,15 @@ def needs_work(job: Job, ledger: Ledger, *, thorough: bool) -> bool:
     closing = Closing(job, ledger)
     finished = closing.is_finished()
     if not (finished or thorough):
-        return True
+        return Left(work=True)
     tasks, files = closing.changed(thorough=thorough)
-    if tasks or files:
-        named = listed(closing.named(tasks, files))
-        log.warning("%s: missing or not as written, and made again", named)
+    damaged = tuple(closing.named(tasks, files))
+    if damaged:
+        log.warning("%s: missing or not as written, to be made again", listed(damaged))
         ledger.forget(tasks)
     elif finished:
         closing.remove_leftovers()
-    return not finished or bool(tasks or files)
+    return Left(not finished or bool(damaged), damaged)
 
 
 class Closing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from cluster.executors.contract import Executor, Work
     from cluster.job import Job
     from storage.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def run(
     make: its executor, and its map's, which are closed when they are done. thorough: of a finished job, read all that
     it keeps, not only the sizes. Raises BlockingIOError where another process runs the job; then nothing is changed.
     """
-    from cluster.closing import needs_work, open_ledger
+    from cluster.closing import left_to_do, listed, open_ledger
 
     folder = job.spec.out
     enter(job, resume)
@@ -71,12 +74,15 @@ def run(
             page = folder / "index.html"
             if job.map is not None and thorough:
                 run(job.map, resume=True, on_event=as_map(on_event), make=make, thorough=True)
-            if not needs_work(job, ledger, thorough=thorough):
+            left = left_to_do(job, ledger, thorough=thorough)
+            if not left.work:
                 _tell_that_it_is_finished(folder)
                 return Result(folder, page, before=True)
             if job.map is not None and not thorough:
                 run(job.map, resume=True, on_event=as_map(on_event), make=make, thorough=True)
             _execute(job, ledger, on_event, make)
+            if left.damaged:
+                log.warning("%s: made again", listed(left.damaged))
             return Result(folder, page)
 
 
