@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from storage.files import replace_by, replace_file
+from storage.files import naming, replace_by, replace_file
 from storage.fingerprint import FormatError
 from storage.task_set import Task, TaskSet
 
@@ -199,7 +199,7 @@ def lines_of(path: Path) -> Iterator[Done | Closed | None]:
 def is_readable(path: Path) -> bool:
     """Read all of it, if there is one, whatever it says. Raises OSError where that cannot be done."""
     if path.is_file():
-        with path.open("rb") as file:
+        with naming(path), path.open("rb") as file:
             for _ in file:
                 pass
     return True

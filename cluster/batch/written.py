@@ -18,7 +18,7 @@ from cluster.batch.names import CARD, ERROR_TABLE, SECONDS, SUCCESS
 from cluster.rereading import REREADING
 from cluster.written import bytes_of_file, digest_of
 from storage.damage import DamagedData
-from storage.files import replace_file
+from storage.files import naming, replace_file
 from storage.ledger import Written
 
 WRITTEN = "written.json"
@@ -35,8 +35,15 @@ def damaged_in(folder: Path) -> list[str]:
 
 def told_in(folder: Path) -> Mapping[str, Written] | None:
     """What written.json says; None where there is none, or none that can be read."""
+    read: list[bytes] = []
+
+    def look() -> bool:
+        with naming(folder / WRITTEN):
+            read.append((folder / WRITTEN).read_bytes())
+        return True
+
     try:
-        told = json.loads((folder / WRITTEN).read_bytes())
+        told = json.loads(read[0] if REREADING.is_whole(look) else b"")
         return {str(name): Written(int(one["bytes"]), str(one["digest"])) for name, one in told.items()}
     except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
