@@ -19,6 +19,7 @@ from cluster.rereading import REREADING, Rereading
 from cluster.status import LEDGER
 from cluster.written import TaskOutputs, bytes_of_file, digest_of, written_file
 from storage.arrays import METADATA
+from storage.damage import DamagedData
 from storage.files import sync_file_system
 from storage.ledger import Done, Ledger, LedgerRecord, Written, is_readable, set_aside
 from storage.task_set import TaskSet
@@ -110,8 +111,20 @@ class Closing:
         latents = self._folder / LATENTS
         files = [*self.outputs.outputs.own_files(), latents / METADATA, latents.parent / METADATA]
         sync_file_system(self._folder)  # tiles are not synced one by one
-        ledger.close_job({self.name_of(path): written_file(path) for path in files})
+        ledger.close_job({self.name_of(path): self._written_file(path) for path in files})
         self.remove_leftovers()
+
+    def _written_file(self, path: Path) -> Written:
+        """Raises DamagedData for one that cannot be read, although it was just written."""
+        read: list[Written] = []
+
+        def look() -> bool:
+            read.append(written_file(path))
+            return True
+
+        if not self._reading.is_whole(look):
+            raise DamagedData(f"{path} was just written and cannot be read; is the disk in order?")
+        return read[0]
 
     # --- a finished job
 

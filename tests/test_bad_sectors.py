@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,8 @@ from cluster.driver import Run
 from cluster.events import Event, TaskDone, TaskRetried
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
-from cluster.patience import Limits
+from cluster.patience import Limits, passes
+from cluster.recovery import DamagedInputs
 from cluster.rereading import Rereading
 from cluster.written import TaskOutputs
 from storage.arrays import ArraySpec, ArrayStore
@@ -151,6 +153,29 @@ def test_a_chunk_on_a_bad_sector_is_made_again_in_a_file_of_its_own(
     retried = [event for event in events if isinstance(event, TaskRetried)]
     assert len(retried) % (SOON.tries - 1) == 0  # whoever met it tried it as often as any other
     assert bool(retried) == (stop_after != TASKS)  # nobody but the check at the end reads it then
+
+
+def test_what_a_worker_tells_of_it_reaches_the_driver_whole() -> None:
+    told = pickle.loads(pickle.dumps(DamagedInputs("not read", ((3, 1), (3, 2)), errno.EIO)))
+    assert (str(told), told.tasks, told.errno) == ("not read", ((3, 1), (3, 2)), errno.EIO)
+    assert passes(told) and not passes(DamagedInputs("rotten", ((3, 1),)))
+
+
+def test_a_ledger_that_can_never_be_read_is_begun_anew(
+    tmp_path: Path, monkeypatch, undisturbed: dict[str, bytes]
+) -> None:
+    class Unread(Rereading):
+        def is_whole(self, look: Callable[[], bool]) -> bool:
+            return False
+
+    job = tiny_job(tmp_path, monkeypatch, outputs=BOTH)
+    go_on(job, stop_after=WHILE_DENOISING)
+    told = (tmp_path / "ledger.jsonl").read_bytes()
+    with open_ledger(job, Unread()) as ledger:
+        assert ledger.done.count(0) == 0
+    assert (tmp_path / "ledger.damaged.jsonl").read_bytes() == told
+    go_on(job)
+    assert files_of(tmp_path) == undisturbed
 
 
 # --- the end of a job ------------------------------------------------------------------------------------------------
