@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.fitting import check_fits, most_workers
-from cluster.identity import identified, inputs_of, job_facts, model_facts
+from cluster.identity import INPUTS, identified, inputs_of, job_facts, model_facts
 from cluster.models import described
 from cluster.plan import Plan
 from cluster.prediction import lost_settings, scheduler_config
@@ -118,6 +118,21 @@ def prepare_described(
     if check_fit:
         check_fits(job)
     return job
+
+
+def unreadable(spec: JobSpec, inputs: Mapping[str, str]) -> Job:
+    """The job of a saved spec of which some of the user's files are lost: to look at what it wrote, not to be run.
+
+    inputs: what the files were, by field; none of them is opened. Raises ModelError.
+    """
+    from cluster.regions import JobRegions, has_regions
+
+    info = identified(described(spec))
+    spec = resolve(spec, info)
+    plan = plan_of(spec, info)
+    told = spec.model_copy(update=dict.fromkeys(INPUTS))
+    regions = JobRegions(told, plan.canvas, info.scale, plan.guided) if has_regions(spec) else None
+    return Job(spec, info, plan, fingerprint(job_facts(spec, info, inputs, None)), None, regions, inputs)
 
 
 def _within_memory(spec: JobSpec, plan: Plan, note: Note) -> JobSpec:

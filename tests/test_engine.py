@@ -331,7 +331,7 @@ def test_pixels_that_a_power_cut_took_are_drawn_again(
     denoiser = ConvolutionalDenoiser()
     events = run_here(job, denoiser)
     assert files_of(tmp_path) == before and denoiser.evaluated == 0
-    assert "missing or damaged: 1 of 65 tasks are done again, from decode on" in caplog.text
+    assert "missing or damaged: 1 of 65 tasks are to be done again, from decode on" in caplog.text
     assert sum(isinstance(event, JobStarted) for event in events) == 2
     assert not any(isinstance(event, JobStarted) for event in run_here(job)[1:])
 
