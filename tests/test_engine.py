@@ -32,7 +32,7 @@ from cluster.job import Job
 from cluster.plan import Task
 from cluster.supervision import TaskFailed
 from cluster.tasks import Outcome, finished
-from generation.schedules import SHORT_NAMES
+from generation.schedules.names import NATIVE_NAMES, SHORT_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 TOPOLOGIES = ["plane", "ring", "torus"]
@@ -112,7 +112,7 @@ def blockwise_equals_whole(tmp_path: Path, monkeypatch, **fields) -> None:
     assert pictures[0] == pictures[1] and pictures[0]
 
 
-@pytest.mark.parametrize(("number", "scheduler"), list(enumerate(SHORT_NAMES)))
+@pytest.mark.parametrize(("number", "scheduler"), list(enumerate((*SHORT_NAMES, *NATIVE_NAMES))))
 def test_every_scheduler_in_blocks_equals_the_whole_canvas(
     number: int, scheduler: str, tmp_path: Path, monkeypatch
 ) -> None:
