@@ -17,7 +17,6 @@ NOT_IN_DIFFUSERS = {("pndm", "sample"), ("euler_a", "sample"), ("dpm_2", "sample
 }  # fmt: skip
 FLOWS = {
     "dpmpp_2m",
-    "dpmpp_2m_karras",
     "dpmpp_2m_sde",
     "dpmpp_2s",
     "deis",

@@ -95,6 +95,8 @@ def test_unknown_and_unsuitable_schedulers_are_refused() -> None:
         build_schedule("flow_euler", {}, 5)
     with pytest.raises(ValueError, match="cannot integrate a flow-matching model"):
         build_schedule("ddim", FLOW, 5)
+    with pytest.raises(ValueError, match="with use_karras_sigmas cannot integrate a flow-matching model"):
+        build_schedule("dpmpp_2m_karras", FLOW, 5)
     with pytest.raises(ValueError, match="thresholding"):
         build_schedule("ddim", {"thresholding": True}, 5)
 

@@ -68,8 +68,8 @@ class OfAlphas:
 
     @property
     def sigmas(self) -> tuple[float, float]:
-        """The training's own."""
-        return math.exp(self.log_sigmas[0]), math.exp(self.log_sigmas[-1])
+        """The training's own, but no more than the paper's: cosine schedules end at 20000, where steps are wasted."""
+        return math.exp(self.log_sigmas[0]), min(math.exp(self.log_sigmas[-1]), PAPERS_SIGMAS[1])
 
     def timestep(self, sigma: float) -> float:
         """The training step of that level, a fraction between two; the first or last one beyond them."""
@@ -96,7 +96,7 @@ class OfFlow:
 
     @property
     def sigmas(self) -> tuple[float, float]:
-        """The paper's: at s = 1 sigma would have no end, and at 80 a flow is noise but for one part in 81."""
+        """The paper's: at s = 1 sigma has no end, and at 80 a flow is noise but for one part in 81."""
         return PAPERS_SIGMAS
 
     def timestep(self, sigma: float) -> float:

@@ -14,6 +14,8 @@ from generation.schedules.names import FLOW_CLASSES, is_flow, resolve
 NO_CLIPPING = {"clip_sample": False}
 """Unless the model asks for it: diffusers' default, to clip x0 to [-1, 1], is for pixels; latents reach further."""
 
+_OTHER_LEVELS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+
 MEMORYLESS = ("DDIMScheduler", "DDPMScheduler")
 """Schedulers whose steps depend on the timestep alone, so that they can begin at any without being told."""
 
@@ -27,6 +29,7 @@ def build(name: str, config: Mapping[str, Any]) -> Any:
     settings = {key: value for key, value in settings.items() if key in accepted}
     scheduler = scheduler_class.from_config(settings)
     _refuse_what_is_not_pointwise(scheduler, class_name)
+    _refuse_levels_beyond_a_flow(scheduler, class_name)
     return scheduler
 
 
@@ -57,6 +60,15 @@ def _refuse_what_is_not_pointwise(scheduler: Any, class_name: str) -> None:
         raise ValueError(f"{class_name} with a learned variance is not supported; choose another scheduler")
     if config.get("stochastic_sampling"):
         raise ValueError(f"{class_name} with stochastic_sampling is not supported; set it to false")
+
+
+def _refuse_levels_beyond_a_flow(scheduler: Any, class_name: str) -> None:
+    """diffusers lets these settings go before use_flow_sigmas: levels above 1, where a flow has none, and then NaN."""
+    wrong = [name for name in _OTHER_LEVELS if scheduler.config.get(name)]
+    if wrong and scheduler.config.get("use_flow_sigmas"):
+        raise ValueError(
+            f"{class_name} with {wrong[0]} cannot integrate a flow-matching model; choose flow_euler or dpmpp_2m"
+        )
 
 
 def set_timesteps(scheduler: Any, steps: int, mu: float | None, linear_sigmas: bool) -> None:
