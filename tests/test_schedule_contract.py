@@ -8,7 +8,7 @@ import torch
 from scheduler_cases import Noised, cases, config_of, exact_prediction, field
 
 from generation.schedules.addressed_noise import AddressedNoise
-from generation.schedules.building import build_schedule
+from generation.schedules.building import NATIVE, build_schedule
 from generation.schedules.contract import Schedule
 from generation.schedules.names import NATIVE_NAMES, SHORT_NAMES
 from generation.schedules.solvers import build, scaled_input
@@ -17,10 +17,10 @@ from generation.schedules.strength import from_strength
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 DIFFUSERS = tuple(cases())
-NATIVE = tuple(
+OURS = tuple(
     (name, kind) for name in NATIVE_NAMES for kind in ("epsilon", "v_prediction", "sample", "flow_prediction")
 )
-every_case = pytest.mark.parametrize(("name", "kind"), [*DIFFUSERS, *NATIVE])
+every_case = pytest.mark.parametrize(("name", "kind"), [*DIFFUSERS, *OURS])
 END_IN_NOISE = {("deis", "flow_prediction"), ("sa_solver", "flow_prediction"), ("pndm", "v_prediction")}
 """diffusers' own loops do not reach clean latents there: two leave out a flow's last level, PNDM takes few steps."""
 EPSILON = 2.0**-23
@@ -63,9 +63,7 @@ def test_noised_is_what_diffusers_adds_and_predicted_what_a_network_that_knows_s
         torch.testing.assert_close(schedule.predicted(k, x, clean), wanted, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [case for case in (*DIFFUSERS, *NATIVE) if case not in END_IN_NOISE]
-)
+@pytest.mark.parametrize(("name", "kind"), [case for case in (*DIFFUSERS, *OURS) if case not in END_IN_NOISE])
 def test_a_network_that_knows_the_answer_is_believed(name: str, kind: str) -> None:
     """From noised latents at any step on, it leads back to them; but for what a solver's last level leaves."""
     clean = field(1).float()
@@ -79,6 +77,10 @@ def test_a_network_that_knows_the_answer_is_believed(name: str, kind: str) -> No
             prediction = schedule.predicted(k, x, clean)
             x, history = schedule.step(k, x, history, prediction, lambda n, k=k: field(10 * k + n).float())
         assert float((x - clean).abs().max()) < 0.12, begin
+
+
+def test_every_native_name_has_its_line() -> None:
+    assert tuple(NATIVE) == NATIVE_NAMES
 
 
 # --- beginning

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from generation.models.turns import TURNS
@@ -11,6 +11,9 @@ from generation.schedules.diffusers_schedule import DiffusersSchedule
 from generation.schedules.edm_heun import edm_heun
 from generation.schedules.names import EDM_HEUN
 from generation.schedules.solvers import build, set_timesteps
+
+NATIVE: Mapping[str, Callable[[Mapping[str, Any], int], Schedule]] = {EDM_HEUN: edm_heun}
+"""Of a model's scheduler configuration and the number of steps, for the schedulers that are not diffusers'."""
 
 
 def build_schedule(
@@ -28,8 +31,8 @@ def build_schedule(
     for the native patch; sigmas from 1 to 1/n). Raises ValueError where the scheduler cannot work with the model.
     """
     with TURNS.together():
-        if name == EDM_HEUN:
-            return edm_heun(config, num_inference_steps)
+        if name in NATIVE:
+            return NATIVE[name](config, num_inference_steps)
         scheduler = build(name, config)
         set_timesteps(scheduler, num_inference_steps, mu, linear_sigmas)
     return DiffusersSchedule(scheduler, eta)
