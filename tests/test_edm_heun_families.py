@@ -16,7 +16,6 @@ from cluster.job import unused
 from cluster.spec import SpecError
 from generation import plain_solvers
 from generation.models.contracts import Model
-from generation.models.maps import MapDenoiser
 from generation.schedules.edm_heun import karras_levels
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -84,17 +83,3 @@ def test_which_flags_mean_something_to_it(tmp_path: Path, monkeypatch: pytest.Mo
     flow = replace(INFO, scheduler_config=FLOW_CONFIG)
     with pytest.raises(SpecError, match="--prediction-type changes nothing with scheduler edm_heun"):
         tiny_job(tmp_path, monkeypatch, flow, scheduler="edm_heun", prediction_type="epsilon")
-
-
-def test_a_map_model_hears_of_levels_between_two_steps() -> None:
-    """A cell's own evidence falls with the noise between two training steps as it does from one to the next."""
-    evidence, temperatures = torch.tensor([400.0, 100.0, 25.0]), torch.tensor([0.5, 0.7, 1.0])
-
-    def silent(seen: torch.Tensor, step: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
-        return (seen[:, :2] * 0,)
-
-    denoiser = MapDenoiser(silent, torch.device("cpu"), torch.float32, evidence, temperatures)
-    latents, wish = torch.tensor([0.004, -0.004]).reshape(1, 2, 1, 1), torch.zeros(1, 3, 1, 1)
-    for step, known in ((0, 400), (1, 100), (0.5, 200), (1.5, 50), (2, 25)):
-        said = denoiser.predict(latents, torch.tensor(step), {"wish": wish})
-        assert said[0, 0, 0, 0] == pytest.approx(1 / (1 + np.exp(-known * 0.008)) - 0.5, rel=1e-5)

@@ -173,19 +173,11 @@ class MapDenoiser:
         hidden = torch.zeros_like(latents[:, :1])
         parts = (latents, hidden, conditioning["wish"])
         seen = torch.cat([part.to(self.device, self.dtype) for part in parts], dim=1)
-        said = self.unet(seen, timestep.to(self.device), return_dict=False)[0].float()
-        evidence, temperature = self._at(timestep.to(self.device))
-        logits = said / temperature + evidence * latents.to(self.device, torch.float32)
+        step = timestep.to(self.device).long()
+        said = self.unet(seen, step, return_dict=False)[0].float()
+        logits = said / self.temperatures[step] + self.evidence[step] * latents.to(self.device, torch.float32)
         expected: torch.Tensor = torch.softmax(logits, dim=1) - 1 / logits.shape[1]
         return expected.to(latents.dtype)
-
-    def _at(self, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Evidence and temperature at a step; at a fraction between two, evidence by its logarithm, as noise levels."""
-        step = timestep.long()
-        share, after = timestep - step, (step + 1).clamp(max=len(self.evidence) - 1)
-        evidence, temperature = self.evidence[step], self.temperatures[step]
-        risen = (self.evidence[after] / evidence) ** share
-        return evidence * risen, temperature + share * (self.temperatures[after] - temperature)
 
 
 class Asked(Protocol):
