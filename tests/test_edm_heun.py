@@ -12,7 +12,7 @@ from engine import FLOW_CONFIG
 from generation import plain_solvers
 from generation.schedules.building import build_schedule
 from generation.schedules.edm_heun import EdmHeun, edm_heun, karras_levels
-from generation.schedules.parametrisations import OfAlphas, parametrisation_of
+from generation.schedules.parametrisations import AlphasTraining, parametrisation_of
 
 PAPER = {"s_churn": 40.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}
 COLLAGE = {"s_churn": 10.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003, "rho": 5.0, "sigma_min": 1e-3}
@@ -248,6 +248,13 @@ def test_settings_that_make_no_levels_are_refused() -> None:
         edm_heun(EDM | {"prediction_type": "sample"}, 5)
 
 
+@pytest.mark.parametrize("value", ["many", float("nan"), True, [1.0]])
+def test_settings_that_are_no_numbers_are_refused(value: object) -> None:
+    for config, name in ((DIFFUSION, "s_churn"), (EDM, "sigma_data"), (FLOW_CONFIG, "num_train_timesteps")):
+        with pytest.raises(ValueError, match=f"has {name} .*; give a number"):
+            edm_heun({**config, name: value}, 5)
+
+
 def test_what_diffusers_writes_as_null_is_left_out() -> None:
     nulls = dict.fromkeys(("sigma_min", "sigma_max", "rho", "s_churn"))
     assert edm_heun(DIFFUSION | nulls, 5).levels == edm_heun(DIFFUSION, 5).levels
@@ -256,7 +263,7 @@ def test_what_diffusers_writes_as_null_is_left_out() -> None:
 def test_a_level_is_told_as_the_step_that_was_trained_on_it() -> None:
     """Whole steps for the training's own levels; between two, as diffusers and k-diffusion tell it."""
     network = parametrisation_of(DIFFUSION)
-    assert isinstance(network, OfAlphas)
+    assert isinstance(network, AlphasTraining)
     sigmas = np.exp(network.log_sigmas)
     assert [network.timestep(sigmas[t]) for t in (0, 1, 500, 999)] == pytest.approx([0, 1, 500, 999])
     theirs = diffusers.EulerDiscreteScheduler(**DIFFUSION)

@@ -13,7 +13,7 @@ from generation.schedules.names import EDM_HEUN
 from generation.schedules.solvers import build, set_timesteps
 
 NATIVE: Mapping[str, Callable[[Mapping[str, Any], int], Schedule]] = {EDM_HEUN: edm_heun}
-"""Of a model's scheduler configuration and the number of steps, for the schedulers that are not diffusers'."""
+"""Name -> the schedule by a model's scheduler configuration and a number of steps; those that are not diffusers'."""
 
 
 def build_schedule(

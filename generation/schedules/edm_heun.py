@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from generation.schedules.contract import Draw
-from generation.schedules.parametrisations import Parametrisation, parametrisation_of
+from generation.schedules.parametrisations import Parametrisation, number_in, parametrisation_of
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Churn:
     s_noise: float = 1.0
 
     def raised(self, level: float, steps: int) -> float:
-        """t^ of a level t."""
+        """The level t^ that noise raises a level t to."""
         stirred = self.s_tmin <= level <= self.s_tmax
         return level * (1 + min(self.s_churn / steps, math.sqrt(2) - 1)) if stirred else level
 
 
 @dataclass(frozen=True)
 class EdmHeun:
-    """Algorithm 2 over a network. A Schedule.
+    """Algorithm 2 over a network, as a Schedule.
 
     levels: t_0 > ... > t_N = 0. raised: t^_0, ..., t^_{N-1}. s_noise: inflates churn's noise. began: after step 0.
     """
@@ -73,16 +73,16 @@ class EdmHeun:
         return torch.tensor(told, dtype=torch.float32)
 
     def level(self, k: int) -> float:
-        """sigma of x[k]: t^_i, then t_{i+1}."""
+        """The noise level of x[k]: t^_i, then t_{i+1}."""
         i, is_second = divmod(k, 2)
         return self.levels[i + 1] if is_second else self.raised[i]
 
     def fields(self, k: int) -> int:
-        """x^_i beside x'."""
+        """How many history fields are kept beside x[k]: x^_i beside x', none beside x^_i."""
         return k % 2 if k < len(self) else 0
 
     def start(self, noise: torch.Tensor) -> torch.Tensor:
-        """x^_0: the noise of t_0 and of its churn, which are both normal, in one draw."""
+        """x[0] = x^_0: the noise of t_0 and that of its churn, both normal, in one draw."""
         if self.began:
             raise ValueError(
                 "a schedule that begins at a later step starts from noised latents, not from noise"
@@ -108,11 +108,11 @@ class EdmHeun:
         return (stepped + stirred * draw(0) if stirred else stepped), []
 
     def clean(self, k: int, x: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-        """D(x; sigma), not clipped; pointwise, x's shape."""
+        """The clean latents D(x[k]; sigma) by a prediction, not clipped; pointwise, x's shape."""
         return self.network.clean(self.level(k), x, prediction)
 
     def noised(self, k: int, clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """clean + sigma noise."""
+        """The x[k] of clean latents and standard normal noise: clean + sigma noise."""
         return clean + self.level(k) * noise
 
     def predicted(self, k: int, x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
@@ -130,27 +130,25 @@ class EdmHeun:
         return replace(self, levels=self.levels[i:], raised=self.raised[i:], began=began)
 
     def _stirred(self, i: int) -> float:
-        """Standard deviation of the noise that takes x_i to x^_i."""
+        """The standard deviation of the noise that takes x_i to x^_i."""
         return self.s_noise * math.sqrt(self.raised[i] ** 2 - self.levels[i] ** 2)
 
 
 def edm_heun(config: Mapping[str, Any], steps: int) -> EdmHeun:
-    """Of a model's scheduler configuration: rho, sigma_min, sigma_max and Churn's settings; else the defaults.
+    """The sampler for a model, by its scheduler configuration: rho, sigma_min, sigma_max and Churn's settings.
 
     Raises ValueError for levels that are none, and for networks that no parametrisation understands.
     """
     network, churn = parametrisation_of(config), _churn(config)
-    low, high = (
-        _number(config, name, usual)
-        for name, usual in zip(("sigma_min", "sigma_max"), network.sigmas, strict=True)
-    )
-    levels = karras_levels(low, high, _number(config, "rho", 7.0), steps)
+    lowest, highest = network.sigmas
+    low, high = number_in(config, "sigma_min", lowest), number_in(config, "sigma_max", highest)
+    levels = karras_levels(low, high, number_in(config, "rho", 7.0), steps)
     raised = tuple(churn.raised(level, steps) for level in levels)
     return EdmHeun(network, (*levels, 0.0), raised, churn.s_noise)
 
 
 def karras_levels(low: float, high: float, rho: float, steps: int) -> tuple[float, ...]:
-    """(steps,) t_0 > ... > t_{N-1}, without the last, which is 0 (equation 5)."""
+    """The levels t_0 > ... > t_{N-1} of so many steps, without the last, which is 0 (equation 5)."""
     if not (0 < low < high < math.inf and rho > 0 and steps > 0):
         raise ValueError(
             f"edm_heun has no levels from sigma_max {high:g} to sigma_min {low:g} with rho {rho:g} in {steps} steps; "
@@ -163,16 +161,10 @@ def karras_levels(low: float, high: float, rho: float, steps: int) -> tuple[floa
 
 def _churn(config: Mapping[str, Any]) -> Churn:
     usual = Churn()
-    values = {name: _number(config, name, value) for name, value in vars(usual).items()}
+    values = {name: number_in(config, name, value) for name, value in vars(usual).items()}
     churn = Churn(**values)
     if churn.s_churn < 0 or churn.s_noise <= 0:
         raise ValueError(
             f"edm_heun has s_churn {churn.s_churn:g} and s_noise {churn.s_noise:g}; give 0 or more, and more than 0"
         )
     return churn
-
-
-def _number(config: Mapping[str, Any], name: str, usual: float) -> float:
-    """A setting; what diffusers writes as null is left out."""
-    value = config.get(name)
-    return usual if value is None else float(value)

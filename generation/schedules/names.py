@@ -16,7 +16,7 @@ FLOW_CLASSES = (
     "FlowMatchLCMScheduler",
 )
 EDM_CLASSES = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
-"""Of networks that were trained with the preconditioning of Karras et al. 2022."""
+"""Schedulers of networks that were trained with the preconditioning of Karras et al. 2022."""
 
 SHORT_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),

@@ -60,8 +60,8 @@ class Parametrisation(Protocol):
 
 
 @dataclass(frozen=True)
-class OfAlphas:
-    """Trained on sqrt(abar) clean + sqrt(1 - abar) noise. log_sigmas: of its training steps, increasing."""
+class AlphasTraining:
+    """A network trained on sqrt(abar) clean + sqrt(1 - abar) noise. log_sigmas: of the training's steps, increasing."""
 
     log_sigmas: NDArray[np.float64]
     kind: str
@@ -72,25 +72,25 @@ class OfAlphas:
         return math.exp(self.log_sigmas[0]), min(math.exp(self.log_sigmas[-1]), PAPERS_SIGMAS[1])
 
     def timestep(self, sigma: float) -> float:
-        """The training step of that level, a fraction between two; the first or last one beyond them."""
+        """The training step of that level, a fraction between two of them; beyond them the first or the last one."""
         return float(np.interp(math.log(sigma), self.log_sigmas, np.arange(len(self.log_sigmas))))
 
     def shown(self, sigma: float, x: torch.Tensor) -> torch.Tensor:
-        """Scaled to the variance that it was trained with."""
+        """x, scaled to the variance that the network was trained with."""
         return x / math.sqrt(1 + sigma**2)
 
     def clean(self, sigma: float, x: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-        """By epsilon, v or the sample."""
+        """The clean latents, where the network says epsilon, v or the latents themselves."""
         return clean_of(self.kind, 1.0, sigma, x, prediction)
 
     def predicted(self, sigma: float, x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """As epsilon, v or the sample."""
+        """The epsilon, v or latents that the network would have to say."""
         return prediction_of(self.kind, 1.0, sigma, x, clean)
 
 
 @dataclass(frozen=True)
-class OfFlow:
-    """Trained on (1 - s) clean + s noise, to predict noise - clean. steps: what s = 1 is told as."""
+class FlowTraining:
+    """A network trained on (1 - s) clean + s noise to predict noise - clean. steps: what s = 1 is told as."""
 
     steps: int
 
@@ -100,74 +100,84 @@ class OfFlow:
         return PAPERS_SIGMAS
 
     def timestep(self, sigma: float) -> float:
-        """s in training steps."""
+        """The flow's s, in training steps."""
         return self.steps * sigma / (1 + sigma)
 
     def shown(self, sigma: float, x: torch.Tensor) -> torch.Tensor:
-        """The flow's own point."""
+        """The point of the flow that x is, in the flow's own scale."""
         return x / (1 + sigma)
 
     def clean(self, sigma: float, x: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-        """Back along the flow, from its own point."""
+        """Where the flow began, if it went straight to this point."""
         return clean_of("flow_prediction", 1.0, sigma / (1 + sigma), self.shown(sigma, x), prediction)
 
     def predicted(self, sigma: float, x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """The flow there."""
+        """The flow that leads from these clean latents to this point."""
         return prediction_of("flow_prediction", 1.0, sigma / (1 + sigma), self.shown(sigma, x), clean)
 
 
 @dataclass(frozen=True)
-class Preconditioned:
-    """Trained as the paper does. sign: of c_out; diffusers has a second convention of it under the name of v."""
+class KarrasTraining:
+    """A network trained as the paper does. sign: of c_out; diffusers calls it v where that is negative."""
 
     sigma_data: float
     sign: float
 
     @property
     def sigmas(self) -> tuple[float, float]:
-        """The paper's."""
+        """The paper's, by which it was trained."""
         return PAPERS_SIGMAS
 
     def timestep(self, sigma: float) -> float:
-        """c_noise."""
+        """The paper's c_noise."""
         return math.log(sigma) / 4
 
     def shown(self, sigma: float, x: torch.Tensor) -> torch.Tensor:
-        """c_in x."""
+        """The paper's c_in x."""
         return x / math.hypot(sigma, self.sigma_data)
 
     def clean(self, sigma: float, x: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-        """c_skip x + c_out prediction."""
+        """The paper's c_skip x + c_out F."""
         skip, out = self._scalings(sigma)
         return skip * x + out * prediction
 
     def predicted(self, sigma: float, x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """(clean - c_skip x) / c_out."""
+        """The paper's F = (clean - c_skip x) / c_out."""
         skip, out = self._scalings(sigma)
         return (clean - skip * x) / out
 
     def _scalings(self, sigma: float) -> tuple[float, float]:
-        """c_skip, c_out."""
+        """The paper's c_skip and c_out."""
         total = math.hypot(sigma, self.sigma_data)
         return (self.sigma_data / total) ** 2, self.sign * sigma * self.sigma_data / total
 
 
 def parametrisation_of(config: Mapping[str, Any]) -> Parametrisation:
-    """Of a model's scheduler configuration, in diffusers' words. Raises ValueError for a prediction of another type."""
+    """How the network of a scheduler configuration was trained. Raises ValueError for a prediction of another type."""
     kind = str(config.get("prediction_type", "epsilon"))
     if is_flow(config):
-        return OfFlow(int(config.get("num_train_timesteps", 1000)))
+        return FlowTraining(int(number_in(config, "num_train_timesteps", 1000)))
     if kind not in _KINDS or (is_edm(config) and kind == "sample"):
         raise ValueError(
             f"edm_heun does not understand a prediction of type {kind!r}; epsilon and v_prediction it does"
         )
     if is_edm(config):
-        return Preconditioned(float(config.get("sigma_data", 0.5)), 1.0 if kind == "epsilon" else -1.0)
-    return OfAlphas(_log_sigmas(config), kind)
+        return KarrasTraining(number_in(config, "sigma_data", 0.5), 1.0 if kind == "epsilon" else -1.0)
+    return AlphasTraining(_log_sigmas(config), kind)
+
+
+def number_in(config: Mapping[str, Any], name: str, usual: float) -> float:
+    """A setting of a configuration; null, as diffusers writes it, is none. Raises ValueError for what is no number."""
+    value = config.get(name)
+    if value is None:
+        return usual
+    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+        raise ValueError(f"the scheduler's configuration has {name} {value!r}; give a number")
+    return float(value)
 
 
 def _log_sigmas(config: Mapping[str, Any]) -> NDArray[np.float64]:
-    """log sqrt((1 - abar) / abar) of every training step; of noise alone abar is 2^-24, as diffusers' Euler has it."""
+    """The log sqrt((1 - abar) / abar) of every training step; of noise alone abar is 2^-24, as diffusers' Euler has it."""
     import diffusers
 
     euler: Any = diffusers.EulerDiscreteScheduler

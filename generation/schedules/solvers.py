@@ -21,7 +21,7 @@ MEMORYLESS = ("DDIMScheduler", "DDPMScheduler")
 
 
 def build(name: str, config: Mapping[str, Any]) -> Any:
-    """A scheduler by either of its names, of a model's configuration. Raises ValueError for what blocks cannot do."""
+    """A scheduler by either of its names, for a model. Raises ValueError for what blocks cannot do."""
     class_name, overrides = resolve(name)
     scheduler_class = getattr(diffusers, class_name)
     settings = NO_CLIPPING | dict(config) | _flow_overrides(class_name, scheduler_class, config) | overrides
