@@ -1,5 +1,7 @@
 """What every schedule must do, with every prediction that it takes: inverses, and a beginning at any step."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import diffusers
@@ -10,7 +12,7 @@ from scheduler_cases import Noised, cases, config_of, exact_prediction, field
 from generation.schedules.addressed_noise import AddressedNoise
 from generation.schedules.building import NATIVE, build_schedule
 from generation.schedules.contract import Schedule
-from generation.schedules.names import NATIVE_NAMES, SHORT_NAMES
+from generation.schedules.names import NATIVE_NAMES, SHORT_NAMES, check_name
 from generation.schedules.solvers import build, scaled_input
 from generation.schedules.strength import from_strength
 
@@ -81,6 +83,22 @@ def test_a_network_that_knows_the_answer_is_believed(name: str, kind: str) -> No
 
 def test_every_native_name_has_its_line() -> None:
     assert tuple(NATIVE) == NATIVE_NAMES
+
+
+def test_a_name_is_known_without_loading_a_library() -> None:
+    """A wrong flag is refused at once."""
+    asked = "import sys; from generation.schedules.names import check_name, takes; check_name('edm_heun')"
+    found = (
+        "takes('edm_heun', 'prediction_type', {}); print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", f"{asked}; {found}"], capture_output=True, check=True, text=True
+    )
+    assert printed.stdout.strip() == "set()"
+    with pytest.raises(
+        ValueError, match="unknown scheduler 'edm_huen'; choose one of ddim, .*, edm_heun or a class"
+    ):
+        check_name("edm_huen")
 
 
 # --- beginning

@@ -6,7 +6,7 @@ import torch
 
 from generation.schedules.addressed_noise import AddressedNoise
 from generation.schedules.building import build_schedule
-from generation.schedules.names import SHORT_NAMES
+from generation.schedules.names import NATIVE_NAMES, SHORT_NAMES
 from generation.schedules.solvers import build, scaled_input
 
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
@@ -49,7 +49,7 @@ def test_a_schedule_equals_diffusers_own_loop(name: str) -> None:
     assert schedule.fields(len(schedule)) == 0
 
 
-@pytest.mark.parametrize("name", SHORT_NAMES)
+@pytest.mark.parametrize("name", [*SHORT_NAMES, *NATIVE_NAMES])
 def test_a_part_of_the_sample_takes_the_same_steps_bit_for_bit(name: str) -> None:
     """Odd sizes and offsets, so that vector remainders would show."""
     schedule = build_schedule(name, config_of(name), 6)
@@ -69,7 +69,7 @@ def test_a_part_of_the_sample_takes_the_same_steps_bit_for_bit(name: str) -> Non
     assert torch.equal(run(part), whole[part])
 
 
-@pytest.mark.parametrize("name", SHORT_NAMES)
+@pytest.mark.parametrize("name", [*SHORT_NAMES, *NATIVE_NAMES])
 def test_a_step_leaves_what_it_was_given_as_it_was(name: str) -> None:
     """Fields that need no padding are handed to the scheduler as they are; some schedulers add to theirs in place."""
     schedule = build_schedule(name, config_of(name), 6)

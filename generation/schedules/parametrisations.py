@@ -177,7 +177,7 @@ def number_in(config: Mapping[str, Any], name: str, usual: float) -> float:
 
 
 def _log_sigmas(config: Mapping[str, Any]) -> NDArray[np.float64]:
-    """The log sqrt((1 - abar) / abar) of every training step; of noise alone abar is 2^-24, as diffusers' Euler has it."""
+    """The log sqrt((1 - abar) / abar) of every training step; of noise alone abar is 2^-24, as Euler has it."""
     import diffusers
 
     euler: Any = diffusers.EulerDiscreteScheduler
