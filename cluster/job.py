@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cluster.executors.contract import Runs
     from cluster.regions import JobRegions
     from generation.decode import Blend
-    from generation.schedules import Schedule
+    from generation.schedules.contract import Schedule
 
 
 SUPERBLOCK_TILES = 4
@@ -166,9 +166,9 @@ def schedule_of(spec: JobSpec, info: ModelInfo) -> Schedule:
 def _schedule(
     name: str, config: str, steps: int, eta: float | None, mu: float | None, linear_sigmas: bool
 ) -> Schedule:
-    from generation.schedules import Schedule
+    from generation.schedules.building import build_schedule
 
-    return Schedule(name, json.loads(config), steps, eta=eta, mu=mu, linear_sigmas=linear_sigmas)
+    return build_schedule(name, json.loads(config), steps, eta=eta, mu=mu, linear_sigmas=linear_sigmas)
 
 
 def plan_of(spec: JobSpec, info: ModelInfo) -> Plan:
@@ -271,7 +271,7 @@ def unused(asked: JobSpec, spec: JobSpec, info: ModelInfo) -> Iterator[str]:
 
     spec: the same, resolved.
     """
-    from generation.schedules import takes_eta
+    from generation.schedules.names import takes_eta
 
     guided = is_guided(spec, info)
     yield from model_notes(info)

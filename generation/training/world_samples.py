@@ -15,7 +15,7 @@ from generation.covers import overlapping_grid, shifted_tiling
 from generation.denoise import Fields, Sampler
 from generation.fusion import WINDOWS, from_fixed
 from generation.models.maps import Calm, MapDenoiser, WishConditioner, smoothed
-from generation.schedules import Schedule
+from generation.schedules.building import build_schedule
 from generation.training.classes import CLASS_NAMES, EARTH, Classes
 from generation.training.earth import Bytes, Floats
 from generation.training.networks import build_map_solver
@@ -74,7 +74,7 @@ def map_sampler(
         if shifted
         else overlapping_grid(canvas, settings.patch, settings.overlap),
         window=WINDOWS["uniform" if shifted else settings.method],
-        schedule=Schedule("dpmpp_2m", dict(build_map_solver().config), settings.steps),
+        schedule=build_schedule("dpmpp_2m", dict(build_map_solver().config), settings.steps),
         seed=settings.seed,
         channels=len(conditioner.wish.names),
         denoiser=map_denoiser(network, settings.calm),
