@@ -58,10 +58,10 @@ def compare(images: int, side: int, steps: int) -> None:
     frames = [frame_of(job) for job in jobs]
     spent = draw_together(samplers, frames).spent  # warm
     first = samplers[0]
-    latents = torch.randn(first.batch_size, first.channels, jobs[0].info.patch, jobs[0].info.patch)
+    latents = torch.randn(first.batching.size, first.channels, jobs[0].info.patch, jobs[0].info.patch)
     box = next(iter(first.cover.meeting(0, first.canvas.box))).box
-    told = first.conditioner.conditional([box] * first.batch_size)
-    full = spent.evaluations / first.batch_size
+    told = first.conditioner.conditional([box] * first.batching.size)
+    full = spent.evaluations / first.batching.size
     whole_batches = max(1, round(full))
 
     @torch.inference_mode()
@@ -127,7 +127,7 @@ class Stub(SmallPictures):
             found.append(
                 Picture(np.full((*shape, 3), job.spec.seed % 256, np.uint8), np.zeros(shape, np.uint8))
             )
-        return found, Spent(len(jobs), 1)
+        return found, Spent(len(jobs), 1, len(jobs))
 
 
 def track(requests: int, side: int) -> None:

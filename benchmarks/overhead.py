@@ -50,27 +50,26 @@ def job_of(folder: Path, side: int, steps: int, executor: str, workers: int) -> 
     )  # fmt: skip
 
 
-def batches(job: Job) -> int:
-    """Padded batches that the job evaluates."""
-    plan = job.plan
-    return sum(plan.batches((k, block)) for k in range(plan.steps) for block in range(plan.blocks))
+def batches(job: Job) -> float:
+    """Whole batches that would hold all evaluations."""
+    return job.plan.evaluations / job.plan.batching.size
 
 
 def plain_loop(job: Job) -> Callable[[], float]:
-    """Seconds of the same evaluations in one loop."""
+    """Seconds of as many evaluations in whole batches, in one loop."""
     sampler = build_worker(job).sampler
-    side, count = job.info.patch, batches(job)
-    latents = torch.randn(job.plan.batch_size, job.info.latent_channels, side, side)
+    side, size, whole = job.info.patch, job.plan.batching.size, max(1, round(batches(job)))
+    latents = torch.randn(size, job.info.latent_channels, side, side)
     box = next(iter(sampler.cover.meeting(0, job.plan.canvas.box))).box
-    told = sampler.conditioner.conditional([box] * job.plan.batch_size)
+    told = sampler.conditioner.conditional([box] * size)
 
     @torch.inference_mode()
     def loop() -> float:
         torch.set_num_threads(job.spec.threads)
         began = time.perf_counter()
-        for index in range(count):
+        for index in range(whole):
             sampler.denoiser.predict(latents, sampler.schedule.timesteps[index % len(sampler.schedule)], told)
-        return time.perf_counter() - began
+        return (time.perf_counter() - began) * batches(job) / whole
 
     return loop
 
@@ -111,8 +110,10 @@ def compare(side: int, steps: int) -> None:
         }
         alone = jobs["in-process", 1]
         loop = plain_loop(alone)
+        plan = alone.plan
         print(
-            f"{side} x {side}, {steps} steps, {batches(alone)} batches of {alone.plan.batch_size}, one thread a worker"
+            f"{side} x {side}, {steps} steps, {plan.evaluations} evaluations in {plan.spent.seats} seats of batches of "
+            f"{plan.batching.size}, one thread a worker"
         )
         executors = {key: make(job) for key, job in jobs.items()}
         loop()

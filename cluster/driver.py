@@ -260,4 +260,4 @@ def _started(plan: Plan, done: TaskSet, workers: int) -> JobStarted:
 def _done(plan: Plan, outcome: Outcome) -> TaskDone:
     stage, block = outcome.task
     name = plan.stages[stage].name
-    return TaskDone(stage, name, block, outcome.seconds, outcome.evaluations, outcome.worker)
+    return TaskDone(stage, name, block, outcome.seconds, outcome.evaluations, outcome.worker, outcome.seats)

@@ -28,7 +28,11 @@ class JobStarted:
 
 @dataclass(frozen=True)
 class TaskDone:
-    """A task's output is durable. seconds: of one worker; evaluations: of one patch each."""
+    """A task's output is durable.
+
+    seconds: of one worker. evaluations: conditional ones, of one patch each. seats: places in the network's batches
+    that they and guidance's other end took, with those that padding filled.
+    """
 
     stage: int
     stage_name: str
@@ -36,6 +40,7 @@ class TaskDone:
     seconds: float
     evaluations: int
     worker: str
+    seats: int = 0
 
 
 @dataclass(frozen=True)

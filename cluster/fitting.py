@@ -77,7 +77,7 @@ def _smaller(plan: Plan, workers: int) -> str:
     """What to change; a block is no smaller than a patch."""
     most = most_workers(plan)
     fewer = f"--workers {most}" if 1 < most < workers else "fewer --workers"
-    block = f"a smaller --block than {plan.grid.block}" if plan.grid.block > plan.cover.patch else ""
+    block = f"a smaller --block than {plan.grid.block}" if plan.grid.block > plan.batching.cell else ""
     changes = " or ".join(filter(None, (fewer if workers > 1 else "", block)))
     return f"use {changes}" if changes else "free some memory, or use a machine with more"
 

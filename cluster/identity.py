@@ -20,7 +20,7 @@ from generation.models.errors import ModelError
 from storage.containers import cores
 from storage.fingerprint import content_hash
 
-PICTURE_VERSION = 4
+PICTURE_VERSION = 5
 """Raised whenever the same spec starts to give other pixels."""
 
 

@@ -16,6 +16,7 @@ from cluster.plan import Plan
 from cluster.prediction import lost_settings, scheduler_config
 from cluster.spec import BLOCK, DTYPES, JobSpec, SpecError, resolve
 from generation import methods
+from generation.batching import batching
 from generation.models.contracts import ModelInfo
 from generation.models.errors import ModelError, first_line
 from storage.fingerprint import fingerprint
@@ -175,17 +176,18 @@ def plan_of(spec: JobSpec, info: ModelInfo) -> Plan:
     """The plan of a resolved spec; looks at no file but the model's."""
     canvas = canvas_of(spec, info)
     schedule = schedule_of(spec, info)
-    block = max(info.patch, spec.block or 128)
+    method, size = method_of(spec), spec.batch_size or 1
+    batches = batching(canvas, info.patch, method.stride(info.patch), size)
     return Plan(
         canvas=canvas,
-        grid=Grid(canvas, block),
-        cover=method_of(spec).cover(canvas, info.patch, len(schedule)),
+        grid=Grid(canvas, max(info.patch, spec.block or BLOCK)),
+        cover=method.cover(canvas, info.patch, len(schedule)),
         tiling=_blend(spec, info, canvas),
         layout=PyramidLayout(spec.width, spec.height, spec.tile, _superblock(spec)),
         channels=info.latent_channels,
         fields=tuple(1 + schedule.fields(k) for k in range(len(schedule) + 1)),
         parameters_bytes=info.loaded_bytes.get(spec.dtype or DTYPES["cpu"], info.parameters_bytes),
-        batch_size=spec.batch_size or 1,
+        batching=batches,
         guided=is_guided(spec, info),
     )
 
@@ -292,6 +294,8 @@ def unused(asked: JobSpec, spec: JobSpec, info: ModelInfo) -> Iterator[str]:
         )
     if reads_overlap and asked.blend_last:
         yield f"blend_last {asked.blend_last} changes nothing: method {spec.method} blends in all steps"
+    if asked.block not in (None, spec.block) and (spec.block or 0) < max(canvas_of(spec, info).box.shape):
+        yield f"block {asked.block} is taken as {spec.block}, the next size whose patches fill batches"
     if spec.eta is not None and not takes_eta(spec.scheduler or info.scheduler):
         yield f"eta {spec.eta:g} changes nothing: scheduler {spec.scheduler} takes none; ddim and tcd do"
     yield from idle_workers(asked.workers, spec.executor)

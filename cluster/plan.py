@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from random import Random
 from typing import Protocol
 
 from cluster.job_file import LATENTS
+from generation.batching import Batching
 from generation.covers import Cover, Patch, owned_patches
 from generation.decode import Blend
 from storage.arrays import ArraySpec
@@ -47,24 +49,36 @@ class Stage:
 class Counts(Protocol):
     """Regions, as far as a plan wants to know."""
 
-    def count(self, patch: Patch) -> tuple[int, int]:
+    def count(self, step: int, patch: Patch) -> tuple[int, int]:
         """Evaluations that a patch takes: of words, and of nulls."""
 
 
 @dataclass(frozen=True)
-class Spent:
-    """Evaluations of the network: told are those of words, untold those of guidance's other end.
+class EvaluationCount:
+    """Evaluations of the network, and places in batches that they take, those that padding fills included.
 
     exact: False where they were estimated from a sample of patches.
     """
 
-    told: int
-    untold: int
+    conditional: int
+    unconditional: int
+    seats: int
     exact: bool = True
 
     @property
     def total(self) -> int:
-        return self.told + self.untold
+        return self.conditional + self.unconditional
+
+    def __add__(self, other: EvaluationCount) -> EvaluationCount:
+        return EvaluationCount(
+            self.conditional + other.conditional,
+            self.unconditional + other.unconditional,
+            self.seats + other.seats,
+            self.exact and other.exact,
+        )
+
+
+NOTHING = EvaluationCount(0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -83,9 +97,15 @@ class Plan:
     channels: int
     fields: tuple[int, ...]
     parameters_bytes: int
-    batch_size: int
+    batching: Batching
     guided: bool
     regions: Counts | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.grid) > 1 and self.grid.block % self.batching.cell:
+            raise ValueError(
+                f"blocks of {self.grid.block} latents cut cells of {self.batching.cell}, whose patches fill batches"
+            )
 
     @property
     def steps(self) -> int:
@@ -108,7 +128,7 @@ class Plan:
     @property
     def halo(self) -> int:
         """How far a patch whose centre lies in a block reaches out of it."""
-        return (self.cover.patch + 1) // 2
+        return self.cover.reach
 
     def frame(self, block: int) -> Box:
         """A block and its halo: what a denoising task computes x on."""
@@ -168,7 +188,7 @@ class Plan:
         stage, block = task
         if stage >= self.steps:
             return 0
-        return -(-self.cover.usual(stage, self.grid.box(block)) // self.batch_size)
+        return -(-self.cover.typical_count(stage, self.grid.box(block)) // self.batching.size)
 
     # --- arrays
 
@@ -224,39 +244,39 @@ class Plan:
         return self.spent.total
 
     @cached_property
-    def spent(self) -> Spent:
+    def spent(self) -> EvaluationCount:
         """Of all steps. Patches with regions are looked at one by one, of large jobs a sample of COUNTED."""
-        if self.regions is None:
-            return Spent(self.patches, self.patches if self.guided else 0)
-        if self.patches <= COUNTED:
-            tasks = [
-                self.spent_on(k, self.grid.box(block))
-                for k in range(self.steps)
-                for block in range(self.blocks)
-            ]
-            return Spent(sum(task.told for task in tasks), sum(task.untold for task in tasks))
+        if self.regions is None and not self.batching.padded:
+            return self._spent(self.patches, self.patches)
+        if self.patches <= COUNTED or self.regions is None:
+            tasks = product(range(self.steps), range(self.blocks))
+            return sum((self.spent_on(k, self.grid.box(block)) for k, block in tasks), NOTHING)
         return self._sampled()
 
-    def spent_on(self, k: int, box: Box) -> Spent:
+    def spent_on(self, k: int, box: Box) -> EvaluationCount:
         """Of the patches that a box of latents owns at step k."""
         patches = owned_patches(self.cover, k, box)
         if self.regions is None:
-            return Spent(len(patches), len(patches) if self.guided else 0)
-        counts = [self.regions.count(patch) for patch in patches]
-        nulls = sum(nulls for _, nulls in counts) if self.guided else 0
-        return Spent(sum(words for words, _ in counts), nulls)
+            return self._spent(len(patches), len(patches))
+        counts = [self.regions.count(k, patch) for patch in patches]
+        return self._spent(sum(words for words, _ in counts), sum(nulls for _, nulls in counts))
 
-    def _sampled(self) -> Spent:
+    def _spent(self, words: int, nulls: int) -> EvaluationCount:
+        """Of one block's evaluations, or of many blocks' where batches are not padded."""
+        nulls = nulls if self.guided else 0
+        return EvaluationCount(words, nulls, self.batching.seats(words) + self.batching.seats(nulls))
+
+    def _sampled(self) -> EvaluationCount:
         """From squares of a few patches, at random places and steps."""
-        squares, random = Grid(self.canvas, SQUARE * self.cover.patch), Random(0)
-        seen = told = untold = 0
+        squares, random = Grid(self.canvas, SQUARE * 2 * self.cover.reach), Random(0)
+        seen, spent = 0, NOTHING
         while seen < COUNTED:
             k, square = random.randrange(self.steps), squares.box(random.randrange(len(squares)))
-            spent = self.spent_on(k, square)
+            spent += self.spent_on(k, square)
             seen += len(owned_patches(self.cover, k, square))
-            told, untold = told + spent.told, untold + spent.untold
         share = self.patches / seen
-        return Spent(round(told * share), round(untold * share), exact=False)
+        words, nulls = round(spent.conditional * share), round(spent.unconditional * share)
+        return EvaluationCount(words, nulls, words + nulls, exact=False)
 
     @property
     def blocks(self) -> int:

@@ -195,8 +195,9 @@ class JobRegions:
             return "", wording.negative_prompt
         return wording.prompt, wording.negative_prompt if self.guided else ""
 
-    def count(self, patch: Patch) -> tuple[int, int]:
+    def count(self, step: int, patch: Patch) -> tuple[int, int]:
         """Evaluations that a patch takes: of its words, and of its nulls."""
+        del step
         return self.regions.count(patch)
 
     def classes(self) -> RegionClasses:

@@ -126,7 +126,7 @@ def task_seconds(plan: Plan, pace: Pace, task: Task) -> float:
     """Of one task, roughly: where patches have regions, as if each had one."""
     stage, _ = task
     if stage <= plan.steps:
-        return plan.batches(task) * plan.batch_size * (2 if plan.guided else 1) * pace.evaluation
+        return plan.batches(task) * plan.batching.size * (2 if plan.guided else 1) * pace.evaluation
     return plan.layout.superblock**2 / 1e6 * pace.megapixel
 
 

@@ -226,7 +226,7 @@ def kinds_of(spec: JobSpec, plan: Plan, canvas: Canvas, picture: Picture) -> Ite
 
 def _patches(spec: JobSpec, plan: Plan) -> Iterator[Kind]:
     """Those of the last steps one by one, and of all; where patches never move, one kind for all steps."""
-    from generation.covers import BlendedAtLast
+    from cluster.job import method_of
     from generation.lattices import PatchBorders
     from generation.methods import OVERLAPPING
 
@@ -235,7 +235,7 @@ def _patches(spec: JobSpec, plan: Plan) -> Iterator[Kind]:
     if spec.method in OVERLAPPING:
         yield Kind("patches", f"the same at all {steps} steps", borders[:1])
         return
-    blended = steps - plan.cover.begin if isinstance(plan.cover, BlendedAtLast) else 0
+    blended = steps - method_of(spec).begins_to_blend(steps)
     if blended:
         yield Kind(
             f"patches of the last {blended} steps" if blended > 1 else "patches of the last step",

@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from cluster.paths import absolute, absolute_lora, absolute_model, address_of
 from cluster.region_fields import MOST_FEATHER, BoxRegion, LabelRegion, box_regions, label_regions
 from generation import methods
+from generation.batching import cell_side
+from generation.covers import stride_of
 
 if TYPE_CHECKING:
     from generation.models.contracts import ModelInfo
@@ -349,15 +351,17 @@ def _check_scheduler(name: str | None) -> None:
 
 
 def _block(spec: JobSpec, info: ModelInfo, batch_size: int) -> int:
-    """The side of a block: at least 128 latents, whose patches fill a batch; no larger than the canvas."""
+    """The side of a block: whole cells, whose patches fill batches; no larger than the canvas."""
     if spec.block is not None and spec.block < info.patch:
         raise SpecError(
             f"block {spec.block} is smaller than the model's patch of {info.patch} latents; give at least {info.patch}"
         )
-    stride = info.patch * (1 - spec.overlap) if spec.method in methods.OVERLAPPING else info.patch
-    filling = math.ceil(math.ceil(math.sqrt(batch_size)) * stride)
+    overlaps = spec.method in methods.OVERLAPPING
+    stride = stride_of(info.patch, spec.overlap) if overlaps else info.patch
+    cell = cell_side(stride, batch_size)
+    cells = math.ceil((spec.block or max(BLOCK, info.patch)) / cell)
     longest = max(info.patch, math.ceil(max(spec.height, spec.width) / info.scale))
-    return min(spec.block or max(BLOCK, info.patch, filling), longest)
+    return min(cells * cell, longest)
 
 
 def _workers(spec: JobSpec, device: str, cores: int, gpus: int) -> int | None:

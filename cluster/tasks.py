@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -25,7 +25,7 @@ from cluster.preview_painter import Painter, no_sketch
 from cluster.recovery import damaged_inputs
 from cluster.written import TaskOutputs
 from generation.decode import decode_bands
-from generation.denoise import Fields, NumericalError, Sampler
+from generation.denoise import Evaluated, Fields, NumericalError, Sampler
 from generation.fusion import from_fixed
 from generation.models.contracts import ClassMap, Codec
 from storage.arrays import ArrayStore, box_index
@@ -51,13 +51,15 @@ NOTHING_WRITTEN = Written(0)
 class Outcome:
     """What the driver hears of a task: small values only. `error` is None where it succeeded.
 
-    written: of its output, as the ledger keeps it. seconds: of computing; reading and waiting for the disk go on
+    written: of its output, as the ledger keeps it. evaluations: of conditional predictions; seats: places in batches
+    that they and guidance's other end took. seconds: of computing; reading and waiting for the disk go on
     while other tasks compute.
     """
 
     task: Task
     seconds: float = 0.0
     evaluations: int = 0
+    seats: int = 0
     worker: str = ""
     error: Exception | None = None
     written: Written = NOTHING_WRITTEN
@@ -131,9 +133,11 @@ class Worker:
             fields = self.sampler.advance(k - 1, frame, *before) if before else [self.sampler.start(frame)]
             inside = np.concatenate([field[(slice(None), *own.slices_in(frame))] for field in fields])
             until_written = [self.store.begin_write(name, box_index(slice(0, len(inside)), own), inside)]
+            spent = Outcome((k, block), worker=self.name)
             if k < self.plan.steps:
-                sums = self._evaluate(k, own, frame, fields[0])
-                until_written.append(self._begin_write_sums(k, block, sums))
+                found = self._evaluate(k, own, frame, fields[0])
+                until_written.append(self._begin_write_sums(k, block, found.sums))
+                spent = replace(spent, evaluations=found.conditional, seats=found.seats)
             self._tasks += 1
             if self._tasks % SMALL_TASKS == 0:
                 give_back_memory()
@@ -142,10 +146,7 @@ class Worker:
         def finish() -> Outcome:
             for wait in until_written:
                 wait()
-            evaluations = self.plan.spent_on(k, own).told if k < self.plan.steps else 0
-            return Outcome(
-                (k, block), seconds, evaluations, self.name, written=self.written.written((k, block))
-            )
+            return replace(spent, seconds=seconds, written=self.written.written((k, block)))
 
         draw()
         return finish
@@ -176,7 +177,7 @@ class Worker:
             total[(slice(None), *common.slices_in(frame))] += read()
         return total
 
-    def _evaluate(self, k: int, own: Box, frame: Box, x: NDArray[np.float32]) -> NDArray[np.int32]:
+    def _evaluate(self, k: int, own: Box, frame: Box, x: NDArray[np.float32]) -> Evaluated:
         try:
             return self.sampler.evaluate(k, own, frame, x)
         except (OverflowError, NumericalError) as error:

@@ -104,12 +104,11 @@ def reached_by(plan: Plan, stages: NDArray[np.int64]) -> Reached:
 def _hold_up(times: Times, plan: Plan, block: int, step: int) -> None:
     """The latents that count on a block's patches of a step have not got beyond it while it is not done."""
     from generation.covers import owned_patches
-    from generation.fusion import Normaliser, uniform
 
     whole = plan.canvas.box
-    weights = Normaliser(plan.cover, step, plan.frame(block), uniform)
+    weights = plan.cover.weights(step, plan.frame(block))
     for patch in owned_patches(plan.cover, step, plan.grid.box(block)):
-        counts = weights.weights(patch) > 0
+        counts = weights.of(patch) != 0
         for piece, home in plan.canvas.pieces(patch.box):
             at, here = times[home.slices_in(whole)], counts[piece.slices_in(patch.box)]
             at[here] = np.minimum(at[here], step)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cluster.identity import check_inputs
-from cluster.job import Job, method_of
+from cluster.job import Job
 from cluster.machine import compute_with
 from cluster.models import loaded
 from cluster.outputs import outputs_for
@@ -52,14 +52,13 @@ def build_sampler(job: Job, model: Model, classes: ClassMap | None = None) -> Sa
     return Sampler(
         canvas=job.plan.canvas,
         cover=job.plan.cover,
-        window=method_of(spec).window,
         schedule=job.schedule(),
         seed=spec.seed,
         channels=job.info.latent_channels,
         denoiser=model.denoiser,
         conditioner=Unconditional(conditioner) if spec.cond_scale == 0 else conditioner,
         guidance_scale=(spec.guidance_scale or 1.0) if job.plan.guided else 1.0,
-        batch_size=job.plan.batch_size,
+        batching=job.plan.batching,
         device=torch.device(spec.device or "cpu"),
         dtype=getattr(torch, spec.dtype or "float32"),
         mixture=None if job.regions is None else job.regions.mixture(model, request),

@@ -1,22 +1,23 @@
-"""Where the patches of a denoising step lie, anchored to the canvas. Knows no weights, no network, no worker.
+"""Where the patches of a denoising step lie, anchored to the canvas. Knows no network, no worker.
 
-A patch reads `box` and its prediction counts on `owns`, a part of it (all of it unless the cover says otherwise).
-Of patches of different ranks that overlap, the lowest rank alone counts; those of one rank share what they cover.
-A cover answers, lazily and for any box, which patches of a step meet it; so a gigapixel's cover is never listed.
+A patch reads `box` and its prediction counts on `owns`, a part of it (all of it unless the placement says otherwise).
+A placement answers, lazily and for any box, which patches of a step meet it; so a gigapixel's patches are never listed.
 On axes that wrap, patches keep the coordinates in which they meet the asked box: they may leave the canvas.
+A cover is a placement whose patches have weights: how much each counts at every latent (generation/fusion.py).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from operator import attrgetter
 from typing import Protocol, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from storage.geometry import Box, Canvas, turns
 
@@ -26,11 +27,20 @@ TURNS = ((5**0.5 - 1) / 2, 2**0.5 - 1)
 
 @dataclass(frozen=True, order=True)
 class Patch:
-    """One network evaluation: the latents it reads, and those that its prediction counts on."""
+    """One network evaluation: the latents that it reads, and those that its prediction counts on.
+
+    rank: of patches that overlap, those of the lowest rank may be all that count. weight: what a signed cover
+    multiplies the prediction with. node: which of several things that patches can be told this one is told.
+    """
 
     box: Box
     owns: Box
     rank: int = 0
+    weight: float = 1.0
+    node: int = 0
+
+    def shifted(self, dy: int, dx: int) -> Patch:
+        return replace(self, box=self.box.shifted(dy, dx), owns=self.owns.shifted(dy, dx))
 
     @property
     def centre(self) -> tuple[int, int]:
@@ -42,54 +52,74 @@ class Patch:
         return block.y0 <= y < block.y1 and block.x0 <= x < block.x1
 
 
-class Cover(Protocol):
-    """The patches of every step of one job."""
+class Placement(Protocol):
+    """The patches of every step of one job. A placement is a value."""
 
     @property
     def canvas(self) -> Canvas:
         """What is covered."""
 
     @property
-    def patch(self) -> int:
-        """Side of a patch."""
+    def reach(self) -> int:
+        """Latents by which a patch may leave a box that holds its centre, on the side where it leaves it most."""
 
     def meeting(self, step: int, box: Box) -> Iterator[Patch]:
-        """Patches whose box meets `box`, each in every position in which it does, by rank, in the cover's order."""
+        """Patches whose box meets `box`, each in every position in which it does, by rank, in the placement's order."""
 
     def count(self, step: int) -> int:
         """How many patches the step has."""
 
-    def usual(self, step: int, block: Box) -> int:
+    def typical_count(self, step: int, block: Box) -> int:
         """About how many patches belong to a block: what its task costs, for a driver that asks of every task."""
 
-    def __hash__(self) -> int:
-        """A cover is a value."""
+    def __hash__(self) -> int: ...
 
 
-@lru_cache(maxsize=256)
-def owned_patches(cover: Cover, step: int, block: Box) -> tuple[Patch, ...]:
-    """The patches of a step that belong to a block, in the cover's order."""
-    reach = block.expanded(cover.patch)
-    return tuple(patch for patch in cover.meeting(step, reach) if patch.belongs_to(block))
+class Weights(Protocol):
+    """How much the patches of one step count on one frame."""
+
+    def of(self, patch: Patch) -> NDArray[np.float32]:
+        """(h, w) weights of a patch that lies within the frame."""
+
+
+class Cover(Placement, Protocol):
+    """A placement whose patches have weights, which sum to one at every latent of the canvas."""
+
+    def weights(self, step: int, frame: Box) -> Weights:
+        """Those of the step's patches that lie within a frame, which may leave a canvas that wraps."""
+
+
+@lru_cache(maxsize=1024)
+def owned_patches(placement: Placement, step: int, block: Box) -> tuple[Patch, ...]:
+    """The patches of a step that belong to a block, in the placement's order."""
+    return tuple(patch for patch in placement.meeting(step, block) if patch.belongs_to(block))
 
 
 @dataclass(frozen=True, order=True)
 class Interval:
-    """A patch along one axis: reads [start, start + patch), owns [own0, own1)."""
+    """A patch along one axis: reads [start, end), owns [own0, own1), counts with a weight."""
 
     start: int
+    end: int
     own0: int
     own1: int
+    weight: float = 1.0
+
+    def shifted(self, by: int) -> Interval:
+        return Interval(self.start + by, self.end + by, self.own0 + by, self.own1 + by, self.weight)
 
 
 class Axis(Protocol):
-    """A cover along one axis."""
+    """A placement along one axis. An axis is a value."""
+
+    @property
+    def patch(self) -> int:
+        """The length of the longest interval."""
 
     def intervals(self, step: int) -> Intervals:
         """All of them, inside [0, length) or, where the axis wraps, starting there; ascending, no two alike."""
 
-    def __hash__(self) -> int:
-        """An axis is a value."""
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -139,7 +169,7 @@ class GridAxis:
             start = index * self.length // self._count
         else:
             start = min(index * self.stride, self.length - self.patch)
-        return Interval(start, start, start + self.patch)
+        return Interval(start, start + self.patch, start, start + self.patch)
 
 
 @dataclass(frozen=True)
@@ -170,7 +200,7 @@ class ShiftedAxis:
         def at(index: int) -> Interval:
             a = offset + ((index - beyond) % count) * self.patch
             b, turn = min(a + self.patch, offset + self.length), a // self.length * self.length
-            return Interval(a - turn, a - turn, b - turn)
+            return Interval(a - turn, a - turn + self.patch, a - turn, b - turn)
 
         return Intervals(count, at)
 
@@ -180,7 +210,8 @@ class ShiftedAxis:
         def at(index: int) -> Interval:
             a = max(0, first + index * self.patch)
             b = min(first + (index + 1) * self.patch, self.length)
-            return Interval(min(a, self.length - self.patch), a, b)
+            start = min(a, self.length - self.patch)
+            return Interval(start, start + self.patch, a, b)
 
         return Intervals(-(-(self.length - first) // self.patch), at)
 
@@ -201,32 +232,32 @@ class ShiftedAxis:
 
 
 @dataclass(frozen=True)
-class ProductCover:
-    """Every pair of an interval in y and one in x."""
+class Product:
+    """Every pair of an interval in y and one in x; their weights are multiplied. Satisfies Placement."""
 
     canvas: Canvas
-    patch: int
     y: Axis
     x: Axis
 
+    @property
+    def reach(self) -> int:
+        return (max(self.y.patch, self.x.patch) + 1) // 2
+
     def meeting(self, step: int, box: Box) -> Iterator[Patch]:
-        wraps = self.canvas.topology
-        rows = _meeting(
-            _intervals(self.y, step), self.patch, box.y0, box.y1, self.canvas.height * wraps.wraps_y
-        )
-        columns = _meeting(
-            _intervals(self.x, step), self.patch, box.x0, box.x1, self.canvas.width * wraps.wraps_x
-        )
+        wraps, height, width = self.canvas.topology, self.canvas.height, self.canvas.width
+        rows = _meeting(self.y, step, box.y0, box.y1, height * wraps.wraps_y)
+        columns = _meeting(self.x, step, box.x0, box.x1, width * wraps.wraps_x)
         for row, column in product(rows, columns):
             yield Patch(
-                Box(row.start, row.start + self.patch, column.start, column.start + self.patch),
+                Box(row.start, row.end, column.start, column.end),
                 Box(row.own0, row.own1, column.own0, column.own1),
+                weight=row.weight * column.weight,
             )
 
     def count(self, step: int) -> int:
         return len(_intervals(self.y, step)) * len(_intervals(self.x, step))
 
-    def usual(self, step: int, block: Box) -> int:
+    def typical_count(self, step: int, block: Box) -> int:
         return len(owned_patches(self, step, block))
 
 
@@ -236,13 +267,15 @@ def _intervals(axis: Axis, step: int) -> Intervals:
     return axis.intervals(step)
 
 
-def _meeting(intervals: Intervals, patch: int, low: int, high: int, period: int) -> list[Interval]:
+def _meeting(axis: Axis, step: int, low: int, high: int, period: int) -> list[Interval]:
     """The intervals, with all their whole turns on an axis that wraps, that meet [low, high); ascending."""
-    first, last = intervals[0].start, intervals[-1].start + patch
+    intervals = _intervals(axis, step)
+    first, last = intervals[0].start, intervals[-1].start + axis.patch
     return [
-        Interval(interval.start + turn, interval.own0 + turn, interval.own1 + turn)
+        interval.shifted(turn)
         for turn in turns(first, last, low, high, period)
-        for interval in _between(intervals, low - patch - turn, high - turn)
+        for interval in _between(intervals, low - axis.patch - turn, high - turn)
+        if interval.end + turn > low
     ]
 
 
@@ -255,22 +288,25 @@ def _between(intervals: Intervals, low: int, high: int) -> list[Interval]:
 _start = attrgetter("start")
 
 
-def overlapping_grid(canvas: Canvas, patch: int, overlap: float) -> ProductCover:
+def stride_of(patch: int, overlap: float) -> int:
+    """Latents from one patch to the next that share `overlap`, in [0, 1), of their side."""
+    return max(1, round(patch * (1 - overlap)))
+
+
+def overlapping_grid(canvas: Canvas, patch: int, overlap: float) -> Product:
     """Patches on a regular grid that share `overlap`, in [0, 1), of their side with the next one."""
-    stride = max(1, round(patch * (1 - overlap)))
-    return ProductCover(
+    stride = stride_of(patch, overlap)
+    return Product(
         canvas,
-        patch,
         GridAxis(canvas.height, patch, stride, canvas.topology.wraps_y),
         GridAxis(canvas.width, patch, stride, canvas.topology.wraps_x),
     )
 
 
-def shifted_tiling(canvas: Canvas, patch: int, seed: int) -> ProductCover:
+def shifted_tiling(canvas: Canvas, patch: int, seed: int) -> Product:
     """A tight tiling at another offset every step; every latent has one owner."""
-    return ProductCover(
+    return Product(
         canvas,
-        patch,
         ShiftedAxis(canvas.height, patch, canvas.topology.wraps_y, seed, axis=0),
         ShiftedAxis(canvas.width, patch, canvas.topology.wraps_x, seed, axis=1),
     )
@@ -278,13 +314,13 @@ def shifted_tiling(canvas: Canvas, patch: int, seed: int) -> ProductCover:
 
 @dataclass(frozen=True)
 class BlendedAtLast:
-    """A cover whose patches each own what they draw, but for the last steps, in which overlapping ones blend.
+    """A placement whose patches each own what they draw, but for the last steps, in which overlapping ones blend.
 
     The borders between owners are smoothed by the steps that follow; those of the last steps would stay.
     """
 
-    owning: Cover
-    blending: Cover
+    owning: Placement
+    blending: Placement
     begin: int
 
     @property
@@ -292,8 +328,8 @@ class BlendedAtLast:
         return self.owning.canvas
 
     @property
-    def patch(self) -> int:
-        return self.owning.patch
+    def reach(self) -> int:
+        return max(self.owning.reach, self.blending.reach)
 
     def meeting(self, step: int, box: Box) -> Iterator[Patch]:
         return self._at(step).meeting(step, box)
@@ -301,8 +337,8 @@ class BlendedAtLast:
     def count(self, step: int) -> int:
         return self._at(step).count(step)
 
-    def usual(self, step: int, block: Box) -> int:
-        return self._at(step).usual(step, block)
+    def typical_count(self, step: int, block: Box) -> int:
+        return self._at(step).typical_count(step, block)
 
-    def _at(self, step: int) -> Cover:
+    def _at(self, step: int) -> Placement:
         return self.blending if step >= self.begin else self.owning

@@ -13,7 +13,7 @@ own      the patches whose centre lies in the block; each patch of a step is own
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,16 +21,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from generation.batching import Batching
 from generation.covers import Cover, Patch, owned_patches
-from generation.fusion import Normaliser, Window, to_fixed, to_storage
+from generation.fusion import to_fixed, to_storage
 from generation.models.contracts import Conditioner, Denoiser
 from generation.noise import Purpose, noise
-from generation.parts import Alike, Ask, Evaluations, Mixture, Network, Subject
+from generation.parts import Cell, Evaluations, Mixture, Network, OnePrompt, PatchQuery, Subject
 from generation.schedules.contract import Schedule
 from storage.geometry import Box, Canvas
 
 Fields: TypeAlias = Sequence[NDArray[np.float32]]
 """x, then what the scheduler remembers, each (C, h, w); not to be written to, for they may share memory."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A block's predictions at one step, and what they took.
+
+    sums: (C, h, w) fixed point, over the block's frame. conditional: evaluations, of which guidance's other end is
+    none. seats: places in batches, of both ends.
+    """
+
+    sums: NDArray[np.int32]
+    conditional: int
+    seats: int
 
 
 class NumericalError(ArithmeticError):
@@ -46,14 +60,13 @@ class Sampler:
 
     canvas: Canvas
     cover: Cover
-    window: Window
     schedule: Schedule
     seed: int
     channels: int
     denoiser: Denoiser
     conditioner: Conditioner
     guidance_scale: float
-    batch_size: int
+    batching: Batching
     device: torch.device
     dtype: torch.dtype
     mixture: Mixture | None = None
@@ -73,37 +86,39 @@ class Sampler:
         stepped, kept = self.schedule.step(k, x, history, torch.from_numpy(prediction), draw)
         return [field.numpy() for field in (stepped, *kept)]
 
-    def evaluate(self, k: int, block: Box, frame: Box, x: NDArray[np.float32]) -> NDArray[np.int32]:
-        """(C, h, w) fixed-point weighted sum, over the frame, of the block's own predictions at x[k] of the frame."""
+    def evaluate(self, k: int, block: Box, frame: Box, x: NDArray[np.float32]) -> Evaluated:
+        """The block's own predictions at x[k] (C, h, w) of the frame, weighted and added up."""
         shown = self.schedule.model_input(k, torch.from_numpy(x))
-        normaliser = Normaliser(self.cover, k, frame, self.window)
+        weights = self.cover.weights(k, frame)
         total = np.zeros(x.shape, np.int64)
-        asks = (self.ask(patch, patch, shown, frame) for patch in owned_patches(self.cover, k, block))
-        for asked, prediction in Evaluations[Patch](self.network(k)).of(asks):
-            patch = asked.subject
+        evaluations = Evaluations[Patch](self.network(k))
+        for query, prediction in evaluations.of(self.cells(k, block, frame, shown, lambda patch: patch)):
+            patch = query.subject
             self.check(prediction, patch, k)
-            total[_at(patch.box, frame)] += to_fixed(prediction * normaliser.weights(patch))
-        return to_storage(total)
+            total[_at(patch.box, frame)] += to_fixed(prediction * weights.of(patch))
+        return Evaluated(to_storage(total), evaluations.conditional, evaluations.seats)
 
-    def ask(self, subject: Subject, patch: Patch, shown: torch.Tensor, frame: Box) -> Ask[Subject]:
-        """A patch, told what this picture's mixture says; `shown` are the frame's latents."""
+    def cells(
+        self, k: int, block: Box, frame: Box, shown: torch.Tensor, subject: Callable[[Patch], Subject]
+    ) -> Iterator[Cell[Subject]]:
+        """The block's own patches of step k, by the cells of the canvas; `shown` are the frame's latents."""
+        for cell in self.batching.cells_in(block):
+            patches = owned_patches(self.cover, k, cell)
+            queries = [self._query(k, patch, subject(patch), shown, frame) for patch in patches]
+            yield Cell(queries, self.batching)
+
+    def _query(
+        self, k: int, patch: Patch, subject: Subject, shown: torch.Tensor, frame: Box
+    ) -> PatchQuery[Subject]:
+        """A patch, told what this picture's mixture says."""
+        mixture = self.mixture or OnePrompt(self.conditioner)
         latents = shown[_at(patch.box, frame)]
-        return Ask(subject, patch.box, latents, self.told.parts(patch), self.guidance_scale)
-
-    @property
-    def told(self) -> Mixture:
-        """What patches are told, part by part."""
-        return self.mixture or Alike(self.conditioner)
+        return PatchQuery(subject, patch.box, latents, mixture.parts(k, patch), self.guidance_scale)
 
     def network(self, k: int) -> Network:
         """The network at step k."""
         return Network(
-            self.denoiser,
-            self.schedule.timesteps[k],
-            self.batch_size,
-            self.guidance_scale > 1,
-            self.device,
-            self.dtype,
+            self.denoiser, self.schedule.timesteps[k], self.guidance_scale > 1, self.device, self.dtype
         )
 
     def check(self, prediction: NDArray[np.float32], patch: Patch, k: int) -> None:

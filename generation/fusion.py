@@ -1,35 +1,43 @@
-"""How overlapping predictions become one: windows over a patch, normalised weights, exact sums. Knows no network.
+"""How overlapping predictions become one: weights of patches, and exact sums. Knows no network.
 
-At a latent u that patches p with windows w_p cover, the fused prediction is
+At a latent u that patches p with weights W_p cover, the fused prediction is
 
-    e(u) = sum_p  w_p(u) / n(u) * e_p(u),        n(u) = sum_p w_p(u)
+    e(u) = sum_p  W_p(u) e_p(u),        sum_p W_p(u) = 1
 
-(Bar-Tal et al. 2023, "MultiDiffusion", eq. 5, with w uniform; Jimenez 2023, "Mixture of Diffusers", with w Gaussian.)
-Where patches of different ranks overlap, only those of the lowest rank have w > 0: the random covers' owners.
-n follows from the cover, so it is never stored. The terms are rounded to fixed point before they are added:
+Normalised   W_p = w_p / n,  n(u) = sum_p w_p(u), of a window w (Bar-Tal et al. 2023, "MultiDiffusion", eq. 5, with w
+             uniform; Jimenez 2023, "Mixture of Diffusers", with w Gaussian). Where patches of different ranks overlap,
+             only those of the lowest rank have w > 0: the random covers' owners.
+Signed       W_p is the patch's own number, which may be negative: factors of a graph count once, and what
+             neighbouring factors share is taken off again (Zhang et al. 2023, "DiffCollage", eq. 5).
+
+Weights follow from the cover, so they are never stored. The terms are rounded to fixed point before they are added:
 integer addition is associative, so the sum is the same bits in whatever order, and however the canvas is cut
 into blocks, the terms arrive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from generation.covers import Cover, Patch
-from storage.geometry import Box, Canvas
+from generation.covers import Patch, Placement
+from storage.geometry import Box, Canvas, Grid
 
 Window = Callable[[int], NDArray[np.float64]]
 
-FRACTION_BITS = 24
+FRACTION_BITS = 22
+"""Of sums. Signed terms leave partial sums larger than what they add up to: of predictions of deviation 4, up to 52."""
 WINDOW_BITS = 44
 """Windows are multiples of 2^-44, so that float64 adds them exactly: n(u) has the same bits on every frame."""
 NO_RANK = np.uint64(2**64 - 1)
-LIMIT = float(2 ** (31 - FRACTION_BITS))
-"""Fused predictions must stay within +-LIMIT; networks predict quantities of unit variance."""
+SUM_LIMIT = float(2 ** (31 - FRACTION_BITS))
+"""Sums of weighted predictions must stay within +-SUM_LIMIT; networks predict quantities of unit variance."""
+CHECKED_SIDE, CHECKED_SQUARES = 512, 64
+"""Squares of latents, and how many of them, on which a signed cover is checked when it is made."""
 
 
 def uniform(size: int) -> NDArray[np.float64]:
@@ -70,14 +78,17 @@ def _owned_window(height: int, width: int, owns: Box, window: Window) -> NDArray
 
 
 class Normaliser:
-    """n(u), the sum of windows, over one frame of the canvas; rank, the lowest of the patches that cover a latent."""
+    """n(u), the sum of windows, over one frame of the canvas; rank, the lowest of the patches that cover a latent.
 
-    def __init__(self, cover: Cover, step: int, frame: Box, window: Window) -> None:
+    Satisfies Weights.
+    """
+
+    def __init__(self, placement: Placement, step: int, frame: Box, window: Window) -> None:
         self.frame = frame
         self.window = window
         self.total = np.zeros(frame.shape)
         self.rank = np.full(frame.shape, NO_RANK)
-        for patch in cover.meeting(step, frame):
+        for patch in placement.meeting(step, frame):
             self._add(patch)
 
     def _add(self, patch: Patch) -> None:
@@ -92,7 +103,7 @@ class Normaliser:
             self.total[at] += np.where(counts, weights, 0.0)
             self.rank[at][counts] = patch.rank
 
-    def weights(self, patch: Patch) -> NDArray[np.float32]:
+    def of(self, patch: Patch) -> NDArray[np.float32]:
         """(h, w) normalised weights of a patch that lies within the frame."""
         at = patch.box.slices_in(self.frame)
         weights = np.where(self.rank[at] == np.uint64(patch.rank), patch_window(patch, self.window), 0.0)
@@ -101,17 +112,92 @@ class Normaliser:
         )
 
 
+@dataclass(frozen=True)
+class _OfPlacement:
+    """A cover's patches are those of a placement."""
+
+    placement: Placement
+
+    @property
+    def canvas(self) -> Canvas:
+        return self.placement.canvas
+
+    @property
+    def reach(self) -> int:
+        return self.placement.reach
+
+    def meeting(self, step: int, box: Box) -> Iterator[Patch]:
+        return self.placement.meeting(step, box)
+
+    def count(self, step: int) -> int:
+        return self.placement.count(step)
+
+    def typical_count(self, step: int, block: Box) -> int:
+        return self.placement.typical_count(step, block)
+
+
+@dataclass(frozen=True)
+class Normalised(_OfPlacement):
+    """Patches count as a window says, and all that cover a latent count as much as one. Satisfies Cover."""
+
+    window: Window
+
+    def weights(self, step: int, frame: Box) -> Normaliser:
+        return Normaliser(self.placement, step, frame, self.window)
+
+
+@dataclass(frozen=True)
+class Signed(_OfPlacement):
+    """Patches count by their own weights, some of them negative. Satisfies Cover.
+
+    Raises ValueError where weights do not sum to one: of canvases up to CHECKED_SQUARES squares of CHECKED_SIDE
+    latents at once, whole, at step 0; of larger ones on as many squares; and anywhere, at any step, when it is used.
+    """
+
+    def __post_init__(self) -> None:
+        squares = Grid(self.canvas, CHECKED_SIDE)
+        for index in range(0, len(squares), -(-len(squares) // CHECKED_SQUARES)):
+            self.weights(0, squares.box(index))
+
+    def weights(self, step: int, frame: Box) -> SignedWeights:
+        return SignedWeights(self.placement, step, frame)
+
+
+class SignedWeights:
+    """The numbers of patches on one frame, which is checked. Satisfies Weights."""
+
+    def __init__(self, placement: Placement, step: int, frame: Box) -> None:
+        total = np.zeros(frame.shape)
+        for patch in placement.meeting(step, frame):
+            part = patch.owns.intersection(frame)
+            if part is not None:
+                total[part.slices_in(frame)] += patch.weight
+        wrong = np.abs(total - 1) > 1e-9
+        if wrong.any():
+            y, x = np.argwhere(wrong)[0].tolist()
+            raise ValueError(
+                f"the weights of the patches at latent (y {frame.y0 + y}, x {frame.x0 + x}), step {step}, sum to "
+                f"{total[y, x]:g}; they must sum to 1"
+            )
+
+    def of(self, patch: Patch) -> NDArray[np.float32]:
+        """(h, w) the patch's number where it counts, zero elsewhere."""
+        weights = np.zeros(patch.box.shape, np.float32)
+        weights[patch.owns.slices_in(patch.box)] = patch.weight
+        return weights
+
+
 def to_fixed(terms: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Round weighted predictions to multiples of 2^-24; scaling a float32 by a power of two is exact."""
+    """Round weighted predictions to multiples of 2^-22; scaling a float32 by a power of two is exact."""
     fixed: NDArray[np.int64] = np.rint(terms * np.float32(2**FRACTION_BITS)).astype(np.int64)
     return fixed
 
 
 def to_storage(total: NDArray[np.int64]) -> NDArray[np.int32]:
-    """A block's sum as 32-bit integers. Raises OverflowError where it leaves +-LIMIT."""
+    """A block's sum as 32-bit integers. Raises OverflowError where it leaves +-SUM_LIMIT."""
     if total.size and max(abs(int(total.min())), abs(int(total.max()))) >= 2**31:
         worst = float(np.abs(total).max()) / 2**FRACTION_BITS
-        raise OverflowError(f"a fused prediction reached {worst:.3g}; the limit is {LIMIT:g}")
+        raise OverflowError(f"a fused prediction reached {worst:.3g}; the limit is {SUM_LIMIT:g}")
     return total.astype(np.int32)
 
 
@@ -120,8 +206,3 @@ def from_fixed(total: NDArray[np.int64]) -> NDArray[np.float32]:
     values: NDArray[np.float32] = total.astype(np.float32)
     values *= np.float32(2.0**-FRACTION_BITS)
     return values
-
-
-def canvas_normaliser(cover: Cover, step: int, canvas: Canvas, window: Window) -> Normaliser:
-    """n(u) over the whole canvas: for tests and pictures of weights, not for giants."""
-    return Normaliser(cover, step, canvas.box, window)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from generation.covers import BlendedAtLast, Cover, overlapping_grid, shifted_tiling
-from generation.fusion import WINDOWS, Window
+from generation.covers import BlendedAtLast, Cover, Placement, overlapping_grid, shifted_tiling, stride_of
+from generation.fusion import WINDOWS, Normalised, Window
 from generation.random_covers import RandomCover, RandomGrid
 from storage.geometry import Canvas
 
@@ -31,9 +31,12 @@ class Method:
 
     def cover(self, canvas: Canvas, patch: int, evaluations: int) -> Cover:
         """Of all evaluations, of which a solver may take two a step. patch: latents on a side."""
+        return Normalised(self._placement(canvas, patch, evaluations), self.window)
+
+    def _placement(self, canvas: Canvas, patch: int, evaluations: int) -> Placement:
         match self.name:
             case "shifted":
-                owning: Cover = shifted_tiling(canvas, patch, self.seed)
+                owning: Placement = shifted_tiling(canvas, patch, self.seed)
             case "random-patch":
                 owning = RandomCover(canvas, patch, self.seed)
             case "random-grid":
@@ -42,8 +45,18 @@ class Method:
                 return overlapping_grid(canvas, patch, self.overlap)
         if not self.blend_last:
             return owning
-        blended = math.ceil(evaluations * self.blend_last / self.steps)
-        return BlendedAtLast(owning, overlapping_grid(canvas, patch, BLEND_OVERLAP), evaluations - blended)
+        return BlendedAtLast(
+            owning, overlapping_grid(canvas, patch, BLEND_OVERLAP), self.begins_to_blend(evaluations)
+        )
+
+    def begins_to_blend(self, evaluations: int) -> int:
+        """The first evaluation of those in which patches blend that otherwise have borders; all, where none do."""
+        blending = 0 if self.name in OVERLAPPING else self.blend_last
+        return evaluations - math.ceil(evaluations * blending / self.steps)
+
+    def stride(self, patch: int) -> int:
+        """About how far the patches lie apart, in latents."""
+        return stride_of(patch, self.overlap) if self.name in OVERLAPPING else patch
 
     @property
     def window(self) -> Window:

@@ -4,13 +4,14 @@
              picture 1   c d e f                      e f g g     the last one padded, as for a picture alone
              picture 2   g
 
-A patch's prediction does not depend on what else is in its batch, nor on its place in it, as long as batches have
-one size. So each picture is, bit for bit, what its sampler gives alone, whatever it is packed with.
+A patch's prediction does not depend on what else is in its batch, nor on its place in it, and its picture's canvas
+alone says how many its batch holds. So each picture is, bit for bit, what its sampler gives alone, whatever it is
+packed with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,19 +19,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from generation.covers import Patch, owned_patches
+from generation.covers import Patch
 from generation.denoise import Fields, NumericalError, Sampler
-from generation.fusion import Normaliser, from_fixed, to_fixed, to_storage
-from generation.parts import Ask, Evaluations
+from generation.fusion import from_fixed, to_fixed, to_storage
+from generation.parts import Cell, Evaluations
 from storage.geometry import Box, Canvas
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Evaluations of patches, one for each part of a patch, and the batches that they took; nulls are not counted."""
+    """What pictures took. evaluations, batches: of conditional predictions; seats: places in batches, of both ends."""
 
     evaluations: int = 0
     batches: int = 0
+    seats: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.evaluations + other.evaluations, self.batches + other.batches, self.seats + other.seats
+        )
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,14 @@ def draw_together(samplers: Sequence[Sampler], frames: Sequence[Box]) -> Packed:
     spent = Spent()
     for k in range(len(first.schedule)):
         going = [picture for picture in drawn if picture.error is None]
-        evaluations = Evaluations[Seat](first.network(k))
-        asks = (picture.ask(patch) for picture in going for patch in picture.begin(k))
-        for asked, prediction in evaluations.of(asks):
-            picture, patch = asked.subject
+        evaluations = Evaluations[OfPicture](first.network(k))
+        cells = (cell for picture in going for cell in picture.begin(k))
+        for query, prediction in evaluations.of(cells):
+            picture, patch = query.subject
             picture.add(k, patch, prediction)
         for picture in going:
             picture.end(k)
-        spent = Spent(spent.evaluations + evaluations.told, spent.batches + evaluations.batches)
+        spent += Spent(evaluations.conditional, evaluations.batches, evaluations.seats)
     return Packed([picture.result() for picture in drawn], spent)
 
 
@@ -71,18 +78,14 @@ class _Picture:
         self._frame = frame
         self._fields: Fields = [sampler.start(sampler.canvas.box)]
 
-    def begin(self, k: int) -> Sequence[Patch]:
-        """The patches of step k."""
+    def begin(self, k: int) -> Iterator[Cell[OfPicture]]:
+        """The patches of step k, by the cells of the canvas."""
         sampler, frame = self.sampler, self._frame
         x = wrapped(self._fields[0], sampler.canvas, frame)
-        self.shown = sampler.schedule.model_input(k, torch.from_numpy(x))
-        self._normaliser = Normaliser(sampler.cover, k, frame, sampler.window)
+        shown = sampler.schedule.model_input(k, torch.from_numpy(x))
+        self._weights = sampler.cover.weights(k, frame)
         self._total = np.zeros((sampler.channels, *frame.shape), np.int64)
-        return owned_patches(sampler.cover, k, sampler.canvas.box)
-
-    def ask(self, patch: Patch) -> Ask[Seat]:
-        """For a patch of this step."""
-        return self.sampler.ask((self, patch), patch, self.shown, self._frame)
+        return sampler.cells(k, sampler.canvas.box, frame, shown, lambda patch: (self, patch))
 
     def add(self, k: int, patch: Patch, prediction: NDArray[np.float32]) -> None:
         try:
@@ -91,7 +94,7 @@ class _Picture:
             self.error = self.error or error
             return
         place = (slice(None), *patch.box.slices_in(self._frame))
-        self._total[place] += to_fixed(prediction * self._normaliser.weights(patch))
+        self._total[place] += to_fixed(prediction * self._weights.of(patch))
 
     def end(self, k: int) -> None:
         """Fuse the predictions and take the scheduler's step."""
@@ -129,4 +132,4 @@ def wrapped(x: NDArray[np.float32], canvas: Canvas, box: Box) -> NDArray[np.floa
     return out
 
 
-Seat: TypeAlias = tuple[_Picture, Patch]
+OfPicture: TypeAlias = tuple[_Picture, Patch]

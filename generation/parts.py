@@ -6,26 +6,26 @@
 part for each conditioning: of regions, w_i says where they lie; of several prompts for one place, w_i are constants.
 Parts whose null is the same share its evaluation.
 
-Evaluations go through the network in batches of one fixed, padded size, in the order of patches and of their parts:
+Evaluations go through the network in the order of cells, of their patches and of the patches' parts. Each is given the
+size of its batch by its cell (generation/batching.py), and batches hold patches of one shape:
 
-    patches  A, B (two parts), C, D (three parts)       told    A B1 B2 C | D1 D2 D3 D3
-    batches of 4                                        untold  A B C D
-
-So where every patch has one part, batches are what they would be if there were no parts.
+    a cell of A, B (two parts), C (two parts)      conditional    A B1 B2 C1 | C2      batches of 4 at most
+                                                   unconditional  A B | C
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from generation.batching import Batching
 from generation.covers import Patch
 from generation.models.contracts import Conditioner, Conditioning, Denoiser
 from generation.models.turns import TURNS
@@ -48,32 +48,32 @@ class Part:
 
 
 class Mixture(Protocol):
-    """What the patches of a canvas are told, part by part."""
+    """What the patches of a canvas are told at each step, part by part."""
 
-    def parts(self, patch: Patch) -> Sequence[Part]:
+    def parts(self, step: int, patch: Patch) -> Sequence[Part]:
         """At least one; their weights sum to one wherever the patch counts."""
 
-    def count(self, patch: Patch) -> tuple[int, int]:
+    def count(self, step: int, patch: Patch) -> tuple[int, int]:
         """How many parts `parts` would give, and how many different nulls they have."""
 
 
 @dataclass(frozen=True)
-class Alike:
+class OnePrompt:
     """One part, the same for every patch. Satisfies Mixture."""
 
     conditioner: Conditioner
 
-    def parts(self, patch: Patch) -> Sequence[Part]:
-        del patch
+    def parts(self, step: int, patch: Patch) -> Sequence[Part]:
+        del step, patch
         return (Part(self.conditioner),)
 
-    def count(self, patch: Patch) -> tuple[int, int]:
-        del patch
+    def count(self, step: int, patch: Patch) -> tuple[int, int]:
+        del step, patch
         return 1, 1
 
 
 @dataclass(frozen=True)
-class Ask(Generic[Subject]):
+class PatchQuery(Generic[Subject]):
     """A patch to be evaluated. latents: (C, h, w) as the network is shown them. scale: of guidance."""
 
     subject: Subject
@@ -84,61 +84,27 @@ class Ask(Generic[Subject]):
 
 
 @dataclass(frozen=True)
+class Cell(Generic[Subject]):
+    """The patches of one cell of a canvas, which fill batches together, and how they do."""
+
+    queries: Sequence[PatchQuery[Subject]]
+    batching: Batching
+
+
+@dataclass(frozen=True)
 class Network:
     """The network at one step. guided: whether the unconditional end is evaluated too."""
 
     denoiser: Denoiser
     timestep: torch.Tensor
-    batch_size: int
     guided: bool
     device: torch.device
     dtype: torch.dtype
 
 
-class Evaluations(Generic[Subject]):
-    """Predictions of patches at one step. told: evaluations of parts so far; batches: those that they took.
-
-    The unconditional end, where there is one, is not counted.
-    """
-
-    def __init__(self, network: Network) -> None:
-        self.told = self.batches = 0
-        self._network = network
-        self._queues: dict[bool, list[_Seat]] = {True: [], False: []}
-
-    def of(self, asks: Iterable[Ask[Subject]]) -> Iterator[tuple[Ask[Subject], NDArray[np.float32]]]:
-        """(ask, (C, h, w) prediction) of each, in order. Few are under way at once, however many there are."""
-        waiting: deque[_Open[Subject]] = deque()
-        for ask in asks:
-            waiting.append(_Open(ask, self._network.guided))
-            for seat in waiting[-1].seats():
-                self._take(seat)
-            yield from _complete(waiting)
-        for conditional in (True, False):
-            self._evaluate(conditional)
-        yield from _complete(waiting)
-
-    def _take(self, seat: _Seat) -> None:
-        queue = self._queues[seat.conditional]
-        queue.append(seat)
-        if len(queue) == self._network.batch_size:
-            self._evaluate(seat.conditional)
-
-    def _evaluate(self, conditional: bool) -> None:
-        seats = self._queues[conditional]
-        if not seats:
-            return
-        self._queues[conditional] = []
-        for seat, prediction in zip(seats, predicted(self._network, seats), strict=False):
-            seat.store[seat.key] = prediction
-        if conditional:
-            self.told += len(seats)
-            self.batches += 1
-
-
 @dataclass(frozen=True)
-class _Seat:
-    """A place in a batch, and where its prediction goes."""
+class BatchEntry:
+    """What one evaluation is shown and told, and where its prediction goes."""
 
     box: Box
     latents: torch.Tensor
@@ -148,69 +114,121 @@ class _Seat:
     store: dict[int, torch.Tensor]
 
 
+Batch: TypeAlias = tuple[bool, tuple[int, ...], int]
+"""Conditional or not, the shape of the latents, how many a batch holds: what goes through the network together."""
+
+
+class Evaluations(Generic[Subject]):
+    """Predictions of patches at one step.
+
+    conditional: evaluations of parts so far; batches: those that they took. seats: places in batches of both ends of
+    guidance, with those that padding filled.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.conditional = self.batches = self.seats = 0
+        self._network = network
+        self._queues: dict[Batch, list[BatchEntry]] = defaultdict(list)
+
+    def of(self, cells: Iterable[Cell[Subject]]) -> Iterator[tuple[PatchQuery[Subject], NDArray[np.float32]]]:
+        """(query, (C, h, w) prediction) of each, in order. Few cells are under way at once, however many there are."""
+        waiting: deque[_Open[Subject]] = deque()
+        for cell in cells:
+            begun = [_Open(query, self._network.guided) for query in cell.queries]
+            waiting += begun
+            self._take([entry for each in begun for entry in each.entries()], cell.batching)
+            yield from _complete(waiting)
+        for batch in list(self._queues):
+            self._evaluate(batch)
+        yield from _complete(waiting)
+
+    def _take(self, entries: Sequence[BatchEntry], batching: Batching) -> None:
+        """The entries of a cell. Those that are alike but for their batch's size are counted together."""
+        alike: dict[tuple[bool, tuple[int, ...]], list[BatchEntry]] = defaultdict(list)
+        for entry in entries:
+            alike[entry.conditional, tuple(entry.latents.shape)].append(entry)
+        for (conditional, shape), members in alike.items():
+            for entry, size in zip(members, batching.sizes(len(members)), strict=True):
+                batch = conditional, shape, size
+                self._queues[batch].append(entry)
+                if len(self._queues[batch]) == size:
+                    self._evaluate(batch)
+
+    def _evaluate(self, batch: Batch) -> None:
+        entries, (conditional, _, size) = self._queues.pop(batch), batch
+        for entry, prediction in zip(entries, predicted(self._network, entries, size), strict=False):
+            entry.store[entry.key] = prediction
+        self.seats += size
+        if conditional:
+            self.conditional += len(entries)
+            self.batches += 1
+
+
 @dataclass
 class _Open(Generic[Subject]):
-    """A patch under way. told: its parts' predictions, by place; untold: those of its nulls, by their numbers.
+    """A patch under way. conditional: its parts' predictions, by place; unconditional: those of its nulls, by number.
 
     nulls: the first conditioner that has each.
     """
 
-    ask: Ask[Subject]
+    query: PatchQuery[Subject]
     guided: bool
-    told: dict[int, torch.Tensor] = field(default_factory=dict)
-    untold: dict[int, torch.Tensor] = field(default_factory=dict)
+    conditional: dict[int, torch.Tensor] = field(default_factory=dict)
+    unconditional: dict[int, torch.Tensor] = field(default_factory=dict)
     nulls: dict[int, Conditioner] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for part in self.ask.parts if self.guided else ():
+        for part in self.query.parts if self.guided else ():
             self.nulls.setdefault(part.null, part.conditioner)
 
-    def seats(self) -> Iterator[_Seat]:
-        box, latents = self.ask.box, self.ask.latents
-        for place, part in enumerate(self.ask.parts):
-            yield _Seat(box, latents, part.conditioner, True, place, self.told)
+    def entries(self) -> Iterator[BatchEntry]:
+        box, latents = self.query.box, self.query.latents
+        for place, part in enumerate(self.query.parts):
+            yield BatchEntry(box, latents, part.conditioner, True, place, self.conditional)
         for null, conditioner in self.nulls.items():
-            yield _Seat(box, latents, conditioner, False, null, self.untold)
+            yield BatchEntry(box, latents, conditioner, False, null, self.unconditional)
 
     def is_complete(self) -> bool:
-        return len(self.told) == len(self.ask.parts) and len(self.untold) == len(self.nulls)
+        return len(self.conditional) == len(self.query.parts) and len(self.unconditional) == len(self.nulls)
 
     @torch.inference_mode()
     def prediction(self) -> NDArray[np.float32]:
         """(C, h, w), summed in the order of the parts."""
-        first, *others = (self._guided(place) for place in range(len(self.ask.parts)))
+        first, *others = (self._guided(place) for place in range(len(self.query.parts)))
         return np.asarray(sum(others, first).cpu().numpy())
 
     def _guided(self, place: int) -> torch.Tensor:
         """One part's term."""
-        part, told = self.ask.parts[place], self.told[place]
+        part, prediction = self.query.parts[place], self.conditional[place]
         if self.guided:  # classifier-free guidance, in diffusers' convention
-            untold = self.untold[part.null]
-            told = untold + self.ask.scale * (told - untold)
+            null = self.unconditional[part.null]
+            prediction = null + self.query.scale * (prediction - null)
         if part.weights is None:
-            return told
-        return told * torch.from_numpy(part.weights).to(told.device)
+            return prediction
+        return prediction * torch.from_numpy(part.weights).to(prediction.device)
 
 
-def _complete(waiting: deque[_Open[Subject]]) -> Iterator[tuple[Ask[Subject], NDArray[np.float32]]]:
+def _complete(
+    waiting: deque[_Open[Subject]],
+) -> Iterator[tuple[PatchQuery[Subject], NDArray[np.float32]]]:
     """What has all its predictions, from the front."""
     while waiting and waiting[0].is_complete():
         done = waiting.popleft()
-        yield done.ask, done.prediction()
+        yield done.query, done.prediction()
 
 
 # --- one batch -------------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
-def predicted(network: Network, seats: Sequence[_Seat]) -> torch.Tensor:
-    """(batch_size, C, h, w) float32 predictions of up to a batch; the last seat fills what is left of it."""
+def predicted(network: Network, entries: Sequence[BatchEntry], size: int) -> torch.Tensor:
+    """(size, C, h, w) float32 predictions of up to so many entries; the last entry fills what is left of the batch."""
     with TURNS.together():
-        return _predicted(network, [*seats, *[seats[-1]] * (network.batch_size - len(seats))])
+        return _predicted(network, [*entries, *[entries[-1]] * (size - len(entries))])
 
 
-def _predicted(network: Network, padded: Sequence[_Seat]) -> torch.Tensor:
-    inputs = torch.stack([seat.latents for seat in padded]).to(network.device, network.dtype)
+def _predicted(network: Network, padded: Sequence[BatchEntry]) -> torch.Tensor:
+    inputs = torch.stack([entry.latents for entry in padded]).to(network.device, network.dtype)
     conditioning = {
         name: value.to(network.device, network.dtype if value.is_floating_point() else value.dtype)
         for name, value in _conditioning(padded).items()
@@ -218,12 +236,12 @@ def _predicted(network: Network, padded: Sequence[_Seat]) -> torch.Tensor:
     return network.denoiser.predict(inputs, network.timestep.to(network.device), conditioning).float()
 
 
-def _conditioning(seats: Sequence[_Seat]) -> Conditioning:
-    """What the seats are told, side by side; neighbours of one conditioner are asked for together."""
+def _conditioning(entries: Sequence[BatchEntry]) -> Conditioning:
+    """What the entries are told, side by side; neighbours of one conditioner are asked for together."""
     told: list[Conditioning] = []
-    for _, run in groupby(seats, key=lambda seat: id(seat.conditioner)):
+    for _, run in groupby(entries, key=lambda entry: id(entry.conditioner)):
         members = list(run)
-        one, boxes = members[0], [seat.box for seat in members]
+        one, boxes = members[0], [member.box for member in members]
         ask = one.conditioner.conditional if one.conditional else one.conditioner.unconditional
         told.append(ask(boxes))
     if len(told) == 1:

@@ -25,7 +25,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from generation.covers import Patch, ProductCover, owned_patches, shifted_tiling
+from generation.covers import Patch, Product, owned_patches, shifted_tiling
 from generation.noise import TILE, Purpose
 from storage.geometry import Box, Canvas, Grid
 
@@ -60,6 +60,10 @@ class RandomCover:
     seed: int
 
     @property
+    def reach(self) -> int:
+        return (self.patch + 1) // 2
+
+    @property
     def regions(self) -> Grid:
         return Grid(self.canvas, REGION * self.patch)
 
@@ -68,8 +72,7 @@ class RandomCover:
         picked = [patch for region in near for patch in picked_patches(self, step, region)]
         for patch in sorted(picked, key=lambda patch: patch.rank):
             for dy, dx in self.canvas.images(patch.box, box):
-                moved = patch.box.shifted(dy, dx)
-                yield Patch(moved, moved, patch.rank)
+                yield patch.shifted(dy, dx)
 
     def count(self, step: int) -> int:
         """Exact up to `COUNTED` regions; of larger canvases an estimate, within about 1 %."""
@@ -79,7 +82,7 @@ class RandomCover:
         area = sum(self.regions.box(region).area for region in sample)
         return round(counted * (self.canvas.box.area / area))
 
-    def usual(self, step: int, block: Box) -> int:
+    def typical_count(self, step: int, block: Box) -> int:
         del step
         return round(USUAL * block.area / self.patch**2)
 
@@ -107,7 +110,11 @@ class RandomGrid:
     seed: int
 
     @property
-    def cells(self) -> ProductCover:
+    def reach(self) -> int:
+        return (self.patch + 1) // 2
+
+    @property
+    def cells(self) -> Product:
         return shifted_tiling(self.canvas, self.patch - self.patch // STRAY, self.seed)
 
     def meeting(self, step: int, box: Box) -> Iterator[Patch]:
@@ -133,9 +140,9 @@ class RandomGrid:
         cells = self.cells.count(step)
         return cells if cells > COUNTED_CELLS else len(owned_patches(self, step, self.canvas.box))
 
-    def usual(self, step: int, block: Box) -> int:
+    def typical_count(self, step: int, block: Box) -> int:
         del step
-        return round(block.area / self.cells.patch**2)
+        return round(block.area / self.cells.y.patch**2)
 
 
 def _strayed(low: int, high: int, patch: int, length: int | None, drawn: int) -> int:

@@ -167,8 +167,9 @@ class RegionalWords:
     regions: Regions
     conditioners: Mapping[int, Conditioner]
 
-    def parts(self, patch: Patch) -> Sequence[Part]:
+    def parts(self, step: int, patch: Patch) -> Sequence[Part]:
         """One for each of the patch's words, ascending; alone, it counts everywhere."""
+        del step
         present = self.regions.words(patch)
         if len(present) == 1:
             return (self._part(present[0], None),)
@@ -179,5 +180,6 @@ class RegionalWords:
         null = next(region.null for region in self.regions.regions if region.words == words)
         return Part(self.conditioners[words], weights, null)
 
-    def count(self, patch: Patch) -> tuple[int, int]:
+    def count(self, step: int, patch: Patch) -> tuple[int, int]:
+        del step
         return self.regions.count(patch)

@@ -111,7 +111,7 @@ def tiny_job(out: Path, monkeypatch: Any, info: ModelInfo = INFO, **fields: Any)
     """A prepared job around the tiny model's facts."""
     monkeypatch.setattr("generation.models.loading.describe", lambda *args, **kwargs: info)
     defaults: dict[str, Any] = {
-        "prompt": "a test", "width": 2 * 53, "height": 2 * 41, "executor": "in-process", "batch_size": 3, "block": 16,
+        "prompt": "a test", "width": 2 * 53, "height": 2 * 41, "executor": "in-process", "batch_size": 1, "block": 16,
         "tile": 16, "tile_format": "png", "num_inference_steps": 4, "device": "cpu", "dtype": "float32", "workers": 1,
     }  # fmt: skip
     return prepare(JobSpec(**{**defaults, **fields}, out=out))

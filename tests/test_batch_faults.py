@@ -219,10 +219,10 @@ def test_numbers_that_are_none_fail_a_large_request_alone(
 
 def test_a_mask_that_goes_away_fails_its_requests_alone(model: Path, tmp_path: Path) -> None:
     mask = tmp_path / "ids.png"
-    Image.fromarray(np.zeros((18, 20), np.uint8)).save(mask)
+    Image.fromarray(np.zeros((18, 27), np.uint8)).save(mask)
     rows = [
         {**GIANT, "classes": str(mask)},
-        {**ROWS[0], "width": 100, "height": 90, "classes": str(mask)},
+        {**ROWS[0], "width": 150, "height": 100, "classes": str(mask)},
         ROWS[1],
     ]
     result = made(model, tmp_path / "set", rows, **LARGE, on_event=lambda _: mask.unlink(missing_ok=True))

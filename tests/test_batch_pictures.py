@@ -105,9 +105,9 @@ def test_class_maps_come_as_paths_or_bytes(model: Path, tmp_path: Path) -> None:
 
 def test_a_giant_is_a_job_of_its_own(model: Path, tmp_path: Path) -> None:
     rows = [{**ROWS[0], "id": "giant", "width": 200, "height": 180}, *ROWS[:2]]
-    out = made(model, tmp_path / "set", rows, block=16).folder
+    out = made(model, tmp_path / "set", rows, block=16, batch_size=1).folder
     giant, *others = table_in(out)
-    assert_as_generated(model, tmp_path / "job", rows[0], giant)
+    assert_as_generated(model, tmp_path / "job", rows[0], giant, batch_size=1)
     kinds = [json.loads(line)["task"] for line in (out / "timings.jsonl").read_text().splitlines()]
     assert sorted(kinds)[-3:] == [
         "giants",
@@ -147,6 +147,7 @@ def test_regions_are_masks_as_generate_labels_them(folders: dict[str, Path], tmp
     Image.fromarray(labels).save(tmp_path / "map.png")
     fields: dict[str, Any] = {
         "regions": tmp_path / "map.png", "region": {3: "a hill"}, "region_box": {"0,0,50%,25%": "a road"}, "block": 40,
+        "batch_size": 1,
     }  # fmt: skip
     rows = [
         {"id": str(side), "prompt": "a lake", "seed": side, "width": side, "height": 48}

@@ -100,7 +100,7 @@ def info_for(scheduler: str):
 
 
 def blockwise_equals_whole(tmp_path: Path, monkeypatch, **fields) -> None:
-    info = info_for(fields.get("scheduler", "ddim"))
+    info, fields = info_for(fields.get("scheduler", "ddim")), {"batch_size": 3, **fields}
     blocks = tiny_job(tmp_path / "blocks", monkeypatch, info, **fields)
     whole = tiny_job(tmp_path / "whole", monkeypatch, info, **{**fields, "block": 64})
     assert len(whole.plan.grid) == 1 < len(blocks.plan.grid)
@@ -161,9 +161,9 @@ def test_two_threads_of_a_worker_give_the_same_bytes(scheduler: str, tmp_path: P
     assert files_of(serial.spec.out) == files_of(threads.spec.out)
 
 
-@pytest.mark.parametrize("block", [16, 19, 33, 48])
-def test_block_size_does_not_show(block: int, tmp_path: Path, monkeypatch) -> None:
-    fields = {"method": "hann", "overlap": 0.6, "topology": "ring", "width": 2 * 37}
+@pytest.mark.parametrize(("block", "batch_size"), [(19, 1), (33, 2), (33, 7), (48, 4)])
+def test_block_size_does_not_show(block: int, batch_size: int, tmp_path: Path, monkeypatch) -> None:
+    fields = {"method": "hann", "overlap": 0.6, "topology": "ring", "width": 2 * 37, "batch_size": batch_size}
     first = tiny_job(tmp_path / "a", monkeypatch, **fields)
     other = tiny_job(tmp_path / "b", monkeypatch, **fields, block=block)
     run_here(first)
@@ -199,10 +199,10 @@ def test_an_identity_network_returns_its_input_through_every_fusion(
     for block in range(len(job.plan.grid)):
         around = job.plan.frame(block)
         local = worker.sampler.start(around)
-        sums = worker.sampler.evaluate(1, job.plan.grid.box(block), around, local)
+        sums = worker.sampler.evaluate(1, job.plan.grid.box(block), around, local).sums
         for piece, home in canvas.pieces(around):
             total[(slice(None), *home.slices_in(frame))] += sums[(slice(None), *piece.slices_in(around))]
-    assert abs(total / 2**24 - shown).max() < 1e-6
+    assert abs(total / 2**22 - shown).max() < 2e-6
 
 
 def test_a_resumed_job_has_the_same_bytes(tmp_path: Path, monkeypatch) -> None:
@@ -259,7 +259,7 @@ def test_a_task_that_always_kills_its_worker_ends_the_job(tmp_path: Path, monkey
             return Outcome(self._waiting.popleft(), error=RuntimeError("worker died"), lost=True)
 
     job = tiny_job(tmp_path, monkeypatch)
-    with pytest.raises(TaskFailed, match="denoise 0, block 0: the worker died 4 times"):
+    with pytest.raises(TaskFailed, match="denoise 0, block 2: the worker died 4 times"):
         run_here(job, executor=Deadly(tiny_worker(job)))
 
 
@@ -319,7 +319,7 @@ def test_a_quarter_of_what_is_evaluated_blends(
 ):
     """Some solvers evaluate the network twice a step."""
     job = tiny_job(tmp_path, monkeypatch, method="shifted", scheduler=scheduler, num_inference_steps=12)
-    assert job.plan.steps == evaluations and job.plan.cover.begin == evaluations - blended
+    assert job.plan.steps == evaluations and job.plan.cover.placement.begin == evaluations - blended
     counts = [job.plan.cover.count(k) for k in range(evaluations)]
     assert len(set(counts[-blended:])) == 1 and counts[-blended] > max(counts[:-blended])
 

@@ -1,9 +1,11 @@
-"""The engine beside a loop that shares none of it: diffusers' own scheduler, the whole canvas, floating-point sums.
+"""The engine beside generation/plain.py, which shares none of it: the whole canvas, diffusers' own solver, float sums.
 
-Noise comes from the engine; everything else is written here as the papers have it.
+Noise comes from the engine, and where patches lie comes from its placements; everything else is written there as the
+papers have it.
 """
 
-import math
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import diffusers
@@ -12,8 +14,12 @@ import pytest
 import torch
 from engine import INFO, ConvolutionalDenoiser, Told, latents_of, run_here, tiny_job
 
+from cluster.job import Job
+from generation import plain
+from generation.covers import Patch, owned_patches
+from generation.fusion import hann
 from generation.noise import Purpose, noise
-from storage.geometry import Box
+from storage.geometry import TOPOLOGIES, Box, Canvas
 
 STEPS, SIDE = 6, INFO.patch
 CLASSES = {
@@ -26,59 +32,88 @@ CLASSES = {
 }
 
 
-def starts(length: int, stride: int) -> list[int]:
-    """Of patches that cover [0, length), the last one ending there."""
-    count = 1 + math.ceil((length - SIDE) / stride)
-    return [min(index * stride, length - SIDE) for index in range(count)]
+def solver_of(scheduler: str):
+    settings = {"clip_sample": False} if scheduler == "ddim" else {}
+    solver = CLASSES[scheduler].from_config(INFO.scheduler_config, **settings)
+    solver.set_timesteps(STEPS)
+    return solver
 
 
-def window(kind: str) -> torch.Tensor:
-    if kind == "uniform":
-        return torch.ones(SIDE, SIDE)
-    ramp = torch.sin(torch.pi * (torch.arange(SIDE) + 0.5) / SIDE) ** 2
-    return torch.outer(ramp, ramp)
+def drawn(job: Job, scheduler: str, patches: Callable[[int], list[plain.PlainPatch]]) -> np.ndarray:
+    """(C, H, W) latents of a job by the plain loop."""
+    canvas, solver = job.plan.canvas, solver_of(scheduler)
+    denoiser, told = ConvolutionalDenoiser(), Told(len(job.spec.prompt) / 10, canvas.height, canvas.width)
+    scale = job.spec.guidance_scale
+
+    def predict(step: int, patch: plain.PlainPatch, latents: torch.Tensor) -> torch.Tensor:
+        top, left = int(patch.rows[0]), int(patch.columns[0])
+        place, timestep = [Box(top, top + SIDE, left, left + SIDE)], solver.timesteps[step]
+        conditional = denoiser.predict(latents[None], timestep, told.conditional(place))[0]
+        if scale <= 1:
+            return conditional
+        null = denoiser.predict(latents[None], timestep, told.unconditional(place))[0]
+        return null + scale * (conditional - null)
+
+    start = torch.from_numpy(noise(job.spec.seed, Purpose.START, 0, job.plan.channels, canvas.box, canvas))
+    return plain.denoise(start * float(solver.init_noise_sigma), solver, patches, predict).numpy()
 
 
-def fused(x: torch.Tensor, predict, kind: str, stride: int) -> torch.Tensor:
-    """MultiDiffusion, equation 5, and Mixture of Diffusers: the weighted mean of what the patches say."""
-    total, weights = torch.zeros_like(x), torch.zeros(x.shape[-2:])
-    for top in starts(x.shape[-2], stride):
-        for left in starts(x.shape[-1], stride):
-            at = (slice(top, top + SIDE), slice(left, left + SIDE))
-            total[..., *at] += window(kind) * predict(x[..., *at], Box(top, top + SIDE, left, left + SIDE))
-            weights[at] += window(kind)
-    return total / weights
+def assert_alike(found: np.ndarray, expected: np.ndarray) -> None:
+    assert np.abs(expected).max() > 0.5
+    assert np.allclose(found, expected, atol=2e-5 * float(np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("scheduler", CLASSES)
 @pytest.mark.parametrize("kind", ["uniform", "hann"])
-def test_the_engine_draws_what_a_plain_loop_draws(
-    scheduler: str, kind: str, tmp_path: Path, monkeypatch
-) -> None:
+def test_overlapping_patches_of_a_plane(scheduler: str, kind: str, tmp_path: Path, monkeypatch) -> None:
     job = tiny_job(
-        tmp_path,
-        monkeypatch,
-        method=kind,
-        overlap=0.5,
-        scheduler=scheduler,
-        num_inference_steps=STEPS,
-        seed=3,
-    )
+        tmp_path, monkeypatch, method=kind, overlap=0.5, scheduler=scheduler, num_inference_steps=STEPS, seed=3,
+        batch_size=3,
+    )  # fmt: skip
     run_here(job)
-    canvas, channels = job.plan.canvas, job.plan.channels
-    settings = {"clip_sample": False} if scheduler == "ddim" else {}
-    solver = CLASSES[scheduler].from_config(INFO.scheduler_config, **settings)
-    solver.set_timesteps(STEPS)
-    drawn = noise(3, Purpose.START, 0, channels, canvas.box, canvas)
-    x = torch.from_numpy(drawn)[None] * float(solver.init_noise_sigma)
-    denoiser, told = ConvolutionalDenoiser(), Told(len(job.spec.prompt) / 10, canvas.height, canvas.width)
-    for timestep in solver.timesteps:
-        shown = solver.scale_model_input(x, timestep)
+    window = plain.hann(SIDE) if kind == "hann" else torch.ones(SIDE, SIDE)
+    patches = list(plain.grid(job.plan.canvas.height, job.plan.canvas.width, SIDE, SIDE // 2, window))
+    assert_alike(latents_of(job), drawn(job, scheduler, lambda step: patches))
 
-        def predict(patch: torch.Tensor, box: Box, timestep: torch.Tensor = timestep) -> torch.Tensor:
-            return denoiser.predict(patch, timestep, told.conditional([box]))
 
-        prediction = fused(shown, predict, kind, SIDE // 2)
-        x = solver.step(prediction, timestep, x, return_dict=False)[0]
-    assert np.abs(x[0].numpy()).max() > 0.5
-    assert np.allclose(latents_of(job), x[0].numpy(), atol=2e-5 * float(x.abs().max()))
+def wrapped(box: Box, canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
+    return np.arange(box.y0, box.y1) % canvas.height, np.arange(box.x0, box.x1) % canvas.width
+
+
+def weighted(patch: Patch, canvas: Canvas, window: np.ndarray) -> plain.PlainPatch:
+    """A patch that counts by its window on what it owns."""
+    owned = np.zeros(patch.box.shape, np.float32)
+    owned[patch.owns.slices_in(patch.box)] = window[patch.owns.slices_in(patch.box)]
+    return plain.PlainPatch(*wrapped(patch.box, canvas), torch.from_numpy(owned))
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize(
+    ("method", "blend_last"),
+    [("hann", 0), ("gaussian", 0), *product(("shifted", "random-patch", "random-grid"), (0, 2))],
+)
+def test_every_method_on_every_topology(
+    method: str, topology: str, blend_last: int, tmp_path: Path, monkeypatch
+) -> None:
+    """With guidance; of covers whose patches have owners also where they blend at last."""
+    overlapping = method in ("hann", "gaussian")
+    job = tiny_job(
+        tmp_path, monkeypatch, method=method, topology=topology, blend_last=blend_last, overlap=0.25,
+        scheduler="dpmpp_2m", num_inference_steps=STEPS, guidance_scale=2.5, batch_size=3, seed=4,
+    )  # fmt: skip
+    run_here(job)
+    canvas, line = job.plan.canvas, hann(SIDE)
+    if method == "gaussian":
+        line = np.exp(-(((np.arange(SIDE) + 0.5) / SIDE - 0.5) ** 2) / 0.02)
+    blended = np.outer(line, line).astype(np.float32)
+
+    def patches(step: int) -> list[plain.PlainPatch]:
+        found = owned_patches(job.plan.cover, step, canvas.box)
+        if overlapping or step >= STEPS - blend_last:
+            return [weighted(patch, canvas, blended) for patch in found]
+        if method == "shifted":
+            return [weighted(patch, canvas, np.ones_like(blended)) for patch in found]
+        order = sorted(found, key=lambda patch: patch.rank)
+        return list(plain.owners([wrapped(patch.box, canvas) for patch in order], *canvas.box.shape))
+
+    assert_alike(latents_of(job), drawn(job, "dpmpp_2m", patches))

@@ -1,6 +1,8 @@
 """Random patches: the serial rule, literally and slowly, against plans by place; owners, counts, guidance, times."""
 
+import math
 import random
+from collections import defaultdict
 from math import inf
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from cluster.status import LEDGER
 from cluster.tasks import Outcome
 from cluster.times import Reached, picture_of, reached_by, read_times
 from generation import random_covers
-from generation.covers import Cover, Patch, owned_patches
+from generation.covers import Patch, Placement, owned_patches
 from generation.denoise import Sampler
 from generation.fusion import Normaliser, from_fixed, to_fixed, uniform
 from generation.random_covers import RandomCover, RandomGrid, lots
@@ -47,9 +49,8 @@ def latents_in(canvas: Canvas, box: Box) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.inference_mode()
-def predicted(sampler: Sampler, step: int, given: torch.Tensor, box: Box) -> np.ndarray:
-    """null + (1 + omega) (conditional - null), of a batch that holds one patch again and again."""
-    count = sampler.batch_size
+def predicted(sampler: Sampler, step: int, given: torch.Tensor, box: Box, count: int) -> np.ndarray:
+    """null + (1 + omega) (conditional - null), of a batch that holds one patch `count` times."""
     batch, timestep = given.expand(count, -1, -1, -1), sampler.schedule.timesteps[step]
     told = sampler.denoiser.predict(batch, timestep, sampler.conditioner.conditional([box] * count))
     if sampler.guidance_scale > 1:
@@ -58,16 +59,32 @@ def predicted(sampler: Sampler, step: int, given: torch.Tensor, box: Box) -> np.
     return told[0].numpy()
 
 
+def batch_sizes(job: Job, step: int) -> dict[tuple[int, int], int]:
+    """(y0, x0) of a step's patches -> evaluations in their batches: by squares of the canvas, whole batches first."""
+    canvas, patch, whole = job.plan.canvas, job.info.patch, job.spec.batch_size
+    side, squares = math.ceil(math.sqrt(whole)) * patch, defaultdict(list)
+    for _, y0, x0 in serial_plan(canvas, patch, job.spec.seed, step):
+        y, x = (y0 + patch // 2) % canvas.height, (x0 + patch // 2) % canvas.width
+        squares[y // side, x // side].append((y0, x0))
+    sizes = {}
+    for patches in squares.values():
+        while patches:
+            batch, patches = patches[:whole], patches[whole:]
+            sizes |= dict.fromkeys(batch, len(batch))
+    return sizes
+
+
 def serial(job: Job) -> tuple[np.ndarray, int]:
     """The published loop, one patch after another: final latents, and how many patches it took.
 
     Mended: every step runs, the snapshot at step 0 is the state itself, it ends when all latents have arrived.
     """
-    canvas, patch, steps = job.plan.canvas, job.plan.cover.patch, job.plan.steps
+    canvas, patch, steps = job.plan.canvas, job.info.patch, job.plan.steps
     sampler = tiny_worker(job).sampler
     now = sampler.start(canvas.box)
     before = now.copy()  # the snapshot: each latent as it was one step earlier
     times = np.zeros(canvas.box.shape, int)
+    sizes = [batch_sizes(job, step) for step in range(steps)]
     patches = 0
     while times.min() < steps:
         step = int(times.min())
@@ -79,7 +96,8 @@ def serial(job: Job) -> tuple[np.ndarray, int]:
         mine = times[here[1:]] == step
         shown = np.where(mine, now[here], before[here])
         given = sampler.schedule.model_input(step, torch.from_numpy(shown))
-        prediction = from_fixed(to_fixed(predicted(sampler, step, given, box)))
+        size = sizes[step][box.y0 % canvas.height, box.x0 % canvas.width]
+        prediction = from_fixed(to_fixed(predicted(sampler, step, given, box, size)))
         (advanced,) = sampler.advance(step, box, [shown], prediction)
         before[here] = np.where(mine, shown, before[here])
         now[here] = np.where(mine, advanced, now[here])
@@ -92,7 +110,7 @@ def serial(job: Job) -> tuple[np.ndarray, int]:
 @pytest.mark.parametrize(
     ("width", "height", "seed", "fields"),
     [
-        (106, 82, 0, {"scheduler": "ddim", "eta": 1.0}),
+        (106, 82, 0, {"scheduler": "ddim", "eta": 1.0, "batch_size": 5}),
         (46, 90, 1, {"scheduler": "euler_a", "guidance_scale": 3.0}),
         (32, 130, 2, {"scheduler": "ddim", "eta": 1.0, "block": 23, "batch_size": 2}),
     ],
@@ -124,7 +142,7 @@ def serial_plan(canvas: Canvas, patch: int, seed: int, step: int) -> list[tuple[
     return found
 
 
-def whole_plan(cover: Cover, step: int) -> list[Patch]:
+def whole_plan(cover: Placement, step: int) -> list[Patch]:
     """Every patch once, by rank."""
     found = owned_patches(cover, step, cover.canvas.box)
     assert len(found) == cover.count(step)
@@ -190,7 +208,7 @@ def test_each_latent_has_one_owner_at_every_step(size, topology: Topology, cover
         left = np.ones(canvas.box.shape, int)
         for each in whole_plan(cover, step):
             assert each.box.shape == (patch, patch) and canvas.clip(each.box) == each.box
-            owned = weights.weights(each)
+            owned = weights.of(each)
             assert set(np.unique(owned)) <= {0.0, 1.0}
             assert owned.sum() == left[latents_in(canvas, each.box)].sum(), "the first patch owns a latent"
             left[latents_in(canvas, each.box)] = 0
@@ -225,13 +243,13 @@ def test_what_the_covers_cost() -> None:
     ]
     assert 2.05 < areas[0] < 2.25 and 1.25 < areas[1] < 1.35
     for cover, usual in ((published, areas[0]), (cheap, areas[1])):
-        assert cover.usual(0, Box(0, 128, 0, 128)) == pytest.approx(usual * 64, rel=0.05)
+        assert cover.typical_count(0, Box(0, 128, 0, 128)) == pytest.approx(usual * 64, rel=0.05)
 
 
 def test_no_patch_of_a_random_grid_owns_next_to_nothing() -> None:
-    def least(cover: Cover) -> float:
+    def least(cover: Placement) -> float:
         weights = Normaliser(cover, 0, canvas.box.expanded(64), uniform)
-        return min(weights.weights(patch).mean() for patch in whole_plan(cover, 0))
+        return min(weights.of(patch).mean() for patch in whole_plan(cover, 0))
 
     canvas = Canvas(7 * 56, 7 * 56, TORUS)  # whole cells
     assert least(RandomGrid(canvas, 64, 1)) > 0.35
@@ -263,9 +281,9 @@ def test_a_place_in_a_huge_canvas_is_planned_alone() -> None:
 def test_blocks_do_not_show_and_patches_are_evaluated_once(
     method, topology, tmp_path: Path, monkeypatch
 ) -> None:
-    fields = {"method": method, "topology": topology, "scheduler": "unipc", "batch_size": 1}
+    fields = {"method": method, "topology": topology, "scheduler": "unipc", "batch_size": 3}
     pictures = []
-    for block in (16, 29, 64):
+    for block in (16, 33, 64):
         job = tiny_job(tmp_path / str(block), monkeypatch, **fields, block=block)
         denoiser = ConvolutionalDenoiser()
         run_here(job, denoiser)
@@ -325,10 +343,10 @@ def test_times_are_the_steps_whose_patches_are_all_evaluated(method, topology, t
     expected, going = np.zeros(canvas.box.shape, int), np.ones(canvas.box.shape, bool)
     for step in range(plan.steps):
         for block in set(range(plan.blocks)) - set(done.tasks.blocks(step).tolist()):
-            weights = Normaliser(plan.cover, step, plan.frame(block), uniform)
+            weights = plan.cover.weights(step, plan.frame(block))
             for patch in owned_patches(plan.cover, step, plan.grid.box(block)):
                 y, x = latents_in(canvas, patch.box)
-                going[y, x] &= weights.weights(patch) == 0
+                going[y, x] &= weights.of(patch) == 0
         expected += going
     reached = read_times(tmp_path)
     assert np.array_equal(reached.times, expected)

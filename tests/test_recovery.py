@@ -246,7 +246,7 @@ def test_verify_names_what_is_damaged_and_changes_nothing(tmp_path: Path, monkey
 def test_verify_reads_a_job_under_way_too(tmp_path: Path, monkeypatch, undisturbed: dict[str, bytes]) -> None:
     job = tiny_job(tmp_path, monkeypatch, outputs=BOTH)
     go_on(job, stop_after=WHILE_DENOISING)
-    assert verdict(tmp_path) == (False, 16, ())
+    assert verdict(tmp_path) == (False, 18, ())
     flip(one(tmp_path, "work/sums-0002*/c.*"))
     finished, _, damaged = verdict(tmp_path)
     assert not finished and len(damaged) == 1 and damaged[0].startswith("denoise 2, block ")

@@ -119,7 +119,7 @@ def composed(job: Job, samplers: list[Sampler], weights: NDArray[np.float64]) ->
         x = fields[0][:, rows[:, None] % canvas.height, columns % canvas.width]
         fused = np.zeros((first.channels, canvas.height, canvas.width))
         for sampler, weight in zip(samplers, weights, strict=True):
-            sums = from_fixed(sampler.evaluate(k, canvas.box, frame, x).astype(np.int64))
+            sums = from_fixed(sampler.evaluate(k, canvas.box, frame, x).sums.astype(np.int64))
             whole = np.zeros_like(fused)
             np.add.at(whole, (slice(None), rows[:, None] % canvas.height, columns[None] % canvas.width), sums)
             fused += weight * whole
@@ -220,7 +220,9 @@ def test_a_patch_is_evaluated_for_the_regions_in_it_and_no_other(
             expected.update({round(-len(wording.negative_prompt) / 10, 3) for wording in present})
     assert Counter(denoiser.heard) == expected
     assert denoiser.evaluated == job.plan.evaluations and job.plan.spent.exact
-    assert sum(getattr(event, "evaluations", 0) for event in events) == told_here == job.plan.spent.told
+    assert (
+        sum(getattr(event, "evaluations", 0) for event in events) == told_here == job.plan.spent.conditional
+    )
     assert told_here > 1.05 * job.plan.patches
 
 
@@ -228,7 +230,7 @@ def test_without_guidance_nothing_is_evaluated_twice(tmp_path: Path, monkeypatch
     job = regional_job(tmp_path / "job", monkeypatch, **told(tmp_path / "map.png", batch_size=1))
     denoiser = Listening()
     drawn(job, denoiser)
-    assert denoiser.evaluated == job.plan.evaluations == job.plan.spent.told
+    assert denoiser.evaluated == job.plan.evaluations == job.plan.spent.conditional
     assert min(denoiser.heard) > 0
 
 
@@ -247,7 +249,7 @@ def test_regions_of_one_prompt_are_evaluated_once(tmp_path: Path, monkeypatch) -
     assert job.regions is not None and len(job.regions.wordings) == 3
     assert (
         max(
-            job.plan.regions.count(patch)[0]
+            job.plan.regions.count(0, patch)[0]
             for patch in owned_patches(job.plan.cover, 0, job.plan.canvas.box)
         )
         == 2
@@ -278,14 +280,14 @@ def test_pictures_with_regions_share_batches_with_others(tmp_path: Path, monkeyp
         regional_job(tmp_path / "c", monkeypatch, topology="torus", seed=5, **fields),
     ]
     jobs = [whole_block(job) for job in jobs]
+    assert not any(job.plan.batching.padded for job in jobs)
     samplers = [build_sampler(job, model_of(job)) for job in jobs]
     together = draw_together(samplers, [job.plan.frame(0) for job in jobs])
     for job, picture in zip(jobs, together.pictures, strict=True):
         drawn(job)
         assert np.array_equal(latents_of(job), picture)
-    assert together.spent.evaluations == sum(job.plan.spent.told for job in jobs)
-    steps = [sum(job.plan.spent_on(k, job.plan.canvas.box).told for job in jobs) for k in range(4)]
-    assert together.spent.batches == sum(-(-told_here // jobs[0].plan.batch_size) for told_here in steps)
+    assert together.spent.evaluations == sum(job.plan.spent.conditional for job in jobs)
+    assert together.spent.seats == sum(job.plan.spent.seats for job in jobs)
 
 
 def test_parts_that_share_a_null_have_one_number(tmp_path: Path, monkeypatch) -> None:
@@ -293,7 +295,7 @@ def test_parts_that_share_a_null_have_one_number(tmp_path: Path, monkeypatch) ->
     assert job.regions is not None
     sampler = build_sampler(job, model_of(job))
     box = job.plan.canvas.box
-    parts = sampler.told.parts(Patch(box, box))
+    parts = sampler.mixture.parts(0, Patch(box, box))
     heard = {(part.conditioner.prompt, part.null) for part in parts if isinstance(part.conditioner, Heard)}
     assert len(parts) == 5 == len({prompt for prompt, _ in heard})
     nulls = dict(heard)

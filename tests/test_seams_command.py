@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from engine import tiny_job
+from engine import INFO, tiny_job
 from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -73,13 +74,14 @@ def lifted(pixels: Pixels, columns: Any, by: int) -> Pixels:
     return np.clip(out, 0, 255).astype(np.uint8)
 
 
+PATCHES_OF_20 = replace(INFO, patch=20)
 FIELDS: dict[str, Any] = {"width": 320, "height": 256, "block": 40, "tile": 48, "method": "random-patch"}
 
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    """Latents of 2 pixels; patches of 32, blocks of 80, decode tiles of 32, superblocks of 192, tiles of 48 pixels."""
-    return tiny_job(tmp_path / "job", monkeypatch, **FIELDS)
+    """Latents of 2 pixels; patches of 40, blocks of 80, decode tiles of 32, superblocks of 192, tiles of 48 pixels."""
+    return tiny_job(tmp_path / "job", monkeypatch, PATCHES_OF_20, **FIELDS)
 
 
 def rows_of(folder: Path) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def test_without_the_master_the_tiles_are_read(tmp_path: Path, job: Job) -> None
 
 @pytest.mark.parametrize("topology", ["ring", "torus"])
 def test_sides_that_do_not_join_are_a_seam_of_a_ring(topology: str, tmp_path: Path, monkeypatch) -> None:
-    job = tiny_job(tmp_path / "job", monkeypatch, **{**FIELDS, "topology": topology})
+    job = tiny_job(tmp_path / "job", monkeypatch, PATCHES_OF_20, **{**FIELDS, "topology": topology})
     ramp = (np.arange(320) // 4).astype(int)[None, :, None]
     pixels = np.clip(drawn(256, 320).astype(int) // 4 + 60 + ramp, 0, 255).astype(np.uint8)
     rows = rows_of(written(job, pixels))
@@ -169,7 +171,7 @@ def test_sides_that_do_not_join_are_a_seam_of_a_ring(topology: str, tmp_path: Pa
     ],
 )
 def test_each_method_has_its_borders(fields: dict[str, Any], tmp_path: Path, monkeypatch) -> None:
-    job = tiny_job(tmp_path / "job", monkeypatch, **{**FIELDS, **fields})
+    job = tiny_job(tmp_path / "job", monkeypatch, PATCHES_OF_20, **{**FIELDS, **fields})
     rows = rows_of(written(job, drawn(256, 320)))
     assert ("patches" in rows) == (fields.get("method") == "hann") != ("patches of step 3" in rows)
     blends = fields.get("method") == "shifted" and "blend_last" not in fields
@@ -179,7 +181,7 @@ def test_each_method_has_its_borders(fields: dict[str, Any], tmp_path: Path, mon
 
 
 def test_odd_sizes_are_measured(tmp_path: Path, monkeypatch) -> None:
-    job = tiny_job(tmp_path / "job", monkeypatch, **{**FIELDS, "width": 203, "height": 157})
+    job = tiny_job(tmp_path / "job", monkeypatch, PATCHES_OF_20, **{**FIELDS, "width": 203, "height": 157})
     found = find_seams(written(job, drawn(157, 203)))
     assert (found.width, found.height, found.absent) == (203, 157, ())
 
@@ -246,7 +248,7 @@ def test_nothing_is_said_where_nothing_shows(job: Job) -> None:
 
 
 def test_a_picture_smaller_than_a_tile_says_what_it_has_not(tmp_path: Path, monkeypatch) -> None:
-    job = tiny_job(tmp_path / "job", monkeypatch, **{**FIELDS, "width": 30, "height": 22})
+    job = tiny_job(tmp_path / "job", monkeypatch, PATCHES_OF_20, **{**FIELDS, "width": 30, "height": 22})
     told = called("seams", written(job, drawn(22, 30)))
     assert told.exit_code == 0
     assert "No line inside the picture: " in told.stdout and "superblocks" in told.stdout
@@ -260,7 +262,7 @@ def refused(result: Result, *words: str) -> None:
 
 
 def test_a_picture_without_any_border_is_refused(tmp_path: Path, monkeypatch) -> None:
-    job = tiny_job(tmp_path / "job", monkeypatch, **{**FIELDS, "width": 2, "height": 2})
+    job = tiny_job(tmp_path / "job", monkeypatch, PATCHES_OF_20, **{**FIELDS, "width": 2, "height": 2})
     refused(
         called("seams", written(job, drawn(2, 2))),
         "2 x 2 pixels, has no border inside",

@@ -150,7 +150,9 @@ def test_blocks_fill_a_batch_and_stay_on_the_canvas() -> None:
     wide = {"width": 10_000, "height": 10_000}
     assert resolve(spec(**wide), INFO).block == BLOCK
     assert resolve(spec(**wide), replace(INFO, patch=100)).block == 200  # 2 x 2 patches are a batch of 4
-    assert resolve(spec(**wide, block=50), INFO).block == 50
+    assert resolve(spec(**wide, block=50), INFO).block == 64  # the next that is made of such squares
+    assert resolve(spec(**wide, block=50, batch_size=9), INFO).block == 96
+    assert resolve(spec(**wide, block=50, method="hann"), INFO).block == 64
     assert resolve(spec(), INFO).block == 48  # 96 pixels at 2 a latent
     assert resolve(spec(width=4, height=4), INFO).block == INFO.patch
     with pytest.raises(SpecError, match="block 15 is smaller .* 16 latents"):

@@ -29,6 +29,7 @@ from cluster.machine import give_back_memory
 from cluster.plan import Task
 from cluster.spec import SpecError
 from cluster.tasks import Begun, Outcome
+from generation.packing import Spent
 from storage.fingerprint import FormatError
 
 
@@ -62,19 +63,20 @@ class BatchWorker:
         self._check_settings()
         shard, number = task
         groups = self._groups(shard)
-        evaluations = 0
+        spent = Spent()
         if number == ASSEMBLE:
             assemble(self.batch, shard, len(groups))
             give_back_memory()
         elif isinstance(task, RowTask):
             row = groups[number].rows[task.place]
-            rows, evaluations = self._draw([row])
+            rows, spent = self._draw([row])
             write_row(self.batch, task, task.place, rows[row.index])
         else:
             group = groups[number]
-            rows, evaluations = self._draw(group.rows)
+            rows, spent = self._draw(group.rows)
             write_part(self.batch, shard, number, [rows[row.index] for row in group.rows])
-        return Outcome(task, time.perf_counter() - began, evaluations, self.name)
+        seconds = time.perf_counter() - began
+        return Outcome(task, seconds, spent.evaluations, spent.seats, self.name)
 
     def _check_settings(self) -> None:
         """Raises FormatError where a file that the settings name is not what it was: that is no request's fault."""
@@ -105,8 +107,8 @@ class BatchWorker:
 
     # --- small requests
 
-    def _draw(self, rows: Sequence[Asked]) -> tuple[dict[int, dict[str, Any]], int]:
-        """What became of each request, by its index, and the evaluations that it took."""
+    def _draw(self, rows: Sequence[Asked]) -> tuple[dict[int, dict[str, Any]], Spent]:
+        """What became of each request, by its index, and what all of them took."""
         jobs: list[Job] = []
         asked: list[Asked] = []
         found: dict[int, dict[str, Any]] = {}
@@ -116,24 +118,23 @@ class BatchWorker:
                 asked.append(row)
             except ValueError as error:
                 found[row.index] = missing_row(row, FAILED, str(error))
-        pictures, evaluations = self._pictures(jobs) if jobs else ([], 0)
+        pictures, spent = self._pictures(jobs) if jobs else ([], Spent())
         for row, job, picture in zip(asked, jobs, pictures, strict=True):
             found[row.index] = self.row_of(row, picture, job.fingerprint)
-        return found, evaluations
+        return found, spent
 
-    def _pictures(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], int]:
+    def _pictures(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], Spent]:
         """Drawn together; where that fails as a whole, one by one, so that only those fail that fail alone."""
         self._small = self._small or SmallPictures(jobs[0])
         try:
-            pictures, spent = self._small.draw(jobs)
-            return pictures, spent.evaluations
+            return self._small.draw(jobs)
         except Exception as error:
             if not is_of_rows(error):
                 raise
             if len(jobs) == 1:
-                return [error], 0
+                return [error], Spent()
         alone = [self._pictures([job]) for job in jobs]
-        return [pictures[0] for pictures, _ in alone], sum(evaluations for _, evaluations in alone)
+        return [pictures[0] for pictures, _ in alone], sum((spent for _, spent in alone), Spent())
 
     def row_of(self, row: Asked, picture: Picture | Exception, fingerprint: str) -> dict[str, Any]:
         """What becomes of a drawn request: a row of the table, or one that says why there is none."""

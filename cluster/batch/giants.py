@@ -57,7 +57,7 @@ def draw_giant(
     began = time.perf_counter()
     (row,) = group.rows
     tasks = GiantTasks(executor, task)
-    evaluations = 0
+    evaluations = seats = 0
     try:
         asked = row.job(batch)
     except ValueError as error:
@@ -65,7 +65,7 @@ def draw_giant(
     else:
         job = asked_job(batch, row)
         check_fits(job)
-        evaluations = job.plan.evaluations
+        evaluations, seats = job.plan.spent.conditional, job.plan.spent.seats
         try:
             values = row_of(row, _drawn(job, on_event, tasks), asked.fingerprint)
         except (SpecError, FormatError):  # of its folder, or of a file that all requests read
@@ -78,7 +78,7 @@ def draw_giant(
                 raise
             values = _failed(row, error)
     _write(batch, task, row, values)
-    return Outcome(task, time.perf_counter() - began, evaluations, tasks.worker)
+    return Outcome(task, time.perf_counter() - began, evaluations, seats, tasks.worker)
 
 
 def _drawn(job: Job, on_event: OnEvent, tasks: GiantTasks) -> Picture:

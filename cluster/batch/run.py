@@ -207,7 +207,9 @@ def _draw_all(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> DamagedInp
             timings.write(json.dumps(_timing(outcome, name, part)) + "\n")
             timings.flush()
             group = outcome.task[1]
-            on_event(TaskDone(0, name, group, outcome.seconds, outcome.evaluations, outcome.worker))
+            on_event(
+                TaskDone(0, name, group, outcome.seconds, outcome.evaluations, outcome.worker, outcome.seats)
+            )
             on_event(left.counts.event())
 
         with closing(make(wanted)) as executor:
@@ -313,6 +315,7 @@ def _timing(outcome: Outcome, name: str, part: Part | None) -> dict[str, object]
         "rows": None if part is None else part.rows,
         "seconds": round(outcome.seconds, 4),
         "evaluations": outcome.evaluations,
+        "seats": outcome.seats,
         "worker": outcome.worker,
     }
 

@@ -28,10 +28,10 @@ def draw_singly(batch: Batch, supervisor: Supervisor, task: Task, can_draw: bool
     began = time.perf_counter()
     shard, number = task
     group = groups_of(batch.shard(shard), batch.budget)[number]
-    evaluations, worker = 0, ""
+    evaluations, seats, worker = 0, 0, ""
     for place, row in enumerate(group.rows):
         outcome = _drawn(supervisor, RowTask.of(task, place))
-        evaluations += outcome.evaluations
+        evaluations, seats = evaluations + outcome.evaluations, seats + outcome.seats
         worker = outcome.worker or worker
         if outcome.error is not None:
             error = f"the worker died {TRIES} times of this request alone; is there enough memory?"
@@ -42,7 +42,7 @@ def draw_singly(batch: Batch, supervisor: Supervisor, task: Task, can_draw: bool
             f"the worker died of every request, last {len(group.rows)} alone; is there enough memory?"
         )
     join_rows(batch, task, len(group.rows))
-    return Outcome(task, time.perf_counter() - began, evaluations, worker)
+    return Outcome(task, time.perf_counter() - began, evaluations, seats, worker)
 
 
 def _drawn(supervisor: Supervisor, task: RowTask) -> Outcome:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from generation.covers import overlapping_grid, shifted_tiling
+from generation.batching import batching
 from generation.denoise import Fields, Sampler
-from generation.fusion import WINDOWS, from_fixed
+from generation.fusion import from_fixed
+from generation.methods import Method, Name
 from generation.models.maps import Calm, MapDenoiser, WishConditioner, smoothed
 from generation.schedules.building import build_schedule
 from generation.training.classes import CLASS_NAMES, EARTH, Classes
@@ -43,11 +44,11 @@ class UniformWish:
 
 @dataclass(frozen=True)
 class MapSampling:
-    """How a map is sampled: `method` is "shifted" or the name of a window for overlapping patches."""
+    """How a map is sampled: by one of the methods that pictures are made by."""
 
     patch: int = 64
     steps: int = 20
-    method: str = "shifted"
+    method: Name = "shifted"
     overlap: float = 0.5
     guidance_scale: float = 1.0
     calm: Calm = CALM
@@ -67,20 +68,17 @@ def map_sampler(
     network: MapNetwork, conditioner: WishConditioner, canvas: Canvas, settings: MapSampling
 ) -> Sampler:
     """The engine's sampler of a map."""
-    shifted = settings.method == "shifted"
+    method = Method(settings.method, settings.seed, settings.steps, settings.overlap, blend_last=0)
     return Sampler(
         canvas=canvas,
-        cover=shifted_tiling(canvas, settings.patch, settings.seed)
-        if shifted
-        else overlapping_grid(canvas, settings.patch, settings.overlap),
-        window=WINDOWS["uniform" if shifted else settings.method],
+        cover=method.cover(canvas, settings.patch, settings.steps),
         schedule=build_schedule("dpmpp_2m", dict(build_map_solver().config), settings.steps),
         seed=settings.seed,
         channels=len(conditioner.wish.names),
         denoiser=map_denoiser(network, settings.calm),
         conditioner=conditioner,
         guidance_scale=settings.guidance_scale,
-        batch_size=settings.batch_size,
+        batching=batching(canvas, settings.patch, method.stride(settings.patch), settings.batch_size),
         device=network.evidence.device,
         dtype=torch.float32,
     )
@@ -91,8 +89,8 @@ def invent(network: MapNetwork, conditioner: WishConditioner, canvas: Canvas, se
     sampler = map_sampler(network, conditioner, canvas, settings)
     fields: Fields = [sampler.start(canvas.box)]
     for k in range(len(sampler.schedule)):
-        total = sampler.evaluate(k, canvas.box, canvas.box, fields[0])
-        fields = sampler.advance(k, canvas.box, fields, from_fixed(total.astype(np.int64)))
+        found = sampler.evaluate(k, canvas.box, canvas.box, fields[0])
+        fields = sampler.advance(k, canvas.box, fields, from_fixed(found.sums.astype(np.int64)))
     ids: Bytes = fields[0].argmax(axis=0).astype(np.uint8)
     return smoothed(ids, settings.filter_votes) if settings.filter_votes else ids
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from generation.batching import batching
 from generation.covers import Cover
 from generation.decode import Tiling, decode_box
 from generation.denoise import Fields, Sampler
@@ -192,21 +193,20 @@ def paint_canvas(painter: Painter, side: int, seed: int) -> Painted:
     sampler = Sampler(
         canvas=canvas,
         cover=method.cover(canvas, info.patch, len(schedule)),
-        window=method.window,
         schedule=schedule,
         seed=seed,
         channels=info.latent_channels,
         denoiser=painter.model.denoiser,
         conditioner=conditioner_for(painter, canvas, seed),
         guidance_scale=info.guidance_scale if info.class_names else 1.0,
-        batch_size=BATCH,
+        batching=batching(canvas, info.patch, method.stride(info.patch), BATCH),
         device=painter.device,
         dtype=torch.float32,
     )
     fields: Fields = [sampler.start(canvas.box)]
     for k in range(len(sampler.schedule)):
-        total = sampler.evaluate(k, canvas.box, canvas.box, fields[0])
-        fields = sampler.advance(k, canvas.box, fields, from_fixed(total.astype(np.int64)))
+        found = sampler.evaluate(k, canvas.box, canvas.box, fields[0])
+        fields = sampler.advance(k, canvas.box, fields, from_fixed(found.sums.astype(np.int64)))
     tiling = Tiling(canvas, info.scale, info.tile, info.tile_margin, info.local_codec)
     latents = fields[0]
     pixels = decode_box(
