@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from cluster import job_file
 from cluster.events import OnEvent, unheard
 from cluster.identity import INPUTS
+from cluster.inputs import lost_copies
 from cluster.machine import ask_for_huge_pages
 from cluster.paths import absolute
 from cluster.running import Result as Result
@@ -242,18 +243,35 @@ def continued(
     changes |= {
         name: value for name, value in (("executor", executor), ("workers", workers)) if value is not None
     }
+    changes |= _originals_of_lost(saved)
     from cluster.job import idle_workers, unnoted
 
     job = prepared(JobSpec(**{**saved.spec.model_dump(), **changes}), check_fit=False, note=unnoted)
     for line in idle_workers(workers, job.spec.executor):
         noted(line)
     _say_versions_changed(saved)
+    check_same(saved, job)
+    return job
+
+
+def _originals_of_lost(saved: job_file.SavedJob) -> dict[str, Path]:
+    """Where to read the user's files of which the job's copies are lost. Raises SpecError where that is nowhere."""
+    found = {}
+    for lost in lost_copies(saved.spec, saved.files, saved.originals):
+        if lost.original is None:
+            raise SpecError(lost.advice())
+        LOG.warning("%s is missing or damaged; %s is what it was", lost.copy, lost.original)
+        found[lost.name] = lost.original
+    return found
+
+
+def check_same(saved: job_file.SavedJob, job: Job) -> None:
+    """Raises FormatError where the job of a folder is no longer the one that was begun there."""
     if job.fingerprint != saved.fingerprint:
         raise FormatError(
-            f"{_changed(saved, job)} changed since {folder} was begun, so going on would mix two pictures; "
+            f"{_changed(saved, job)} changed since {saved.spec.out} was begun, so going on would mix two pictures; "
             "put back what it was, or start again in another folder with --out"
         )
-    return job
 
 
 def _changed(saved: job_file.SavedJob, job: Job) -> str:

@@ -7,21 +7,22 @@ task's own line. So a finished folder can be checked at a glance, by sizes, or w
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.job_file import LATENTS
 from cluster.plan import WORK
 from cluster.recovery import to_be_read
+from cluster.rereading import REREADING, Rereading
 from cluster.stages import Task
 from cluster.status import LEDGER
 from cluster.written import TaskOutputs, bytes_of_file, digest_of, written_file
 from storage.arrays import METADATA
+from storage.damage import DamagedData
 from storage.files import sync_file_system
-from storage.ledger import Done, Ledger, LedgerRecord
+from storage.ledger import Done, Ledger, LedgerRecord, Written, is_readable, set_aside
 from storage.task_set import TaskSet
 
 if TYPE_CHECKING:
@@ -31,15 +32,14 @@ log = logging.getLogger(__name__)
 
 NAMED = 3
 """Damaged things that are named in a line; of more, how many there are."""
-READERS = 4
-"""Threads that read outputs at once; reading and hashing release Python's lock."""
-AT_ONCE = 256
-"""Outputs that are asked for at once: memory is bounded whatever the number of tasks."""
 
 
-def open_ledger(job: Job) -> Ledger:
-    """The ledger of a job whose folder this process has claimed."""
-    return Ledger(job.spec.out / LEDGER, job.fingerprint, [stage.tasks for stage in job.plan.stages])
+def open_ledger(job: Job, reading: Rereading = REREADING) -> Ledger:
+    """The ledger of a job whose folder this process has claimed. One that cannot be read is begun anew."""
+    path = job.spec.out / LEDGER
+    if not reading.is_whole(lambda: is_readable(path)):
+        set_aside(path)
+    return Ledger(path, job.fingerprint, [stage.tasks for stage in job.plan.stages])
 
 
 def read_ledger(job: Job) -> LedgerRecord:
@@ -47,8 +47,16 @@ def read_ledger(job: Job) -> LedgerRecord:
     return LedgerRecord(job.spec.out / LEDGER, job.fingerprint, [stage.tasks for stage in job.plan.stages])
 
 
-def needs_work(job: Job, ledger: Ledger, *, thorough: bool) -> bool:
-    """Whether something is left to do; what is missing or damaged is forgotten, so that it is. Says so in a line.
+@dataclass(frozen=True)
+class Left:
+    """Whether something is left to do, and the names of what is damaged among it."""
+
+    work: bool
+    damaged: tuple[str, ...] = ()
+
+
+def left_to_do(job: Job, ledger: Ledger, *, thorough: bool) -> Left:
+    """What is missing or damaged is forgotten, so that it is to be done again. Says so in a line.
 
     thorough: by reading all that should be there. Otherwise by the sizes of a finished job; the tasks of one that is
     under way find what is damaged.
@@ -56,23 +64,24 @@ def needs_work(job: Job, ledger: Ledger, *, thorough: bool) -> bool:
     closing = Closing(job, ledger)
     finished = closing.is_finished()
     if not (finished or thorough):
-        return True
+        return Left(work=True)
     tasks, files = closing.changed(thorough=thorough)
-    if tasks or files:
-        named = listed(closing.named(tasks, files))
-        log.warning("%s: missing or not as written, and made again", named)
+    damaged = tuple(closing.named(tasks, files))
+    if damaged:
+        log.warning("%s: missing or not as written, to be made again", listed(damaged))
         ledger.forget(tasks)
     elif finished:
         closing.remove_leftovers()
-    return not finished or bool(tasks or files)
+    return Left(not finished or bool(damaged), damaged)
 
 
 class Closing:
-    """Checks what a job has written, and closes its outputs."""
+    """Checks what a job has written, and closes its outputs. reading: how patiently."""
 
-    def __init__(self, job: Job, ledger: LedgerRecord) -> None:
+    def __init__(self, job: Job, ledger: LedgerRecord, reading: Rereading = REREADING) -> None:
         self._folder = job.spec.out
         self._ledger = ledger
+        self._reading = reading
         self._kept = job.plan.kept_stages
         self.outputs = TaskOutputs.of(job)
 
@@ -89,17 +98,13 @@ class Closing:
         return self._not_as_written(self._kept, serving=derive)
 
     def _not_as_written(
-        self, stages: range, *, tasks: TaskSet | None = None, serving: bool = False
+        self, stages: Collection[int], *, tasks: TaskSet | None = None, serving: bool = False
     ) -> Iterator[Task]:
         """Of these stages. tasks: only of these, None of all. serving: what does not serve later tasks as well."""
-        with ThreadPoolExecutor(READERS) as pool:
-            entries = (
-                entry for entry in self._ledger.written(stages) if tasks is None or entry.task in tasks
-            )
-            while some := list(islice(entries, AT_ONCE)):
-                for entry, whole in zip(some, pool.map(self._is_whole, some), strict=True):
-                    if not whole or (serving and not self.outputs.serves(entry.task)):
-                        yield entry.task
+        entries = (entry for entry in self._ledger.written(stages) if tasks is None or entry.task in tasks)
+        for entry, whole in self._reading.whole(entries, self._is_whole):
+            if not whole or (serving and not self.outputs.serves(entry.task)):
+                yield entry.task
 
     def end(self, ledger: Ledger) -> None:
         """Write the last files, and into the ledger that all is there; remove what is not kept."""
@@ -107,8 +112,20 @@ class Closing:
         latents = self._folder / LATENTS
         files = [*self.outputs.outputs.own_files(), latents / METADATA, latents.parent / METADATA]
         sync_file_system(self._folder)  # tiles are not synced one by one
-        ledger.close_job({self.name_of(path): written_file(path) for path in files})
+        ledger.close_job({self.name_of(path): self._written_file(path) for path in files})
         self.remove_leftovers()
+
+    def _written_file(self, path: Path) -> Written:
+        """Raises DamagedData for one that cannot be read, although it was just written."""
+        read: list[Written] = []
+
+        def look() -> bool:
+            read.append(written_file(path))
+            return True
+
+        if not self._reading.is_whole(look):
+            raise DamagedData(f"{path} was just written and cannot be read; is the disk in order?")
+        return read[0]
 
     # --- a finished job
 
@@ -127,7 +144,9 @@ class Closing:
         files = [(self._folder / name, written) for name, written in told.items()]
         if thorough:
             standing = [task for stage, tasks in self._standing() for task in self._damaged_of(stage, tasks)]
-            return standing, [path for path, written in files if not _is_as(path, written.digest)]
+            return standing, [
+                path for (path, _), whole in self._reading.whole(files, _is_file_as) if not whole
+            ]
         tasks = [
             entry.task
             for entry in self._ledger.written(self._kept)
@@ -164,9 +183,9 @@ class Closing:
         if self.outputs.outputs.keeps_master or self._ledger.last_closed is None:
             return bool(derived)
         told = self._ledger.last_closed.files
-        return not all(
-            self.name_of(path) in told and _is_as(path, told[self.name_of(path)].digest) for path in derived
-        )
+        known = [(path, told[self.name_of(path)]) for path in derived if self.name_of(path) in told]
+        whole = [whole for _, whole in self._reading.whole(known, _is_file_as)]
+        return not (all(whole) and len(known) == len(derived))
 
     def _is_whole(self, entry: Done) -> bool:
         return entry.written is not None and self.outputs.is_as(entry.task, entry.written)
@@ -182,5 +201,6 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _is_as(path: Path, digest: str) -> bool:
-    return path.is_file() and digest_of([path]) == digest
+def _is_file_as(told: tuple[Path, Written]) -> bool:
+    path, written = told
+    return path.is_file() and digest_of([path]) == written.digest

@@ -32,6 +32,7 @@ from cluster.plan import Plan
 from cluster.queueing import Queue
 from cluster.recovery import DamagedInputs, missing, to_redo
 from cluster.report import guessed_pace, task_seconds
+from cluster.rereading import Rereading
 from cluster.stages import Task
 from cluster.supervision import Named, Supervisor
 from cluster.tasks import Outcome
@@ -91,9 +92,10 @@ class Run:
         self.ledger = ledger
         self.on_event = on_event
         self.supervisor = Supervisor(executor, JobTasks(job), on_event, limits)
-        self.closing = Closing(job, ledger)
+        self.closing = Closing(job, ledger, Rereading(limits))
         self.outputs = self.closing.outputs
         self._damaged: Counter[Task] = Counter()
+        self._again = 0
 
     def to_the_end(self) -> None:
         """Tasks, then the check of what they wrote, until nothing is left to be made again."""
@@ -109,6 +111,8 @@ class Run:
                     break
                 arrays.undo(redo)
         self.closing.end(self.ledger)
+        if self._again:
+            log.warning("%s", _was_done_again(self._again))
 
     def _do_tasks(self, arrays: Arrays) -> None:
         queue = Queue(self.plan, self.ledger.done)
@@ -139,7 +143,8 @@ class Run:
         redo = to_redo(self.plan, self.ledger.done, damaged, self.outputs.serves)
         if redo:
             self.ledger.forget(sorted(redo))
-            log.warning("%s", _made_again(self.plan, redo))
+            self._again += len(redo)
+            log.warning("%s", _to_be_done_again(self.plan, redo))
         return redo
 
     def _count_damage(self, task: Task, found_by: Outcome | None) -> None:
@@ -152,11 +157,15 @@ class Run:
             )
 
 
-def _made_again(plan: Plan, redo: set[Task]) -> str:
+def _to_be_done_again(plan: Plan, redo: set[Task]) -> str:
     """In a line, how much is made again, and from where."""
     first = plan.stages[min(stage for stage, _ in redo)].name
     total = sum(stage.tasks for stage in plan.stages)
-    return f"stored data is missing or damaged: {len(redo)} of {total} tasks are done again, from {first} on"
+    return f"stored data is missing or damaged: {len(redo)} of {total} tasks are to be done again, from {first} on"
+
+
+def _was_done_again(tasks: int) -> str:
+    return f"{tasks} task{'s were' if tasks > 1 else ' was'} done again; all that was missing or damaged is whole"
 
 
 class JobTasks:

@@ -18,6 +18,7 @@ from typing import Any
 from cluster.events import group_of
 from cluster.progress import RECENT
 from storage import ledger
+from storage.damage import is_unreadable
 from storage.fingerprint import FormatError
 from storage.task_set import TaskSet
 
@@ -28,7 +29,9 @@ def set_damaged_events_aside(path: Path) -> None:
     """Give events that nobody can read another name, so that a run that begins now can be followed."""
     try:
         Events(path).look()
-    except FormatError as error:
+    except (FormatError, OSError) as error:
+        if not (isinstance(error, FormatError) or is_unreadable(error)):
+            raise
         aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
         log.warning("%s: what it told of earlier runs is in %s", error, aside.name)
         path.replace(aside)

@@ -1,6 +1,7 @@
 """Copies of the user's files that a job reads, named by their content: FOLDER/inputs/SHA256.tif. Knows specs and files.
 
-The originals may then change, move or go away. A Zarr folder is copied as a whole. What is larger than COPIED_BYTES
+The originals may then change, move or go away; job.yaml tells where they were, so that a copy that is lost can be made
+again from one that is still what it was. A Zarr folder is copied as a whole. What is larger than COPIED_BYTES
 stays where it lies; whoever opens it compares its content with what it was.
 """
 
@@ -9,9 +10,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from cluster.identity import INPUTS
+from cluster.rereading import REREADING, Rereading
 from cluster.spec import JobSpec, SpecError
 from storage.files import sync
 from storage.fingerprint import content_hash, tree_hash
@@ -39,9 +43,61 @@ def copied_files(spec: JobSpec, names: Iterable[str], limit: int = COPIED_BYTES)
     return [file for group in files if _bytes(group) <= limit for file in group]
 
 
+# --- copies that are lost ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A copy that is missing, or not what it was. original: a file that still is; None where there is none."""
+
+    name: str
+    copy: Path
+    original: Path | None
+
+    def advice(self) -> str:
+        """What to do where nothing else is left to be copied."""
+        return (
+            f"{INPUTS[self.name].name} {self.copy} is missing or damaged, and where it came from is no longer what it "
+            "was: copy what you gave there, under that name, to go on"
+        )
+
+
+def originals_of(spec: JobSpec, folder: Path) -> dict[str, str]:
+    """Where the files that a spec names lie, by field, but for those that are copies in a job's folder."""
+    paths = {name: path for name in INPUTS if (path := getattr(spec, name)) is not None}
+    return {name: str(path) for name, path in paths.items() if not path.is_relative_to(folder / FOLDER)}
+
+
+def lost_copies(
+    spec: JobSpec, contents: Mapping[str, str], originals: Mapping[str, str], reading: Rereading = REREADING
+) -> list[Lost]:
+    """Of the copies that a saved spec names. contents: what they were, by field; originals: where they came from."""
+    copies = {
+        name: path
+        for name in INPUTS
+        if (path := getattr(spec, name)) is not None and path.is_relative_to(spec.out / FOLDER)
+    }
+    lost = []
+    for name, copy in copies.items():
+        told = contents.get(name, copy.stem)
+        if not _holds(copy, told, reading):
+            original = Path(originals[name]) if name in originals else None
+            is_good = original is not None and _holds(original, told, reading)
+            lost.append(Lost(name, copy, original if is_good else None))
+    return lost
+
+
+def _holds(path: Path, content: str, reading: Rereading) -> bool:
+    """Whether a file or folder is there and of this content; raises OSError where it may not be read."""
+    return reading.is_whole(lambda: path.exists() and content_hash(path) == content)
+
+
+# --- one copy --------------------------------------------------------------------------------------------------------
+
+
 def _kept(path: Path, content: str, folder: Path, limit: int) -> Path:
     copy = folder / f"{content}{path.suffix}"
-    if path == copy or (copy.exists() and content_hash(copy) == content):
+    if path == copy or _holds(copy, content, REREADING):
         return copy
     if _bytes(_files(path)) > limit:
         return path

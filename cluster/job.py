@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.fitting import check_fits, most_workers
-from cluster.identity import identified, inputs_of, job_facts, model_facts
+from cluster.identity import INPUTS, identified, inputs_of, job_facts, model_facts
 from cluster.models import described
 from cluster.plan import Plan
 from cluster.prediction import lost_settings, scheduler_config
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cluster.executors.contract import Runs
     from cluster.regions import JobRegions
     from generation.decode import Blend
-    from generation.schedules import Schedule
+    from generation.schedules.contract import Schedule
 
 
 SUPERBLOCK_TILES = 4
@@ -121,6 +121,21 @@ def prepare_described(
     return job
 
 
+def unreadable(spec: JobSpec, inputs: Mapping[str, str]) -> Job:
+    """The job of a saved spec of which some of the user's files are lost: to look at what it wrote, not to be run.
+
+    inputs: what the files were, by field; none of them is opened. Raises ModelError.
+    """
+    from cluster.regions import JobRegions, has_regions
+
+    info = identified(described(spec))
+    spec = resolve(spec, info)
+    plan = plan_of(spec, info)
+    told = spec.model_copy(update=dict.fromkeys(INPUTS))
+    regions = JobRegions(told, plan.canvas, info.scale, plan.guided) if has_regions(spec) else None
+    return Job(spec, info, plan, fingerprint(job_facts(spec, info, inputs, None)), None, regions, inputs)
+
+
 def _within_memory(spec: JobSpec, plan: Plan, note: Note) -> JobSpec:
     """Of workers that nobody asked for, no more than memory holds; the picture is the same."""
     most = most_workers(plan)
@@ -152,9 +167,9 @@ def schedule_of(spec: JobSpec, info: ModelInfo) -> Schedule:
 def _schedule(
     name: str, config: str, steps: int, eta: float | None, mu: float | None, linear_sigmas: bool
 ) -> Schedule:
-    from generation.schedules import Schedule
+    from generation.schedules.building import build_schedule
 
-    return Schedule(name, json.loads(config), steps, eta=eta, mu=mu, linear_sigmas=linear_sigmas)
+    return build_schedule(name, json.loads(config), steps, eta=eta, mu=mu, linear_sigmas=linear_sigmas)
 
 
 def plan_of(spec: JobSpec, info: ModelInfo) -> Plan:
@@ -258,7 +273,7 @@ def unused(asked: JobSpec, spec: JobSpec, info: ModelInfo) -> Iterator[str]:
 
     spec: the same, resolved.
     """
-    from generation.schedules import takes_eta
+    from generation.schedules.names import takes_eta
 
     guided = is_guided(spec, info)
     yield from model_notes(info)

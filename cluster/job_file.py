@@ -4,6 +4,7 @@
     fingerprint: 9051c4e9...
     versions: {hypermosaic: 0.1.0, torch: 2.13.0, ...}
     files: {diffusion_pytorch_model.safetensors:3: 77ab0c12..., classes: e3b0c442..., ...}
+    originals: {classes: /home/ann/coast.png, ...}
     spec: {prompt: archipelago, width: 4096, classes: inputs/e3b0c442....png, ...}
 
 Copies in the job's own folder are named relative to it, so that it can be moved; other paths are absolute.
@@ -57,8 +58,9 @@ PACKAGES = (
 class SavedJob:
     """What job.yaml of a folder says; `spec.out` is that folder, wherever it has been moved to.
 
-    files: SHA-256 of what the job reads. pickled: whether it was begun with leave to unpickle. That leave is never
-    taken from a file, for who writes the file could run code: spec.allow_pickle is False.
+    files: SHA-256 of what the job reads; originals: where copies of the user's files came from, by field. pickled:
+    whether it was begun with leave to unpickle. That leave is never taken from a file, for who writes the file could
+    run code: spec.allow_pickle is False.
     """
 
     spec: JobSpec
@@ -66,9 +68,15 @@ class SavedJob:
     versions: Mapping[str, str]
     files: Mapping[str, str]
     pickled: bool
+    originals: Mapping[str, str]
 
 
-def save(spec: JobSpec, fingerprint: str, files: Mapping[str, str] = MappingProxyType({})) -> Path:
+def save(
+    spec: JobSpec,
+    fingerprint: str,
+    files: Mapping[str, str] = MappingProxyType({}),
+    originals: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """Write job.yaml into the job's folder; returns its path."""
     path = spec.out / NAME
     document = {
@@ -76,6 +84,7 @@ def save(spec: JobSpec, fingerprint: str, files: Mapping[str, str] = MappingProx
         "fingerprint": fingerprint,
         "versions": dict(versions()),
         "files": dict(files),
+        "originals": dict(originals),
         "spec": _within(spec.model_dump(mode="json"), spec.out),
     }
     replace_file(path, _readable(document))
@@ -115,7 +124,8 @@ def load(folder: Path) -> SavedJob:
         pickled = bool(fields.pop("allow_pickle", False))
         spec = JobSpec(**{**fields, "out": folder})
         files = dict(document.get("files") or {})
-        return SavedJob(spec, str(document["fingerprint"]), document["versions"], files, pickled)
+        originals = {str(name): str(path) for name, path in (document.get("originals") or {}).items()}
+        return SavedJob(spec, str(document["fingerprint"]), document["versions"], files, pickled, originals)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{path} is damaged: {error}; start the job again in another folder") from None
 

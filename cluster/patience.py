@@ -9,13 +9,12 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-PASSING = frozenset(
-    {
-        errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ECONNRESET,
-        errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
-        errno.ENETUNREACH, errno.ENETRESET, errno.EREMOTEIO,
-    }
-)  # fmt: skip
+from storage.damage import UNREADABLE
+
+PASSING = UNREADABLE | {
+    errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED,
+    errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET,
+}  # fmt: skip
 """What file systems and networks say that are away for a while; a full disk stays full, a missing file missing."""
 
 

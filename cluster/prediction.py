@@ -46,7 +46,7 @@ def check_prediction(spec: JobSpec, info: ModelInfo) -> None:
     from_nothing = config.get(ZERO_SNR) and config.get("prediction_type", "epsilon") == "epsilon"
     if not given and not from_nothing:
         return
-    from generation.schedules import takes
+    from generation.schedules.names import takes
 
     name = spec.scheduler or info.scheduler
     for field in given:
@@ -82,7 +82,7 @@ def lost_settings(spec: JobSpec, info: ModelInfo) -> Iterator[str]:
     """What the model's files say of its training that the scheduler of a resolved spec knows nothing of."""
     if not info.scheduler_config.get(ZERO_SNR):
         return
-    from generation.schedules import takes
+    from generation.schedules.names import takes
 
     name = spec.scheduler or info.scheduler
     if not takes(name, ZERO_SNR, info.scheduler_config):

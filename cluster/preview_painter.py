@@ -13,7 +13,7 @@ from cluster.job import Job
 from cluster.preview import PreviewWriter
 from generation.models.contracts import Codec
 from generation.preview import Colours, Raster, fit_colours
-from generation.schedules import Schedule
+from generation.schedules.contract import Schedule
 
 
 def no_sketch() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster.plan import Plan
 from cluster.stages import Task
-from storage.damage import DamagedData
+from storage.damage import DamagedData, is_damage, is_unreadable
 from storage.task_set import TaskSet
 
 Serves = Callable[[Task], bool]
@@ -23,29 +23,39 @@ Serves = Callable[[Task], bool]
 
 
 class DamagedInputs(DamagedData):
-    """A task read something that is missing or damaged. tasks: who wrote it; none where only metadata was damaged."""
+    """A task read something that is missing or damaged. tasks: who wrote it; none where only metadata was damaged.
 
-    def __init__(self, message: str, tasks: tuple[Task, ...]) -> None:
+    errno: where it could not be read at all, which may pass; the task is tried again before its makers are.
+    """
+
+    def __init__(self, message: str, tasks: tuple[Task, ...], errno: int | None = None) -> None:
         super().__init__(message)
         self.tasks = tasks
+        self.errno = errno
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.tasks)
+        return type(self), (str(self), self.tasks, self.errno)
 
 
-def damaged_inputs(
-    plan: Plan, task: Task, error: DamagedData, check: Callable[[Task], None]
-) -> DamagedInputs:
-    """The error of a task that could not read its inputs, with those of them that `check` finds damaged."""
+def damaged_inputs(plan: Plan, task: Task, error: OSError, check: Callable[[Task], None]) -> OSError:
+    """The error of a task that could not read its inputs, with those of them that `check` finds damaged.
+
+    The same error where something could not be read and all inputs can: it was something else, or has passed.
+    """
 
     def is_damaged(before: Task) -> bool:
         try:
             check(before)
-        except DamagedData:
-            return True
+        except OSError as found:
+            if is_damage(found):
+                return True
+            raise
         return False
 
-    return DamagedInputs(str(error), tuple(filter(is_damaged, plan.dependencies(task))))
+    damaged = tuple(filter(is_damaged, plan.dependencies(task)))
+    if is_unreadable(error) and not damaged:
+        return error
+    return DamagedInputs(str(error), damaged, error.errno)
 
 
 def missing(plan: Plan, done: TaskSet, serves: Serves) -> Iterator[Task]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable
 from contextlib import closing
@@ -13,7 +14,7 @@ from cluster import job_file
 from cluster.events import JobFinished, OnEvent, as_map
 from cluster.history import Events, set_damaged_events_aside
 from cluster.identity import INPUTS
-from cluster.inputs import FOLDER, kept
+from cluster.inputs import FOLDER, kept, originals_of
 from cluster.progress import EVENTS, JsonLines, fan_out
 from cluster.spec import JobSpec, SpecError
 from storage import claim
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from cluster.executors.contract import Executor, Work
     from cluster.job import Job
     from storage.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 IN_THE_MESSAGE = ("prompt", "width", "height")
 """Settings of a folder's job that are told wherever it is another's."""
@@ -63,27 +66,38 @@ def run(
     it keeps, not only the sizes. on_begun: called once the folder holds the job. Raises BlockingIOError where another
     process runs the job; then nothing is changed.
     """
-    from cluster.closing import needs_work, open_ledger
+    from cluster.closing import left_to_do, listed, open_ledger
 
     folder = job.spec.out
     enter(job, resume)
     with Claim(folder):
         enter(job, resume)  # nobody was here in between
         _tidy(folder)
+        originals = _originals(job)
         job = job.reading(kept(job.spec, job.inputs, folder))
-        job_file.save(job.spec, job.fingerprint, job.files)
+        job_file.save(job.spec, job.fingerprint, job.files, originals)
         on_begun()
         with open_ledger(job) as ledger:
             page = folder / "index.html"
             if job.map is not None and thorough:
                 run(job.map, resume=True, on_event=as_map(on_event), make=make, thorough=True)
-            if not needs_work(job, ledger, thorough=thorough):
+            left = left_to_do(job, ledger, thorough=thorough)
+            if not left.work:
                 _tell_that_it_is_finished(folder)
                 return Result(folder, page, before=True)
             if job.map is not None and not thorough:
                 run(job.map, resume=True, on_event=as_map(on_event), make=make, thorough=True)
             _execute(job, ledger, on_event, make)
+            if left.damaged:
+                log.warning("%s: made again", listed(left.damaged))
             return Result(folder, page)
+
+
+def _originals(job: Job) -> dict[str, str]:
+    """Where the user's files were when they were given, and last given again."""
+    folder = job.spec.out
+    known = dict(job_file.load(folder).originals) if is_job(folder) else {}
+    return known | originals_of(job.spec, folder)
 
 
 def _tidy(folder: Path) -> None:

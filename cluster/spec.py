@@ -334,7 +334,7 @@ def _eta(spec: JobSpec, info: ModelInfo) -> float | None:
     asked = info.notes.get("eta")
     if spec.eta is not None or asked is None:
         return spec.eta
-    from generation.schedules import own_eta
+    from generation.schedules.names import own_eta
 
     return asked if own_eta(spec.scheduler or info.scheduler) not in (None, asked) else None
 
@@ -342,10 +342,10 @@ def _eta(spec: JobSpec, info: ModelInfo) -> float | None:
 def _check_scheduler(name: str | None) -> None:
     if name is None:
         return
-    from generation import schedules
+    from generation.schedules.names import check_name
 
     try:
-        schedules.resolve(name)
+        check_name(name)
     except ValueError as error:
         raise SpecError(str(error)) from None
 

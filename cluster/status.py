@@ -12,6 +12,7 @@ from cluster import job_file
 from cluster.events import group_of
 from cluster.history import DoneTasks, Events, Run
 from cluster.progress import EVENTS
+from storage.claim import is_abandoned
 
 LEDGER = "ledger.jsonl"
 SILENCE = 60.0
@@ -83,7 +84,8 @@ class Follower:
         self.events.look()
         self.done.look()
         run, groups = self.events.run, self._groups()
-        state = "finished" if self.done.is_closed else state_of(run, now or datetime.now(UTC))
+        state = state_of(run, now or datetime.now(UTC), self.folder)
+        state = "finished" if self.done.is_closed else state
         running = state == "running"
         return Status(
             folder=str(self.folder),
@@ -119,8 +121,8 @@ class Follower:
         return tuple(GroupStatus(name, *count) for name, count in counts.items())
 
 
-def state_of(run: Run | None, now: datetime) -> State:
-    """By the last run's last event, and how long ago it was."""
+def state_of(run: Run | None, now: datetime, folder: Path) -> State:
+    """By the last run's last event, whether anybody works in its folder, and how long ago the event was."""
     ends: dict[str, State] = {
         "JobFinished": "finished",
         "JobFailed": "failed",
@@ -130,6 +132,8 @@ def state_of(run: Run | None, now: datetime) -> State:
         return "not started"
     if run.last_event in ends:
         return ends[run.last_event]
+    if is_abandoned(folder):
+        return "interrupted"
     silent = (now - run.latest).total_seconds()
     patience = SILENCE_OF_WAITING if run.waiting else SILENCE + 5 * run.slowest
     return "running" if silent < patience else "silent"

@@ -30,7 +30,7 @@ from generation.denoise import Evaluated, Fields, NumericalError, Sampler
 from generation.fusion import from_fixed
 from generation.models.contracts import ClassMap, Codec
 from storage.arrays import ArrayStore, box_index
-from storage.damage import DamagedData
+from storage.damage import is_damage
 from storage.formats.labels import enlarged, label_values
 from storage.geometry import Box
 from storage.ledger import Written
@@ -116,8 +116,13 @@ class Worker:
         """Do it; where it finds damage, say which tasks wrote what is damaged."""
         try:
             return act()
-        except DamagedData as error:
-            raise damaged_inputs(self.plan, task, error, self.written.check) from error
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            named = damaged_inputs(self.plan, task, error, self.written.check)
+            if named is error:
+                raise
+            raise named from error
 
     # --- denoise
 

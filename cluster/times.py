@@ -77,6 +77,7 @@ def write_times(folder: Path, path: Path) -> Reached:
 
 def read_times(folder: Path) -> Reached:
     """The times of a job's latents. Raises SpecError where there is no job, FormatError where it cannot be read."""
+    from cluster.plan import DENOISE
     from cluster.seams import plan_again
 
     plan = plan_again(job_file.load(folder))

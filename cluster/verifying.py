@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,25 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import job_file
 from cluster.batch.names import DATA, MANIFESTS, NAME, SUCCESS, is_batch
+from cluster.identity import INPUTS
+from cluster.inputs import Lost, lost_copies
+from cluster.rereading import REREADING
 from storage.claim import Claim
 from storage.fingerprint import FormatError
+from storage.ledger import is_readable
 
 if TYPE_CHECKING:
     from cluster.job import Job
+    from cluster.job_file import SavedJob
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found. read: outputs of tasks and files of a job's end, or shards.
+    """What was found.
 
+    read: outputs of tasks, files of a job's end and copies of the user's files; or shards and what is beside them.
     damaged: those that are missing or not as they were written, as people read their names. finished: whether the job
-    or batch is done.
+    or batch is done. advice: a sentence for each of them that nobody can make again without its user.
     """
 
     folder: str
     finished: bool
     read: int
     damaged: tuple[str, ...]
+    advice: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -42,14 +49,31 @@ class Verdict:
 
 def verdict_on(folder: Path) -> Verdict:
     """Raises SpecError where there is neither a job nor a batch, BlockingIOError where a process is at work there."""
-    from cluster.api import continued
-
     if is_batch(folder):
         with _claimed(folder):
             return _on_batch(folder)
-    job = continued(folder, None, None, allow_pickle=True)  # no weights are read
+    saved = job_file.load(folder)
+    lost = lost_copies(saved.spec, saved.files, saved.originals)
+    job = _job_of(saved, lost)
     with _claimed(folder):
-        return _on_job(job)
+        verdict = _on_job(job)
+    copies = len(INPUTS.keys() & saved.files.keys())
+    names = (*verdict.damaged, *(one.copy.relative_to(saved.spec.out).as_posix() for one in lost))
+    advice = tuple(one.advice() for one in lost if one.original is None)
+    return replace(verdict, read=verdict.read + copies, damaged=names, advice=advice)
+
+
+def _job_of(saved: SavedJob, lost: Sequence[Lost]) -> Job:
+    """The job of a folder, as far as there is something left of its user's files. Raises FormatError for another."""
+    from cluster.api import check_same, continued
+    from cluster.job import unreadable
+
+    if all(one.original for one in lost):
+        return continued(saved.spec.out, None, None, allow_pickle=True)  # no weights are read
+    spec = saved.spec.model_copy(update={"allow_pickle": saved.pickled})
+    job = unreadable(spec, {name: saved.files[name] for name in INPUTS if name in saved.files})
+    check_same(saved, job)
+    return job
 
 
 @contextmanager
@@ -68,6 +92,9 @@ def _on_job(job: Job) -> Verdict:
     from cluster.closing import Closing, read_ledger
     from cluster.status import LEDGER
 
+    path = job.spec.out / LEDGER
+    if not REREADING.is_whole(lambda: is_readable(path)):
+        return Verdict(str(job.spec.out), False, 0, (LEDGER,))
     ledger = read_ledger(job)
     closing = Closing(job, ledger)
     tasks, files = closing.changed(thorough=True)
@@ -89,15 +116,21 @@ def _with_map(picture: Verdict, invented: Verdict) -> Verdict:
 
 
 def _on_batch(folder: Path) -> Verdict:
-    """Of its finished shards, which manifests tell of; the parts of others are read when a shard is put together."""
+    """Of its finished shards, which manifests tell of, and of the files beside them.
+
+    The parts of other shards are read when a shard is put together.
+    """
     from cluster.batch.shards import is_as_told
+    from cluster.batch.written import damaged_in, told_in
 
     finished = (folder / SUCCESS).is_file()
     names = [f"train-{shard:05d}-of-{_shards(folder):05d}" for shard in range(_shards(folder))]
     manifests = {name: folder / MANIFESTS / f"{name}.json" for name in names}
     due = [name for name in names if finished or manifests[name].is_file()]
-    damaged = [name for name in due if not is_as_told(folder / DATA / f"{name}.parquet", manifests[name])]
-    return Verdict(str(folder), finished, len(due), tuple(damaged))
+    looked = REREADING.whole(due, lambda name: is_as_told(folder / DATA / f"{name}.parquet", manifests[name]))
+    damaged = sorted(name for name, whole in looked if not whole)
+    beside = damaged_in(folder)
+    return Verdict(str(folder), finished, len(due) + len(told_in(folder) or {}), (*damaged, *beside))
 
 
 def _shards(folder: Path) -> int:

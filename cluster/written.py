@@ -17,6 +17,7 @@ from cluster.plan import DENOISE, Plan
 from cluster.stages import Task
 from storage.arrays import ArraySpec, ArrayStore
 from storage.damage import DamagedData
+from storage.files import naming
 from storage.ledger import Written
 from storage.pyramid import PyramidTask
 
@@ -105,7 +106,7 @@ def digest_of(files: Iterable[Path]) -> str:
     for path in files:
         size = 0
         try:
-            with path.open("rb") as file:
+            with naming(path), path.open("rb") as file:
                 while content := file.read(READ_BYTES):
                     digest.update(content)
                     size += len(content)

@@ -27,7 +27,7 @@ from generation.fusion import to_fixed, to_storage
 from generation.models.contracts import Conditioner, Denoiser
 from generation.noise import Purpose, noise
 from generation.parts import Cell, Evaluations, Mixture, Network, OnePrompt, PatchQuery, Subject
-from generation.schedules import Schedule
+from generation.schedules.contract import Schedule
 from storage.geometry import Box, Canvas
 
 Fields: TypeAlias = Sequence[NDArray[np.float32]]

@@ -26,7 +26,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from storage.damage import DamagedData
+from storage.damage import DamagedData, is_damage
 from storage.geometry import Box, Canvas
 
 CACHE_BYTES = 16 * 2**20
@@ -91,7 +91,7 @@ class ArrayStore:
     def create(self, spec: ArraySpec, attributes: Mapping[str, Any] | None = None) -> None:
         """Create the array, or leave one of the same metadata as it is; in NAME.zarr/ARRAY the group, too.
 
-        Metadata that is damaged is written anew; the chunks stay. Raises OSError.
+        Metadata that is damaged, or cannot be read, is written anew; the chunks stay. Raises OSError.
         """
         metadata = {
             "shape": list(spec.shape),
@@ -106,7 +106,9 @@ class ArrayStore:
         document = self._document(spec.name) | {"metadata": metadata}
         try:
             _finished(spec.name, ts.open(document, create=True, open=True, context=context()))
-        except DamagedData:
+        except OSError as error:
+            if not is_damage(error):
+                raise
             _finished(spec.name, self._keys(spec.name).write(METADATA, None))  # removes it
             _finished(spec.name, ts.open(document, create=True, open=True, context=context()))
         group = spec.name.rpartition("/")[0]
@@ -127,7 +129,11 @@ class ArrayStore:
         def finish() -> None:
             try:
                 _finished(name, pending)
-            except DamagedData:  # TensorStore reads what is there of a chunk that reaches out of the array
+            except (
+                OSError
+            ) as error:  # TensorStore reads what is there of a chunk that reaches out of the array
+                if not is_damage(error):
+                    raise
                 self._remove_chunks(name, array, index)
                 _finished(name, array[index].write(values))
 

@@ -1,9 +1,10 @@
 """One owner of a folder: a lock that is taken before anything in the folder is read to be changed. Knows no content.
 
-    FOLDER/.lock      {"host": "a", "pid": 17}, of the process that holds it, or held it last
+    FOLDER/.lock      {"host": "a", "pid": 17, "marked": true}, of the process that holds it, or held it last
 
 The system's lock on that file goes with the process that holds it, however it ends. Whoever is refused has changed
-nothing.
+nothing. Beside the lock, which can only be tried, lies a mark: a lock of the kind that can be asked after without being
+taken, so that looking at a folder is in no driver's way.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import logging
 import os
 import socket
+import struct
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -21,6 +23,10 @@ from typing import IO, Self
 log = logging.getLogger(__name__)
 
 NAME = ".lock"
+_FLOCK = struct.Struct("hhqqi4x")
+"""C's `struct flock` on 64-bit Linux: type, whence, start, length, pid."""
+_MARK = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 2**40, 1, 0)
+"""Of a byte that no such file has, so that it keeps nobody from reading, wherever locks do that."""
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems answer that have no locks, or none just now."""
 
@@ -36,7 +42,7 @@ class Claim:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._file: IO[str] = _locked(folder)
-        _write_holder(self._file)
+        _write_holder(self._file, marked=_mark(self._file))
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -56,6 +62,31 @@ class Claim:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether a process of this machine has held a folder, and nobody holds it now. Takes nothing, changes nothing.
+
+    False where that cannot be told: without a lock, and on a file system without marks.
+    """
+    try:
+        with (folder / NAME).open("rb") as file:
+            holder = json.loads(file.read(1000))
+            if holder["host"] != socket.gethostname() or holder.get("marked") is not True:
+                return False
+            asked = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _MARK)
+            return bool(_FLOCK.unpack(asked)[0] == fcntl.F_UNLCK)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _mark(file: IO[str]) -> bool:
+    """Whether the open file could be marked; some network file systems take a mark for a second lock, and refuse it."""
+    try:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _MARK)
+    except (OSError, AttributeError):  # AttributeError: not on Linux
+        return False
+    return True
 
 
 def _locked(folder: Path) -> IO[str]:
@@ -92,9 +123,9 @@ def _is_there(file: IO[str], path: Path) -> bool:
         return False
 
 
-def _write_holder(file: IO[str]) -> None:
+def _write_holder(file: IO[str], marked: bool) -> None:
     file.truncate(0)
-    file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}) + "\n")
+    file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "marked": marked}) + "\n")
     file.flush()
 
 

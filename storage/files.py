@@ -7,7 +7,8 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -43,6 +44,17 @@ def replace_by(path: Path, write: Callable[[Path], None], *, durable: bool = Tru
             sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of reading, too, say of which file; the system tells it only where one is opened."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{32}|\.nfs.*")

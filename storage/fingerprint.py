@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from storage.files import naming
+
 
 class FormatError(ValueError):
     """Something on disk is of another job, or of a format version that this program does not know."""
@@ -21,7 +23,7 @@ def fingerprint(facts: Mapping[str, Any]) -> str:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from storage.files import replace_by, replace_file
+from storage.files import naming, replace_by, replace_file
 from storage.fingerprint import FormatError
 from storage.task_set import Task, TaskSet
 
@@ -85,7 +85,7 @@ class LedgerRecord:
         for entry in self._entries():
             self._hear(entry)
 
-    def written(self, stages: range) -> Iterator[Done]:
+    def written(self, stages: Collection[int]) -> Iterator[Done]:
         """What each done task of these stages wrote, in ascending order.
 
         Read from the file, for a job need not remember it while it runs: 16 bytes a task of these stages meanwhile.
@@ -196,6 +196,15 @@ def lines_of(path: Path) -> Iterator[Done | Closed | None]:
                 yield None
 
 
+def is_readable(path: Path) -> bool:
+    """Read all of it, if there is one, whatever it says. Raises OSError where that cannot be done."""
+    if path.is_file():
+        with naming(path), path.open("rb") as file:
+            for _ in file:
+                pass
+    return True
+
+
 def entry_of(line: bytes) -> Done | Closed:
     """What a line says. Raises one of DAMAGE where it is none of ours."""
     record = json.loads(line)
@@ -250,11 +259,16 @@ def _mend(path: Path, fingerprint: str) -> None:
             _leave_out_rotten(path)
         return
     if path.is_file() and path.stat().st_size:
-        aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
-        log.warning("%s is damaged: it is begun anew, and what it told is in %s", path, aside.name)
-        path.replace(aside)
+        set_aside(path)
     header = {"format": _FORMAT, "version": VERSION, "fingerprint": fingerprint}
     replace_file(path, (json.dumps(header) + "\n").encode())
+
+
+def set_aside(path: Path) -> None:
+    """Give a ledger that nobody can go on with another name; nothing of it is read."""
+    aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
+    log.warning("%s is damaged: it is begun anew, and what it told is in %s", path, aside.name)
+    path.replace(aside)
 
 
 def _leave_out_rotten(path: Path) -> None:

@@ -31,7 +31,7 @@ ROWS = [
 LARGE: dict[str, Any] = {"block": 64, "batch_size": 12}
 """A block that one request is larger than; groups of all the others."""
 GIANT = {**ROWS[1], "id": "giant", "width": 270, "height": 180}
-ONCE_ONLY = ("timings.jsonl", "seconds.parquet", "events.jsonl", ".lock")
+ONCE_ONLY = ("timings.jsonl", "seconds.parquet", "written.json", "events.jsonl", ".lock")
 """What may differ from run to run."""
 
 

@@ -53,6 +53,18 @@ def models(folders: dict[str, Path]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of engine.tiny_job, with both outputs, whose folder nobody harmed."""
+    from engine import files_of, tiny_job
+    from harm import BOTH, go_on
+
+    with pytest.MonkeyPatch.context() as patch:
+        job = tiny_job(tmp_path_factory.mktemp("undisturbed"), patch, outputs=BOTH)
+        go_on(job)
+    return files_of(job.spec.out)
+
+
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
     """One Chromium for all tests of pages; each opens a context of its own in it."""
     from chromium import Browser

@@ -114,7 +114,7 @@ def test_verify_finds_a_damaged_shard_and_going_on_draws_it_again(
 ) -> None:
     folder = made(model, tmp_path / "set", WANTED, **LARGE).folder
     whole = cluster.verify(folder)
-    assert (whole.finished, whole.read, whole.damaged) == (True, 1, ())
+    assert (whole.finished, whole.read, whole.damaged) == (True, 4, ())
     (path,) = folder.glob(pattern)
     harm(path)
     assert cluster.verify(folder).damaged == ("train-00000-of-00001",)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import logging
 import multiprocessing
 import os
+import time
 from math import inf
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from engine import hash_of, tiny_job, tiny_worker
+from harm import go_on
 
 from cluster import api
 from cluster.events import unheard
 from cluster.executors.in_process import InProcess
 from cluster.tasks import Outcome
-from storage.claim import Claim
+from storage.claim import Claim, is_abandoned
 
 
 def test_a_second_claim_is_refused_with_the_owner_s_name(tmp_path: Path) -> None:
@@ -56,6 +60,61 @@ def test_a_claim_goes_with_its_process(tmp_path: Path) -> None:
     owner.kill()
     owner.join()
     Claim(tmp_path).close()
+
+
+def test_whether_anybody_holds_a_folder_can_be_asked_without_taking_it(tmp_path: Path) -> None:
+    """Also just after its owner was killed; and whoever asks is in nobody's way."""
+    assert not is_abandoned(tmp_path)  # nobody ever held it
+    context = multiprocessing.get_context("spawn")
+    begun, end = context.Event(), context.Event()
+    owner = context.Process(target=_hold, args=(tmp_path, begun, end))
+    owner.start()
+    assert begun.wait(30)
+    assert not is_abandoned(tmp_path)
+    owner.kill()
+    owner.join()
+    before = (tmp_path / ".lock").read_bytes()
+    assert is_abandoned(tmp_path) and (tmp_path / ".lock").read_bytes() == before
+    stop = Event()
+    asking = Thread(target=_ask_until, args=(tmp_path, stop))
+    asking.start()
+    for _ in range(300):
+        Claim(tmp_path).close()  # is never refused
+    stop.set()
+    asking.join()
+
+
+def _ask_until(folder: Path, stop: Event) -> None:
+    while not stop.is_set():
+        is_abandoned(folder)
+
+
+@pytest.mark.parametrize("told", [{"host": "elsewhere"}, {"marked": False}, None])
+def test_of_a_folder_that_cannot_be_asked_after_nobody_says_that_it_is_abandoned(
+    told: dict[str, object] | None, tmp_path: Path
+) -> None:
+    Claim(tmp_path).close()
+    assert is_abandoned(tmp_path)
+    lock = tmp_path / ".lock"
+    lock.write_text("rot" if told is None else json.dumps(json.loads(lock.read_text()) | told))
+    assert not is_abandoned(tmp_path)
+
+
+def test_a_killed_run_is_interrupted_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last event is just as it would be of one that runs; only its lock is gone."""
+    job = tiny_job(tmp_path, monkeypatch)
+    go_on(job, stop_after=3)
+    events = tmp_path / "events.jsonl"
+    *lines, last = events.read_bytes().splitlines(keepends=True)
+    assert b"JobInterrupted" in last
+    events.write_bytes(b"".join(lines))
+    with Claim(tmp_path):
+        assert api.status(tmp_path).state == "running"
+    assert api.status(tmp_path).state == "interrupted"
+    (tmp_path / ".lock").unlink()
+    assert api.status(tmp_path).state == "running"  # as far as its events tell
+    go_on(job)
+    assert api.status(tmp_path).state == "finished"
 
 
 def test_a_lock_that_its_owner_removed_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +157,8 @@ def test_a_refused_driver_changes_no_byte(tmp_path: Path, monkeypatch: pytest.Mo
 
         def next(self, patience: float = inf) -> Outcome | None:
             outcome = super().next(patience)
+            while any(tmp_path.glob("work/.*")):  # arrays that the driver itself is removing
+                time.sleep(0.001)
             before = hash_of(tmp_path)
             with pytest.raises(BlockingIOError, match="belongs to another process"):
                 api.run(job, resume=True, on_event=unheard, make=lambda work: TriedTwice(tiny_worker(job)))

@@ -25,10 +25,11 @@ from tiny_models import build_sd1
 from cluster.executors.in_process import InProcess
 from cluster.job import prepare_described
 from cluster.spec import SpecError
-from generation import schedules
 from generation.models import corrections
 from generation.models.contracts import ModelInfo
 from generation.models.loading import describe, load
+from generation.schedules import names as schedules
+from generation.schedules.building import build_schedule
 
 diffusers: Any = importlib.import_module("diffusers")
 """Untyped."""
@@ -123,7 +124,7 @@ def test_every_scheduler_has_the_pipelines_steps(name: str, clipping: tuple[Mode
     scheduler = getattr(diffusers, class_name).from_config(pipeline.scheduler.config, **overrides)
     theirs = diffusers.StableDiffusionPipeline(**{**pipeline.components, "scheduler": scheduler}).scheduler
     theirs.set_timesteps(5)
-    ours = schedules.Schedule(name, info.scheduler_config, 5)
+    ours = build_schedule(name, info.scheduler_config, 5)
     torch.testing.assert_close(ours.timesteps, theirs.timesteps)
     assert ours.init_noise_sigma == pytest.approx(float(theirs.init_noise_sigma))
     assert not theirs.config.get("clip_sample")
@@ -168,7 +169,7 @@ def test_a_codec_reads_what_its_pipeline_reads(name: str, folders: dict[str, Pat
 def test_a_solver_of_flows_takes_its_own_levels(folders: dict[str, Path]) -> None:
     """Flux's pipeline hands its levels to its own schedulers, and to solvers that know those of a flow none."""
     info = describe(str(folders["flux-schnell"]))
-    ours = schedules.Schedule("unipc", info.scheduler_config, 4, linear_sigmas=True)
+    ours = build_schedule("unipc", info.scheduler_config, 4, linear_sigmas=True)
     theirs = diffusers.UniPCMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=1.0
     )

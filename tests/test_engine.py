@@ -32,7 +32,7 @@ from cluster.job import Job
 from cluster.stages import Task
 from cluster.supervision import TaskFailed
 from cluster.tasks import Outcome, finished
-from generation.schedules import SHORT_NAMES
+from generation.schedules.names import NATIVE_NAMES, SHORT_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 TOPOLOGIES = ["plane", "ring", "torus"]
@@ -94,6 +94,8 @@ class CrowdedDenoiser(ConvolutionalDenoiser):
 
 
 def info_for(scheduler: str):
+    if scheduler == "edm_heun":
+        return replace(INFO, scheduler_config={**INFO.scheduler_config, "s_churn": 4.0, "s_noise": 1.003})
     return replace(INFO, scheduler_config=FLOW_CONFIG) if scheduler.startswith("flow") else INFO
 
 
@@ -112,7 +114,7 @@ def blockwise_equals_whole(tmp_path: Path, monkeypatch, **fields) -> None:
     assert pictures[0] == pictures[1] and pictures[0]
 
 
-@pytest.mark.parametrize(("number", "scheduler"), list(enumerate(SHORT_NAMES)))
+@pytest.mark.parametrize(("number", "scheduler"), list(enumerate((*SHORT_NAMES, *NATIVE_NAMES))))
 def test_every_scheduler_in_blocks_equals_the_whole_canvas(
     number: int, scheduler: str, tmp_path: Path, monkeypatch
 ) -> None:
@@ -122,6 +124,16 @@ def test_every_scheduler_in_blocks_equals_the_whole_canvas(
         tmp_path, monkeypatch, scheduler=scheduler, num_inference_steps=5, method=method, overlap=overlap,
         topology=TOPOLOGIES[number % len(TOPOLOGIES)],
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "topology"), [("shifted", "torus"), ("random-patch", "ring")])
+def test_churn_in_blocks_equals_the_whole_canvas(
+    method: str, topology: str, tmp_path: Path, monkeypatch
+) -> None:
+    """Noise that is stirred in between two evaluations, on covers that are others at each of them."""
+    blockwise_equals_whole(
+        tmp_path, monkeypatch, scheduler="edm_heun", num_inference_steps=4, method=method, topology=topology
+    )
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
@@ -331,7 +343,7 @@ def test_pixels_that_a_power_cut_took_are_drawn_again(
     denoiser = ConvolutionalDenoiser()
     events = run_here(job, denoiser)
     assert files_of(tmp_path) == before and denoiser.evaluated == 0
-    assert "missing or damaged: 1 of 65 tasks are done again, from decode on" in caplog.text
+    assert "missing or damaged: 1 of 65 tasks are to be done again, from decode on" in caplog.text
     assert sum(isinstance(event, JobStarted) for event in events) == 2
     assert not any(isinstance(event, JobStarted) for event in run_here(job)[1:])
 

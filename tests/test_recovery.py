@@ -36,15 +36,6 @@ from cluster.progress import Tally
 from cluster.tasks import Outcome
 from storage.damage import DamagedData
 
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    with pytest.MonkeyPatch.context() as patch:
-        job = tiny_job(tmp_path_factory.mktemp("undisturbed"), patch, outputs=BOTH)
-        go_on(job)
-    return files_of(job.spec.out)
-
-
 # --- while it runs ---------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +113,8 @@ def test_only_what_is_needed_is_made_again_and_said_in_a_line(
     assert files_of(job.spec.out) == undisturbed
     assert whole < evaluated <= whole + 12  # one block's batches, and no more
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "stored data is missing or damaged: 1 of 65 tasks are done again, from denoise 1 on"
+        "stored data is missing or damaged: 1 of 65 tasks are to be done again, from denoise 1 on",
+        "1 task was done again; all that was missing or damaged is whole",
     ]
 
 
@@ -197,6 +189,24 @@ def test_a_finished_picture_is_repaired(harm: Damage, pattern: str, tmp_path: Pa
 
 def no_executor(work: Any) -> Any:
     raise AssertionError("there is nothing to do")
+
+
+def test_a_repair_says_what_it_will_make_again_and_then_what_it_has(
+    tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job, _ = finished(tmp_path, monkeypatch)
+    flip(tmp_path / "image_files/0/0_0.png")
+    remove(tmp_path / "image.dzi")
+    told = []
+
+    def hear(event: Event) -> None:
+        told.append((type(event).__name__, [record.message for record in caplog.records]))
+
+    api.run(job, resume=True, on_event=hear, make=lambda work: InProcess(tiny_worker(job)), thorough=True)
+    named = "pyramid 1, block 0, image.dzi"
+    before = [f"{named}: missing or not as written, to be made again"]
+    assert told[0] == ("JobStarted", before) and told[-1] == ("JobFinished", before)
+    assert [record.message for record in caplog.records] == [*before, f"{named}: made again"]
 
 
 @pytest.mark.parametrize("pattern", ["image_files/7/*.png", "image_files/3/*.png", "image_files/0/*.png"])

@@ -53,14 +53,6 @@ def scattered(job: Job, seed: int, harm: Callable[[], None]) -> Counter[tuple[in
     return times
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    with pytest.MonkeyPatch.context() as patch:
-        job = tiny_job(tmp_path_factory.mktemp("undisturbed"), patch, outputs=BOTH)
-        go_on(job)
-    return files_of(job.spec.out)
-
-
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("harm", [flip, remove])
 def test_one_damage_that_many_find_is_mended_once(

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-import generation.schedules as schedules
-from generation.schedules import SHORT_NAMES, Schedule
+from generation.schedules.addressed_noise import AddressedNoise
+from generation.schedules.building import build_schedule
+from generation.schedules.names import NATIVE_NAMES, SHORT_NAMES
+from generation.schedules.solvers import build, scaled_input
 
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -28,17 +30,17 @@ def field(seed: int, index: int, shape: tuple[int, ...]) -> torch.Tensor:
 @pytest.mark.parametrize("name", SHORT_NAMES)
 def test_a_schedule_equals_diffusers_own_loop(name: str) -> None:
     shape = (4, 7, 9)
-    schedule = Schedule(name, config_of(name), 7)
-    theirs = schedules._build(name, config_of(name))
+    schedule = build_schedule(name, config_of(name), 7)
+    theirs = build(name, config_of(name))
     theirs.set_timesteps(7)
     assert len(schedule) == len(theirs.timesteps)
     x = schedule.start(field(1, 0, shape))
     z = x[None].clone()
     history: list[torch.Tensor] = []
     for k, timestep in enumerate(theirs.timesteps):
-        shown = schedules._scale_model_input(theirs, z, timestep)
+        shown = scaled_input(theirs, z, timestep)
         assert torch.allclose(shown[0], schedule.model_input(k, x), atol=1e-5)
-        with schedules.AddressedNoise(lambda n, k=k: field(k, 1 + n, shape)[None]):
+        with AddressedNoise(lambda n, k=k: field(k, 1 + n, shape)[None]):
             z = theirs.step(stub(shown), timestep, z, return_dict=False)[0]
         prediction = stub(schedule.model_input(k, x))
         assert len(history) == schedule.fields(k)
@@ -47,10 +49,10 @@ def test_a_schedule_equals_diffusers_own_loop(name: str) -> None:
     assert schedule.fields(len(schedule)) == 0
 
 
-@pytest.mark.parametrize("name", SHORT_NAMES)
+@pytest.mark.parametrize("name", [*SHORT_NAMES, *NATIVE_NAMES])
 def test_a_part_of_the_sample_takes_the_same_steps_bit_for_bit(name: str) -> None:
     """Odd sizes and offsets, so that vector remainders would show."""
-    schedule = Schedule(name, config_of(name), 6)
+    schedule = build_schedule(name, config_of(name), 6)
     shape, part = (3, 11, 13), (slice(None), slice(2, 9), slice(5, 12))
 
     def run(where: tuple[slice, ...]) -> torch.Tensor:
@@ -67,10 +69,10 @@ def test_a_part_of_the_sample_takes_the_same_steps_bit_for_bit(name: str) -> Non
     assert torch.equal(run(part), whole[part])
 
 
-@pytest.mark.parametrize("name", SHORT_NAMES)
+@pytest.mark.parametrize("name", [*SHORT_NAMES, *NATIVE_NAMES])
 def test_a_step_leaves_what_it_was_given_as_it_was(name: str) -> None:
     """Fields that need no padding are handed to the scheduler as they are; some schedulers add to theirs in place."""
-    schedule = Schedule(name, config_of(name), 6)
+    schedule = build_schedule(name, config_of(name), 6)
     x, history = schedule.start(field(5, 0, (2, 8, 8))), list[torch.Tensor]()
     for k in range(len(schedule)):
         given = [x, *history, field(k, 99, (2, 8, 8)) * 0.5]
@@ -82,23 +84,25 @@ def test_a_step_leaves_what_it_was_given_as_it_was(name: str) -> None:
 
 
 def test_history_that_no_later_step_reads_is_not_kept() -> None:
-    assert [Schedule("dpmpp_2m", {}, 5).fields(k) for k in range(6)] == [0, 1, 1, 1, 0, 0]
-    assert [Schedule("ddim", {}, 3).fields(k) for k in range(4)] == [0, 0, 0, 0]
+    assert [build_schedule("dpmpp_2m", {}, 5).fields(k) for k in range(6)] == [0, 1, 1, 1, 0, 0]
+    assert [build_schedule("ddim", {}, 3).fields(k) for k in range(4)] == [0, 0, 0, 0]
 
 
 def test_unknown_and_unsuitable_schedulers_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown scheduler 'eulr'; choose one of ddim"):
-        Schedule("eulr", {}, 5)
+        build_schedule("eulr", {}, 5)
     with pytest.raises(ValueError, match="needs a flow-matching model"):
-        Schedule("flow_euler", {}, 5)
+        build_schedule("flow_euler", {}, 5)
     with pytest.raises(ValueError, match="cannot integrate a flow-matching model"):
-        Schedule("ddim", FLOW, 5)
+        build_schedule("ddim", FLOW, 5)
+    with pytest.raises(ValueError, match="with use_karras_sigmas cannot integrate a flow-matching model"):
+        build_schedule("dpmpp_2m_karras", FLOW, 5)
     with pytest.raises(ValueError, match="thresholding"):
-        Schedule("ddim", {"thresholding": True}, 5)
+        build_schedule("ddim", {"thresholding": True}, 5)
 
 
 def test_a_solver_written_for_diffusion_integrates_a_flow() -> None:
-    schedule = Schedule("dpmpp_2m", FLOW, 8)
+    schedule = build_schedule("dpmpp_2m", FLOW, 8)
     target = field(3, 3, (1, 8, 8))
     noise = field(4, 4, (1, 8, 8))
     x, history = schedule.start(noise), []
@@ -114,6 +118,6 @@ def test_latents_beyond_one_are_not_clipped_unless_the_model_asks(name: str) -> 
     clean = torch.full((1, 8, 8), 3.0)
     for asked, reached in ((None, 3.0), (True, 1.0)):
         config = {"prediction_type": "sample", "thresholding": False}
-        schedule = Schedule(name, config if asked is None else config | {"clip_sample": asked}, 4)
+        schedule = build_schedule(name, config if asked is None else config | {"clip_sample": asked}, 4)
         x, _ = schedule.step(3, clean * 0, [], clean, lambda n: torch.zeros(64))
         assert float(x.max()) == pytest.approx(reached, rel=0.05)

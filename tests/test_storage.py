@@ -1,6 +1,7 @@
 """Arrays: what is written is what is read, and what is missing, torn or rotten is an error and never a picture."""
 
 import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import zarr
 
 from storage.arrays import FILL, ArraySpec, ArrayStore, as_os_error, box_index
 from storage.damage import DamagedData
+from storage.files import naming
 from storage.fingerprint import file_hash, fingerprint
 from storage.geometry import RING, Box, Canvas
 
@@ -22,6 +24,13 @@ def filled(tmp_path: Path) -> tuple[ArrayStore, np.ndarray]:
     values = np.random.default_rng(0).standard_normal(SPEC.shape).astype(np.float32)
     store.begin_write(SPEC.name, (slice(None),) * 3, values)()
     return store, values
+
+
+def test_an_error_of_reading_names_its_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=rf"Input/output error: '{tmp_path}'"), naming(tmp_path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    with pytest.raises(FileNotFoundError, match="/none'"), naming(tmp_path):
+        (tmp_path / "none").read_bytes()
 
 
 def test_boxes_are_read_back_wrapped(filled) -> None:

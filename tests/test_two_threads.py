@@ -11,10 +11,10 @@ import pytest
 import torch
 from engine import files_of, run_here, tiny_job
 
-import generation.schedules as schedules
 from cluster.machine import compute_with
 from generation.models.turns import TURNS, Turns
-from generation.schedules import Schedule
+from generation.schedules.building import build_schedule
+from generation.schedules.solvers import build
 
 SAMPLERS = ("euler_a", "ddpm", "dpmpp_2m_sde", "lcm")
 WAIT_SECONDS = 30
@@ -32,7 +32,7 @@ def elsewhere(work: Callable[[], Any]) -> Any:
 
 def own_step(name: str) -> torch.Tensor:
     """A step as a user of diffusers takes it, with a generator."""
-    scheduler = schedules._build(name, {})
+    scheduler = build(name, {})
     scheduler.set_timesteps(4)
     x = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
     stepped: torch.Tensor = scheduler.step(
@@ -52,13 +52,13 @@ def test_a_step_under_way_changes_nothing_for_another_thread(name: str) -> None:
         return torch.full((1, 8, 8), 0.25)
 
     x = torch.ones(1, 8, 8)
-    Schedule(name, {}, 4).step(0, x, [x] * Schedule(name, {}, 4).fields(0), x * 0.1, draw)
+    build_schedule(name, {}, 4).step(0, x, [x] * build_schedule(name, {}, 4).fields(0), x * 0.1, draw)
     assert seen and all(torch.equal(each, expected) for each in seen)
 
 
 def test_steps_that_overlap_in_two_threads_draw_their_own_noise() -> None:
     """Threads take turns so often that the steps of each are cut by those of the other."""
-    schedule, x = Schedule("euler_a", {}, 4), torch.ones(1, 8, 8)
+    schedule, x = build_schedule("euler_a", {}, 4), torch.ones(1, 8, 8)
 
     def stepped(value: float) -> list[float]:
         noise = torch.full((1, 8, 8), value)
@@ -109,7 +109,7 @@ def test_each_thread_computes_with_its_own_number_of_threads() -> None:
 
 def test_steps_wait_while_a_library_that_loads_changes_what_the_process_shares() -> None:
     """diffusers builds a network of half precision under another default dtype, which LCM's factors would take."""
-    schedule, x = Schedule("lcm", {}, 4), torch.linspace(-1, 1, 64).reshape(1, 8, 8)
+    schedule, x = build_schedule("lcm", {}, 4), torch.linspace(-1, 1, 64).reshape(1, 8, 8)
 
     def step() -> torch.Tensor:
         return schedule.step(2, x, [], x * 0.1, lambda index: x)[0]

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cluster.batch.columns import features, table_schema
-from cluster.batch.names import FAILED, FILTERED, NAME
+from cluster.batch.names import CARD, FAILED, FILTERED, NAME
 from cluster.batch.plan import Batch
 from cluster.batch.shards import Manifest
 from cluster.job_file import versions
@@ -34,7 +34,7 @@ def write_card(batch: Batch, manifests: Sequence[Manifest]) -> None:
     """README.md of a batch whose shards are all there. Raises OSError."""
     front = yaml.safe_dump(_front(batch, manifests), sort_keys=False, allow_unicode=True)
     text = f"---\n{front}---\n\n{_body(batch, manifests)}"
-    replace_file(batch.out / "README.md", text.encode())
+    replace_file(batch.out / CARD, text.encode())
 
 
 def is_embedded(batch: Batch) -> bool:

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from cluster.batch.names import FAILED, FILTERED
 from cluster.batch.shards import Manifest
 from cluster.events import RowsDone
+from cluster.patience import passes
+from cluster.rereading import REREADING
 
 DRAWN = "drawn"
 
@@ -34,10 +36,17 @@ def read_part(path: Path) -> Part:
 
 def part_at(path: Path) -> Part | None:
     """A part that is there and can be read; None otherwise, for its requests can be drawn again."""
-    try:
-        return read_part(path)
-    except (OSError, pa.ArrowException):
-        return None
+    found: list[Part] = []
+
+    def is_read() -> bool:
+        try:
+            found.append(read_part(path))
+        except (OSError, pa.ArrowException) as error:
+            if passes(error):
+                raise
+        return bool(found)
+
+    return found[0] if REREADING.is_whole(is_read) else None
 
 
 @dataclass

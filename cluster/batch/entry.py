@@ -15,13 +15,16 @@ from cluster.batch.checking import planned
 from cluster.batch.disk import DiskNeed, disk_need, warn_if_tight
 from cluster.batch.extras import Extras
 from cluster.batch.filters import Judge, check_sendable, load_filter, name_of
-from cluster.batch.names import DATA, MANIFESTS, NAME, PARTS, SUCCESS, WORK
+from cluster.batch.names import DATA, MANIFESTS, MASKS, PARTS, SUCCESS, WORK, is_batch
 from cluster.batch.plan import UNCLAIMED, Batch, Sizes, check_folder, commits_in, enter
 from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
 from cluster.batch.retrying import forget_failed
 from cluster.batch.run import Summary, read_success
+from cluster.batch.written import damaged_in, forget_damaged
+from cluster.closing import listed
 from cluster.events import OnEvent, unheard
 from cluster.history import set_damaged_events_aside
+from cluster.inputs import FOLDER as INPUTS
 from cluster.job import unused
 from cluster.machine import ask_for_huge_pages
 from cluster.models import described
@@ -73,9 +76,20 @@ def make_batch(
             on_planned(need)
         enter(batch, resume or retry_failed)
         on_claimed(batch.spec)
+        return BatchResult(batch.out, _entered(batch, wanted, retry_failed, on_event))
+
+
+def _entered(batch: Batch, extras: Extras, retry_failed: bool, on_event: OnEvent) -> Summary:
+    """Go on with a batch that this process has entered; what nobody needs of a finished one goes."""
+    try:
+        _tidy(batch.out)
+        wanted = _without_damaged(batch, extras)
         if retry_failed:
             wanted = forget_failed(batch, wanted)
-        return BatchResult(batch.out, _run(batch, wanted, on_event))
+        return _run(batch, wanted, on_event)
+    finally:
+        if (batch.out / SUCCESS).is_file():
+            shutil.rmtree(batch.work, ignore_errors=True)
 
 
 def plan_batch(
@@ -88,7 +102,6 @@ def plan_batch(
 ) -> tuple[Batch, DiskNeed]:
     """Check every request of a table, and draw nothing; what it would take on disk. Raises as make_batch does."""
     with _planned(table, fields, filter, sizes) as batch:
-        (batch.work / UNCLAIMED).unlink()
         return batch, disk_need(batch, extras or Extras())
 
 
@@ -125,15 +138,19 @@ def _filter_of(filter: str | Judge | None, settings: JobSpec) -> tuple[str | Non
 
 @contextmanager
 def _claimed(out: Path) -> Iterator[None]:
-    """The folder is this process' own; in the end, what nobody needs of it goes. Raises BlockingIOError."""
+    """The folder is this process' own. Whoever does not enter it has changed nothing but the lock.
+
+    Raises BlockingIOError.
+    """
     claim = Claim(out)
+    before = _copies(out)
     try:
         check_folder(out)  # nobody was here in between
-        remove_leftovers(out, *(out / name for name in (DATA, MANIFESTS)), *(out / WORK / PARTS).glob("*"))
-        set_damaged_events_aside(out / EVENTS)
         yield
     finally:
-        if not (out / NAME).is_file() or (out / SUCCESS).is_file():
+        if (out / WORK / UNCLAIMED).exists():
+            _undo(out, before)
+        if not is_batch(out):
             shutil.rmtree(out / WORK, ignore_errors=True)
         if [path.name for path in out.iterdir()] == [LOCK]:
             claim.withdraw()
@@ -141,11 +158,40 @@ def _claimed(out: Path) -> Iterator[None]:
             claim.close()
 
 
+def _copies(out: Path) -> set[Path]:
+    """Copies of the user's files, and class maps that came as bytes."""
+    return {path for name in (INPUTS, MASKS) for path in (out / WORK / name).glob("*")}
+
+
+def _undo(out: Path, before: set[Path]) -> None:
+    """Remove what checking the requests has written."""
+    for path in _copies(out) - before:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (out / WORK / UNCLAIMED).unlink()
+    for folder in (out / WORK / INPUTS, out / WORK / MASKS, out / WORK):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _tidy(out: Path) -> None:
+    """What earlier runs left when they were killed: unfinished files, and events that nobody can read."""
+    remove_leftovers(out, *(out / name for name in (DATA, MANIFESTS)), *(out / WORK / PARTS).glob("*"))
+    set_damaged_events_aside(out / EVENTS)
+
+
+def _without_damaged(batch: Batch, extras: Extras) -> Extras:
+    """What to write beside the shards: what is asked for, and what was there and is damaged. Says so in a line."""
+    damaged = damaged_in(batch.out)
+    if damaged:
+        LOG.warning("%s: missing or not as written, to be made again", listed(damaged))
+    return forget_damaged(batch.out, damaged, extras)
+
+
 def _run(batch: Batch, extras: Extras, on_event: OnEvent) -> Summary:
-    """A finished batch is only asked for the extras that it lacks."""
+    """A finished batch is only asked for what it lacks beside its shards."""
     finished = read_success(batch.out)
     if finished is not None and running.is_whole(batch):
-        extras.write(batch)
+        running.complete(batch, extras)
         return finished
     with JsonLines(batch.out / EVENTS) as log:
         return running.run(batch, extras, fan_out(log, on_event))

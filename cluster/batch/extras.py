@@ -37,7 +37,7 @@ class Extras:
         if self.webdataset:
             for shard in range(batch.shards):
                 _write_tar(batch, shard)
-        if self.folders and not (batch.out / FOLDERS).is_dir():
+        if self.folders and not (batch.out / FOLDERS / METADATA).is_file():
             _write_folders(batch)
 
 
@@ -96,4 +96,16 @@ def _write_folders(batch: Batch) -> None:
                     (unfinished / "masks" / f"{key}.png").write_bytes(row["mask"]["bytes"])
                     files["mask_file_name"] = f"masks/{key}.png"
                 metadata.write(json.dumps({**files, **_told(row)}) + "\n")
-    unfinished.rename(batch.out / FOLDERS)
+    _move(unfinished, batch.out / FOLDERS)
+
+
+def _move(made: Path, to: Path) -> None:
+    """Give a folder its name; of one that is there, replace the files, the metadata last, and leave others alone."""
+    if not to.exists():
+        made.rename(to)
+        return
+    files = [path for path in made.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == METADATA):
+        target = to / path.relative_to(made)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)

@@ -15,6 +15,7 @@ DATA, MANIFESTS, ERROR_TABLE, TIMINGS, SECONDS, SUCCESS = (
     "_SUCCESS",
 )
 WORK, PARTS, GIANTS, REQUESTS, MASKS = "work", "parts", "giants", "requests.parquet", "masks"
+CARD = "README.md"
 GIANT, DRAW, WRITE = "giants", "draw", "shards"
 """Tasks, as events and timings call them."""
 FAILED, FILTERED = "failed", "filtered"

@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,13 +24,25 @@ from cluster.batch.counting import DRAWN, Counts, Part, part_at, read_part
 from cluster.batch.drawing import BatchWorker
 from cluster.batch.extras import Extras
 from cluster.batch.giants import draw_giant, give_up
-from cluster.batch.names import DRAW, ERROR_TABLE, FAILED, FILTERED, GIANT, SUCCESS, TIMINGS, WRITE
+from cluster.batch.names import (
+    CARD,
+    DRAW,
+    ERROR_TABLE,
+    FAILED,
+    FILTERED,
+    GIANT,
+    SECONDS,
+    SUCCESS,
+    TIMINGS,
+    WRITE,
+)  # fmt: skip
 from cluster.batch.packing import Group, groups_of
 from cluster.batch.plan import Batch
 from cluster.batch.seconds import write_seconds
 from cluster.batch.shards import Manifest, is_finished, manifest_path, part_path, read_manifest
 from cluster.batch.singly import TRIES, draw_singly
 from cluster.batch.tasks import ASSEMBLE
+from cluster.batch.written import tell
 from cluster.driver import ATTEMPTS, Interrupted
 from cluster.events import (
     Event,
@@ -312,16 +324,31 @@ def _timing(outcome: Outcome, name: str, part: Part | None) -> dict[str, object]
 
 
 def _finish(batch: Batch, extras: Extras) -> Summary:
+    complete(batch, extras, anew=(ERROR_TABLE, CARD, SECONDS))
+    summary = _summary(batch, [read_manifest(batch, shard) for shard in range(batch.shards)])
+    replace_file(batch.out / SUCCESS, (json.dumps(asdict(summary)) + "\n").encode())
+    return summary
+
+
+def complete(batch: Batch, extras: Extras, anew: Sequence[str] = ()) -> None:
+    """Write what a batch whose shards are whole lacks beside them, and what is due anew; and tell of all of it."""
     manifests = [read_manifest(batch, shard) for shard in range(batch.shards)]
+    writers: dict[str, Callable[[], None]] = {
+        ERROR_TABLE: lambda: _write_errors(batch, manifests),
+        CARD: lambda: write_card(batch, manifests),
+        SECONDS: lambda: write_seconds(batch),
+    }
+    for name, write in writers.items():
+        if name in anew or not (batch.out / name).is_file():
+            write()
+    extras.write(batch)
+    tell(batch.out, anew)
+
+
+def _write_errors(batch: Batch, manifests: Sequence[Manifest]) -> None:
     missing = [request for manifest in manifests for request in manifest.missing]
     table = pa.Table.from_pylist([{name: row[name] for name in ERRORS.names} for row in missing], ERRORS)
     replace_by(batch.out / ERROR_TABLE, lambda path: pq.write_table(table, path))
-    summary = _summary(batch, manifests)
-    write_card(batch, manifests)
-    write_seconds(batch)
-    extras.write(batch)
-    replace_file(batch.out / SUCCESS, (json.dumps(asdict(summary)) + "\n").encode())
-    return summary
 
 
 def _summary(batch: Batch, manifests: list[Manifest]) -> Summary:

@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 from cluster.batch.columns import as_table, part_schema, table_schema
 from cluster.batch.names import DATA, MANIFESTS, PARTS
 from cluster.batch.plan import ROW_BYTES, Batch
+from cluster.patience import passes
 from cluster.recovery import DamagedInputs
+from cluster.rereading import REREADING
 from cluster.stages import Task
 from storage.files import replace_by, replace_file
 from storage.fingerprint import FormatError, file_hash
@@ -110,11 +112,14 @@ def _manifest_at(path: Path) -> Manifest:
 
 def is_finished(batch: Batch, shard: int) -> bool:
     """Whether the shard has a manifest, and is still the file that the manifest tells of."""
-    return is_as_told(shard_path(batch, shard), manifest_path(batch, shard))
+    return REREADING.is_whole(lambda: is_as_told(shard_path(batch, shard), manifest_path(batch, shard)))
 
 
 def is_as_told(shard: Path, manifest: Path) -> bool:
-    """Whether a file of a shard is there, and whole, by its manifest's SHA-256. False without a manifest of ours."""
+    """Whether a file of a shard is there, and whole, by its manifest's SHA-256. False without a manifest of ours.
+
+    Raises OSError where one of them cannot be read.
+    """
     try:
         told = _manifest_at(manifest)
         return shard.stat().st_size == told.bytes and file_hash(shard) == told.sha256
@@ -159,7 +164,8 @@ def assemble(batch: Batch, shard: int, groups: int) -> None:
 
 def _check_parts(shard: int, parts: Sequence[Path]) -> None:
     """Read all of the parts. Raises DamagedInputs with the groups of those that are missing or damaged, which go."""
-    damaged = [(shard, group) for group, part in enumerate(parts) if not is_whole_part(part)]
+    looked = REREADING.whole(enumerate(parts), lambda numbered: is_whole_part(numbered[1]))
+    damaged = sorted((shard, group) for (group, _), whole in looked if not whole)
     for _, group in damaged:
         parts[group].unlink(missing_ok=True)
     if damaged:
@@ -167,13 +173,18 @@ def _check_parts(shard: int, parts: Sequence[Path]) -> None:
 
 
 def is_whole_part(path: Path) -> bool:
-    """Whether a part is there and every page of it has its checksum, by reading it row group by row group."""
+    """Whether a part is there and every page of it has its checksum, by reading it row group by row group.
+
+    Raises OSError where it cannot be read just now.
+    """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):
                 file.read_row_group(group)
         return True
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException) as error:
+        if passes(error):
+            raise
         return False
 
 

@@ -118,7 +118,9 @@ class BatchFollower:
         rows = self.events.rows or _by_manifests(self.folder)
         giant = giant_under_way(self.folder)
         state: State = (
-            "finished" if (self.folder / SUCCESS).is_file() else state_of(run, now or datetime.now(UTC))
+            "finished"
+            if (self.folder / SUCCESS).is_file()
+            else state_of(run, now or datetime.now(UTC), self.folder)
         )
         if state == "silent" and giant is not None:
             state = "running"

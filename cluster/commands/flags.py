@@ -110,7 +110,7 @@ class SpecFlags:
     scheduler: Annotated[
         str | None,
         _flag(
-            "ddim, euler, dpmpp_2m, ... or a diffusers class (default: the model's).",
+            "ddim, euler, dpmpp_2m, edm_heun, ... or a diffusers class (default: the model's).",
             PICTURE,
             "--scheduler",
             "--sampler",

@@ -71,4 +71,6 @@ def said(verdict: Verdict) -> str:
     how = "; the batch's command makes it again, with --resume"
     if not is_batch(Path(verdict.folder)):
         how = f"; hypermosaic verify --repair {shlex.quote(verdict.folder)} makes it again"
+    if verdict.advice:
+        how = f"; {'; '.join(verdict.advice)}"
     return f"{len(verdict.damaged)} of {many} of {verdict.folder} missing or not as written{how}"

@@ -16,7 +16,7 @@ from generation.denoise import Fields, Sampler
 from generation.fusion import from_fixed
 from generation.methods import Method, Name
 from generation.models.maps import Calm, MapDenoiser, WishConditioner, smoothed
-from generation.schedules import Schedule
+from generation.schedules.building import build_schedule
 from generation.training.classes import CLASS_NAMES, EARTH, Classes
 from generation.training.earth import Bytes, Floats
 from generation.training.networks import build_map_solver
@@ -72,7 +72,7 @@ def map_sampler(
     return Sampler(
         canvas=canvas,
         cover=method.cover(canvas, settings.patch, settings.steps),
-        schedule=Schedule("dpmpp_2m", dict(build_map_solver().config), settings.steps),
+        schedule=build_schedule("dpmpp_2m", dict(build_map_solver().config), settings.steps),
         seed=settings.seed,
         channels=len(conditioner.wish.names),
         denoiser=map_denoiser(network, settings.calm),

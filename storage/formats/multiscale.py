@@ -21,7 +21,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from storage.arrays import METADATA, as_os_error
-from storage.damage import DamagedData
+from storage.damage import DamagedData, is_damage
 from storage.files import replace_file
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout
@@ -47,7 +47,9 @@ class Multiscale:
     def _create_level(self, level: int) -> None:
         try:
             self._open_or_create(level)
-        except DamagedData:  # its metadata is damaged, or another's
+        except OSError as error:  # its metadata is damaged, or another's
+            if not is_damage(error):
+                raise
             (self.root / str(level) / METADATA).unlink(missing_ok=True)
             self._open_or_create(level)
 
@@ -61,7 +63,9 @@ class Multiscale:
         """Store the values of whole shards. Raises OSError where the file system does."""
         try:
             self._write(level, box, values)
-        except DamagedData:  # TensorStore reads what is there of a shard that reaches out of the picture
+        except OSError as error:  # TensorStore reads what is there of a shard that reaches out of the picture
+            if not is_damage(error):
+                raise
             for shard in self.shards(level, box):
                 shard.unlink(missing_ok=True)
             self._write(level, box, values)

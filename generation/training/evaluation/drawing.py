@@ -19,7 +19,7 @@ from generation.fusion import from_fixed
 from generation.methods import Method, blended
 from generation.models.contracts import ClassMap, Conditioner, Model
 from generation.scenes import CLASSES, SCENES, SceneMap
-from generation.schedules import Schedule
+from generation.schedules.building import build_schedule
 from generation.training.crops import CANONICAL, Crop, CropSource, coarsened, one_hot
 from generation.training.earth import BLOCK, Bytes, Floats
 from generation.training.latents import to_unit
@@ -189,7 +189,7 @@ def paint_canvas(painter: Painter, side: int, seed: int) -> Painted:
     info, canvas = painter.model.info, Canvas(side, side)
     name, steps = info.notes.get("method", "shifted"), info.num_inference_steps
     method = Method(name, seed, steps, info.notes.get("overlap", 0.5), blended(name, steps))
-    schedule = Schedule(info.scheduler, info.scheduler_config, steps)
+    schedule = build_schedule(info.scheduler, info.scheduler_config, steps)
     sampler = Sampler(
         canvas=canvas,
         cover=method.cover(canvas, info.patch, len(schedule)),
