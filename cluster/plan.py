@@ -77,7 +77,8 @@ class Plan:
     """The tasks of one job: what they read and write, what they wait for, and what they cost.
 
     fields: channels groups of the state after k steps (x and its history), for k = 0 .. S. Lengths in latents.
-    regions: what patches take more than one evaluation for; None where all are told the same.
+    regions: what patches take more than one evaluation for; None where all are told the same. observed: side of the
+    squares of latents on which an observation corrects predictions.
     """
 
     canvas: Canvas
@@ -91,8 +92,18 @@ class Plan:
     batching: Batching
     guided: bool
     regions: Counts | None = None
+    observed: int = 1
 
     def __post_init__(self) -> None:
+        wrapping = (
+            self.canvas.height * self.canvas.topology.wraps_y,
+            self.canvas.width * self.canvas.topology.wraps_x,
+        )
+        if any(side % self.observed for side in (self.grid.block * (len(self.grid) > 1), *wrapping)):
+            raise ValueError(
+                f"blocks of {self.grid.block} latents, or sides that wrap of a canvas of {self.canvas.box.shape}, cut "
+                f"squares of {self.observed} latents that are observed together"
+            )
         if len(self.grid) > 1 and self.grid.block % self.batching.cell:
             raise ValueError(
                 f"blocks of {self.grid.block} latents cut cells of {self.batching.cell}, whose patches fill batches"
@@ -171,8 +182,8 @@ class Plan:
 
     @property
     def halo(self) -> int:
-        """How far a patch whose centre lies in a block reaches out of it."""
-        return self.cover.reach
+        """How far a patch whose centre lies in a block reaches out of it; in whole squares of what is observed."""
+        return -(-self.cover.reach // self.observed) * self.observed
 
     def frame(self, block: int) -> Box:
         """A block and its halo: what a denoising task computes x on."""

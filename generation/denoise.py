@@ -26,6 +26,7 @@ from generation.covers import Cover, Patch, owned_patches
 from generation.fusion import to_fixed, to_storage
 from generation.models.contracts import Conditioner, Denoiser
 from generation.noise import Purpose, noise
+from generation.observation import UNOBSERVED, Observation
 from generation.parts import Cell, Evaluations, Mixture, Network, OnePrompt, PatchQuery, Subject
 from generation.schedules.contract import Schedule
 from storage.geometry import Box, Canvas
@@ -55,7 +56,8 @@ class NumericalError(ArithmeticError):
 class Sampler:
     """Everything that a denoising step needs beside the arrays; built once for each worker.
 
-    conditioner: tells every patch the same words, unless a `mixture` tells them several things at once.
+    conditioner: tells every patch the same words, unless a `mixture` tells them several things at once. observation:
+    what the picture is made to agree with.
     """
 
     canvas: Canvas
@@ -70,6 +72,7 @@ class Sampler:
     device: torch.device
     dtype: torch.dtype
     mixture: Mixture | None = None
+    observation: Observation = UNOBSERVED
 
     def start(self, box: Box) -> NDArray[np.float32]:
         """(C, h, w) x[0]: pure noise at the scheduler's first level."""
@@ -78,6 +81,7 @@ class Sampler:
 
     def advance(self, k: int, box: Box, fields: Fields, prediction: NDArray[np.float32]) -> Fields:
         """Fields of step k and the fused prediction (C, h, w) there -> fields of step k + 1, none of them copied."""
+        prediction = self.observation.corrected(k, box, fields[0], prediction)
         x, *history = (torch.from_numpy(field) for field in fields)
 
         def draw(index: int) -> torch.Tensor:
