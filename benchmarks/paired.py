@@ -27,9 +27,9 @@ from cluster.executors.contract import Runs
 from cluster.executors.ray_actors import connect
 from cluster.job import Job
 from cluster.machine import ask_for_huge_pages
+from cluster.outcomes import Begun, Outcome
 from cluster.spec import JobSpec
 from cluster.stages import Task
-from cluster.tasks import Begun, Outcome
 from generation.models.contracts import Conditioning, Denoiser
 
 

@@ -28,7 +28,8 @@ from storage.formats.deep_zoom import DeepZoom, encode
 from storage.formats.ome_zarr import OmeZarr
 from storage.geometry import Box
 from storage.light import linear_to_srgb_u8, reduce_half, reduce_half_srgb
-from storage.pyramid import PyramidLayout, write_superblock
+from storage.pyramid import PyramidLayout
+from storage.pyramid_writing import write_superblock
 
 SIDE, ROUNDS = 4096, 5
 TILES = ".jpg[Q=90,subsample_mode=off]"

@@ -27,6 +27,7 @@ from cluster.events import (
 )
 from cluster.executors.contract import Executor
 from cluster.job import Job
+from cluster.outcomes import Outcome
 from cluster.patience import LIMITS, Limits
 from cluster.plan import Plan
 from cluster.queueing import Queue
@@ -35,7 +36,6 @@ from cluster.report import guessed_pace, task_seconds
 from cluster.rereading import Rereading
 from cluster.stages import Task
 from cluster.supervision import Named, Supervisor
-from cluster.tasks import Outcome
 from storage.arrays import ArrayStore
 from storage.damage import DamagedData
 from storage.ledger import Ledger

@@ -9,12 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.choices import BLOCK, DTYPES, resolve
 from cluster.fitting import check_fits, most_workers
 from cluster.identity import INPUTS, identified, inputs_of, job_facts, model_facts
 from cluster.models import described
 from cluster.plan import Plan
 from cluster.prediction import lost_settings, scheduler_config
-from cluster.spec import BLOCK, DTYPES, JobSpec, SpecError, resolve
+from cluster.spec import JobSpec, SpecError
 from generation import methods
 from generation.batching import batching
 from generation.models.contracts import ModelInfo

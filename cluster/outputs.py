@@ -18,8 +18,9 @@ from cluster.paths import model_in_public
 from cluster.spec import JobSpec
 from storage.exports import metadata
 from storage.files import replace_file
+from storage.formats import FORMATS
 from storage.formats.class_layer import layer_path, write_class_layer
-from storage.formats.contract import FORMATS, PyramidFormat
+from storage.formats.contract import PyramidFormat
 from storage.formats.labels import Labels
 from storage.formats.ome_zarr import OmeZarr, image_root
 from storage.formats.page import Page, page_files, write_page

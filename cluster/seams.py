@@ -175,9 +175,9 @@ def plan_again(saved: job_file.SavedJob) -> Plan:
 
     Its model is described as it was when it began; that reads no pickle, so it needs no leave to.
     """
+    from cluster.choices import resolve
     from cluster.job import plan_of
     from cluster.models import facts_of
-    from cluster.spec import resolve
 
     spec = saved.spec.model_copy(update={"allow_pickle": saved.pickled})
     info = facts_of(spec)

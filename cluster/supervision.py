@@ -21,9 +21,9 @@ from typing import Protocol
 
 from cluster.events import OnEvent, TaskRetried, Waiting, WorkersUp, group_of
 from cluster.executors.contract import Executor, Look
+from cluster.outcomes import Outcome
 from cluster.patience import LIMITS, Deadlines, Limits, passes
 from cluster.stages import Task
-from cluster.tasks import Outcome
 from generation.models.errors import first_line
 
 NAMED = 3

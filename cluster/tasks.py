@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cluster.job import Job
 from cluster.job_file import LATENTS
 from cluster.machine import give_back_memory
+from cluster.outcomes import Begun, Outcome
 from cluster.outputs import Outputs
 from cluster.plan import DECODE, DENOISE, REDUCE
 from cluster.preview_painter import Painter, no_sketch
@@ -33,9 +34,9 @@ from storage.arrays import ArrayStore, box_index
 from storage.damage import is_damage
 from storage.formats.labels import enlarged, label_values
 from storage.geometry import Box
-from storage.ledger import Written
 from storage.light import Pixels8
-from storage.pyramid import PyramidTask, cut, write_bands, write_superblock
+from storage.pyramid import PyramidTask
+from storage.pyramid_writing import cut, write_bands, write_superblock
 
 T = TypeVar("T")
 
@@ -43,38 +44,6 @@ Before: TypeAlias = tuple[Fields, NDArray[np.float32]]
 """Of the step before: its fields, and the fused prediction at x, all on a block's frame."""
 SMALL_TASKS = 4
 """Denoising tasks after which freed memory is given back, as it is before each tile is decoded: each scatters some."""
-
-
-NOTHING_WRITTEN = Written(0)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the driver hears of a task: small values only. `error` is None where it succeeded.
-
-    written: of its output, as the ledger keeps it. evaluations: of conditional predictions; seats: places in batches
-    that they and guidance's other end took. seconds: of computing; reading and waiting for the disk go on
-    while other tasks compute.
-    """
-
-    task: Task
-    seconds: float = 0.0
-    evaluations: int = 0
-    seats: int = 0
-    worker: str = ""
-    error: Exception | None = None
-    written: Written = NOTHING_WRITTEN
-    lost: bool = False
-    """The worker went away under the task, which can be given to another."""
-
-
-Begun: TypeAlias = Outcome | Callable[[], Outcome]
-"""A task that has been done; or one that has been begun, and what does the rest until its output is durable."""
-
-
-def finished(begun: Begun) -> Outcome:
-    """The outcome, waited for where it must be. Raises what the task raises."""
-    return begun if isinstance(begun, Outcome) else begun()
 
 
 class Worker:

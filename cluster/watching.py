@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.identity import check_inputs
-from cluster.tasks import Begun, Outcome, finished
+from cluster.outcomes import Begun, Outcome, finished
 
 if TYPE_CHECKING:
     from cluster.executors.contract import Runs

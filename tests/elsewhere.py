@@ -10,8 +10,8 @@ from math import inf
 
 from cluster.executors.actor import Actor
 from cluster.executors.contract import Look, Work
+from cluster.outcomes import Outcome
 from cluster.stages import Task
-from cluster.tasks import Outcome
 
 _actors: list[Actor] = []
 """Of the worker's process."""

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from opened_formats import open_formats
 
 from cluster import job_file
 from cluster.events import JobFinished, JobInterrupted, JobStarted, StageTotal
 from cluster.progress import EVENTS, JsonLines
 from cluster.spec import JobSpec
-from storage.formats.contract import open_formats
 from storage.formats.ome_zarr import OmeZarr
-from storage.pyramid import PyramidLayout, write_superblock
+from storage.pyramid import PyramidLayout
+from storage.pyramid_writing import write_superblock
 
 LAYOUT = PyramidLayout(width=150, height=83, tile=16, superblock=64)
 PROMPT = "Zürich 山, at dawn"

@@ -19,7 +19,8 @@ from storage.formats.deep_zoom import DeepZoom
 from storage.formats.ome_zarr import OmeZarr
 from storage.formats.page import Page, write_page
 from storage.ledger import Ledger, Written
-from storage.pyramid import PyramidLayout, write_superblock
+from storage.pyramid import PyramidLayout
+from storage.pyramid_writing import write_superblock
 
 WIDTH, HEIGHT, TILE, SUPERBLOCK = 512, 256, 64, 256
 LATENTS, BLOCK = (32, 64), 16

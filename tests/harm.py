@@ -14,7 +14,7 @@ from cluster.driver import Interrupted
 from cluster.events import unheard
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
-from cluster.tasks import Outcome
+from cluster.outcomes import Outcome
 
 Damage = Callable[[Path], None]
 BOTH = ("ome-zarr", "deep-zoom")

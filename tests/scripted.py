@@ -19,12 +19,12 @@ from pathlib import Path
 
 from cluster.events import Event
 from cluster.executors.contract import Executor, Look
+from cluster.outcomes import Outcome
 from cluster.patience import LIMITS, Limits
 from cluster.queueing import Queue
 from cluster.spec import JobSpec
 from cluster.stages import Stage, Task
 from cluster.supervision import Named, Supervisor
-from cluster.tasks import Outcome
 from storage.task_set import TaskSet
 
 # --- what is to be done ----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from cluster import executors
 from cluster.batch.tasks import ASSEMBLE
 from cluster.driver import Interrupted
 from cluster.executors.in_process import InProcess
-from cluster.tasks import Outcome
+from cluster.outcomes import Outcome
 from storage.damage import DamagedData
 
 WANTED = [GIANT, *ROWS[:3]]

@@ -22,8 +22,8 @@ from cluster.batch.entry import BatchResult, make_batch
 from cluster.batch.requests import rows_at_hand
 from cluster.batch.tasks import ASSEMBLE, GiantTask, RowTask
 from cluster.executors.in_process import InProcess
+from cluster.outcomes import Begun, Outcome
 from cluster.supervision import TaskFailed
-from cluster.tasks import Begun, Outcome
 from generation import packing
 from generation.denoise import Sampler
 from generation.models import loading

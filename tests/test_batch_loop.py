@@ -17,10 +17,10 @@ from cluster.batch.names import DRAW, WRITE
 from cluster.batch.run import BatchTasks, Left, _loop
 from cluster.batch.tasks import ASSEMBLE, GiantTask
 from cluster.events import Event, TaskRetried
+from cluster.outcomes import Outcome
 from cluster.patience import Limits
 from cluster.stages import Task
 from cluster.supervision import Supervisor, TaskFailed
-from cluster.tasks import Outcome
 
 GROUPS = [(0, 0), (0, 1), (1, 0)]
 SHARDS = [(0, ASSEMBLE), (1, ASSEMBLE)]

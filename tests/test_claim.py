@@ -20,7 +20,7 @@ from harm import go_on
 from cluster import api
 from cluster.events import unheard
 from cluster.executors.in_process import InProcess
-from cluster.tasks import Outcome
+from cluster.outcomes import Outcome
 from storage.claim import Claim, is_abandoned
 
 

@@ -29,9 +29,9 @@ from cluster.driver import Interrupted
 from cluster.events import JobStarted
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
+from cluster.outcomes import Outcome, finished
 from cluster.stages import Task
 from cluster.supervision import TaskFailed
-from cluster.tasks import Outcome, finished
 from generation.schedules.names import NATIVE_NAMES, SHORT_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

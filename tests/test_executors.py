@@ -14,10 +14,10 @@ from scripted import Run, ScriptedWork, Strip, drive
 
 from cluster.events import TaskRetried
 from cluster.executors import EXECUTORS, make
+from cluster.outcomes import Outcome
 from cluster.patience import Limits
 from cluster.spec import JobSpec
 from cluster.stages import Task
-from cluster.tasks import Outcome
 
 STRIP = Strip(blocks=3, steps=3)
 SOON = Limits(first_pause_seconds=0.01, growth=2.0, look_seconds=0.1)

@@ -11,15 +11,18 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 from ome_zarr_models.v05 import Image as OmeImage
+from opened_formats import open_formats
 from PIL import Image
 
 from storage.damage import DamagedData
 from storage.fingerprint import FormatError
-from storage.formats.contract import FORMATS, PyramidFormat, open_formats
+from storage.formats import FORMATS
+from storage.formats.contract import PyramidFormat
 from storage.formats.deep_zoom import DeepZoom, deep_zoom_level
 from storage.formats.ome_zarr import OmeZarr, image_root, open_image, open_level
 from storage.geometry import Box
-from storage.pyramid import PyramidLayout, write_superblock
+from storage.pyramid import PyramidLayout
+from storage.pyramid_writing import write_superblock
 
 LAYOUT = PyramidLayout(width=150, height=83, tile=16, superblock=64)
 SIZES = [(1, 1), (16, 16), (17, 64), (65, 1), (83, 150)]

@@ -25,9 +25,9 @@ from cluster.executors.in_process import InProcess
 from cluster.identity import inputs_of
 from cluster.inputs import kept
 from cluster.job import Job, prepare
+from cluster.outcomes import Begun
 from cluster.spec import JobSpec, SpecError
 from cluster.stages import Task
-from cluster.tasks import Begun
 from storage.fingerprint import file_hash, tree_hash
 
 

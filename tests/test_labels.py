@@ -22,8 +22,8 @@ from cluster import generate
 from cluster.driver import Interrupted
 from cluster.executors.in_process import InProcess
 from cluster.job import Job, prepare
+from cluster.outcomes import Outcome
 from cluster.outputs import outputs_for
-from cluster.tasks import Outcome
 from cluster.worker import class_map
 from storage.damage import DamagedData
 from storage.formats.labels import Labels, enlarged, label_values

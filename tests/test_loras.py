@@ -17,7 +17,7 @@ from generation.models import lora_fusing, text_unet
 from generation.models.contracts import Model
 from generation.models.errors import ModelError
 from generation.models.loading import describe, load
-from generation.models.lora import Lora
+from generation.models.sources import Lora
 
 diffusers: Any = importlib.import_module("diffusers")
 """Untyped."""

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from cluster.prediction import correction_facts
 from generation.models.errors import ModelError
 from generation.models.loading import describe
-from generation.models.lora import Lora
 from generation.models.lora_fusing import fuse_loras
+from generation.models.sources import Lora
 
 diffusers: Any = importlib.import_module("diffusers")
 """Untyped."""

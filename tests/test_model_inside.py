@@ -9,7 +9,8 @@ import pytest
 import torch
 from families import noise
 
-from cluster.spec import JobSpec, resolve
+from cluster.choices import resolve
+from cluster.spec import JobSpec
 from generation.models.contracts import Model
 from generation.models.errors import ModelError
 from generation.models.loading import describe, load, map_model

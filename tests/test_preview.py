@@ -16,9 +16,9 @@ from PIL import Image
 from cluster.driver import Interrupted
 from cluster.executors.in_process import InProcess
 from cluster.job import Job, prepare
+from cluster.outcomes import Outcome
 from cluster.preview import EMPTY, LARGEST, PreviewWriter, read_preview
 from cluster.spec import JobSpec, SpecError
-from cluster.tasks import Outcome
 from generation.models.loading import load
 from generation.preview import LONGEST, Raster, fit_colours
 from storage.fingerprint import FormatError

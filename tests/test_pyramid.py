@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from storage.geometry import Box
 from storage.light import linear_to_srgb_u8, reduce_half, reduce_half_srgb, srgb_to_linear, to_u8
-from storage.pyramid import PyramidLayout, PyramidTask, cut, write_bands, write_superblock
+from storage.pyramid import PyramidLayout, PyramidTask
+from storage.pyramid_writing import cut, write_bands, write_superblock
 
 Pixels8 = NDArray[np.uint8]
 

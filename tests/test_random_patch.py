@@ -19,9 +19,9 @@ from cluster.driver import Interrupted
 from cluster.executors.in_process import InProcess
 from cluster.history import DoneTasks
 from cluster.job import Job
+from cluster.outcomes import Outcome
 from cluster.spec import SpecError
 from cluster.status import LEDGER
-from cluster.tasks import Outcome
 from cluster.times import Reached, picture_of, reached_by, read_times
 from generation import random_covers
 from generation.covers import Patch, Placement, owned_patches

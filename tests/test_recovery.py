@@ -32,8 +32,8 @@ from cluster.closing import LEDGER
 from cluster.events import Event, unheard
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
+from cluster.outcomes import Outcome
 from cluster.progress import Tally
-from cluster.tasks import Outcome
 from storage.damage import DamagedData
 
 # --- while it runs ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from cluster.closing import LEDGER
 from cluster.events import Event, TaskDone, unheard
 from cluster.executors.in_process import InProcess
 from cluster.job import Job
-from cluster.tasks import Outcome
+from cluster.outcomes import Outcome
 
 
 class Scattered(InProcess):

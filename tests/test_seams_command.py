@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from engine import INFO, tiny_job
 from numpy.typing import NDArray
+from opened_formats import open_formats
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -21,10 +22,9 @@ from cluster.job import Job
 from cluster.progress import EVENTS, JsonLines
 from cluster.seams import find_seams
 from storage.fingerprint import FormatError
-from storage.formats.contract import open_formats
 from storage.formats.ome_zarr import OmeZarr, image_root
 from storage.geometry import TOPOLOGIES, Canvas
-from storage.pyramid import write_superblock
+from storage.pyramid_writing import write_superblock
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 Pixels = NDArray[np.uint8]

@@ -11,8 +11,9 @@ import pytest
 from engine import INFO
 
 from cluster import job_file, machine
+from cluster.choices import BLOCK, resolve
 from cluster.identity import picture_facts
-from cluster.spec import BLOCK, JobSpec, SpecError, resolve
+from cluster.spec import JobSpec, SpecError
 from cluster.spec_fields import SpecFields
 from storage.fingerprint import FormatError, fingerprint
 

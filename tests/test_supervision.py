@@ -12,11 +12,11 @@ import pytest
 from scripted import HANGS, LOST, TWICE, Act, Clock, Fake, Run, Strip, drive
 
 from cluster.events import TaskRetried, Waiting, WorkersUp
+from cluster.outcomes import Outcome
 from cluster.patience import LIMITS, Deadlines, Limits, passes
 from cluster.queueing import Queue
 from cluster.stages import Task
 from cluster.supervision import Supervisor, TaskFailed
-from cluster.tasks import Outcome
 from storage.task_set import TaskSet
 
 STRIP = Strip()

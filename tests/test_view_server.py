@@ -17,7 +17,8 @@ from storage.formats.contract import PyramidFormat
 from storage.formats.deep_zoom import DeepZoom
 from storage.formats.ome_zarr import OmeZarr
 from storage.formats.page import Page, size_in_words, write_page
-from storage.pyramid import PyramidLayout, write_superblock
+from storage.pyramid import PyramidLayout
+from storage.pyramid_writing import write_superblock
 from storage.viewer.pages import description_of
 from storage.viewer.server import build_app
 

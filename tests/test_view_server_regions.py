@@ -18,7 +18,8 @@ from storage.formats.deep_zoom import DeepZoom
 from storage.formats.ome_zarr import OmeZarr, image_root
 from storage.formats.page import Page, write_page
 from storage.geometry import Box
-from storage.pyramid import PyramidLayout, write_superblock
+from storage.pyramid import PyramidLayout
+from storage.pyramid_writing import write_superblock
 from storage.viewer import regions, tiles
 from storage.viewer.regions import LARGEST, Region, Source, cut
 from storage.viewer.server import build_app

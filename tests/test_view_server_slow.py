@@ -18,7 +18,8 @@ from PIL import Image
 
 from storage.formats.ome_zarr import OmeZarr
 from storage.formats.page import Page, write_page
-from storage.pyramid import PyramidLayout, write_superblock
+from storage.pyramid import PyramidLayout
+from storage.pyramid_writing import write_superblock
 from storage.viewer.server import HOST, MOST_CONNECTIONS, build_app, settings_of
 
 LAYOUT = PyramidLayout(1024, 1024, tile=256, superblock=1024)

@@ -32,12 +32,13 @@ from cluster.batch.plan import (
     worst_bytes,
 )
 from cluster.batch.requests import Placed, Table
+from cluster.choices import resolve
 from cluster.identity import identified, inputs_of
 from cluster.inputs import kept
 from cluster.job import canvas_of, check_words, prepare_described, schedule_of
 from cluster.paths import absolute
 from cluster.regions import regions_of
-from cluster.spec import JobSpec, SpecError, resolve
+from cluster.spec import JobSpec, SpecError
 from generation.models.loading import describe, map_model
 from storage.files import replace_file
 from storage.fingerprint import content_hash, fingerprint, stamp

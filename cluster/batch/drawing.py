@@ -26,9 +26,9 @@ from cluster.executors.contract import Runs
 from cluster.identity import check_inputs
 from cluster.job import Job
 from cluster.machine import give_back_memory
+from cluster.outcomes import Begun, Outcome
 from cluster.spec import SpecError
 from cluster.stages import Task
-from cluster.tasks import Begun, Outcome
 from generation.packing import Spent
 from storage.fingerprint import FormatError
 

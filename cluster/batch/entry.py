@@ -21,6 +21,7 @@ from cluster.batch.requests import Row, Table, numbered, rows_at_hand, table_at
 from cluster.batch.retrying import forget_failed
 from cluster.batch.run import Summary, read_success
 from cluster.batch.written import damaged_in, forget_damaged
+from cluster.choices import resolve
 from cluster.closing import listed
 from cluster.events import OnEvent, unheard
 from cluster.history import set_damaged_events_aside
@@ -29,7 +30,7 @@ from cluster.job import unused
 from cluster.machine import ask_for_huge_pages
 from cluster.models import described
 from cluster.progress import EVENTS, JsonLines, fan_out
-from cluster.spec import JobSpec, SpecError, resolve
+from cluster.spec import JobSpec, SpecError
 from storage.claim import NAME as LOCK
 from storage.claim import Claim
 from storage.files import remove_leftovers

@@ -30,13 +30,14 @@ from cluster.executors.contract import Executor, Look, Runs, Work
 from cluster.fitting import check_fits
 from cluster.identity import check_inputs
 from cluster.job import Job, prepare_described
+from cluster.outcomes import Outcome
 from cluster.outputs import outputs_for
 from cluster.patience import LIMITS, Limits
 from cluster.running import run
 from cluster.spec import SpecError
 from cluster.stages import Task
 from cluster.supervision import Hung, TaskFailed
-from cluster.tasks import Outcome, Worker
+from cluster.tasks import Worker
 from cluster.watching import watching
 from generation.models.contracts import Model
 from storage.damage import DamagedData

@@ -55,13 +55,13 @@ from cluster.events import (
     TaskDone,
 )
 from cluster.executors.contract import Executor
+from cluster.outcomes import Outcome
 from cluster.patience import LIMITS
 from cluster.queueing import Line
 from cluster.recovery import DamagedInputs
 from cluster.report import guessed_evaluation
 from cluster.stages import Task
 from cluster.supervision import Named, Supervisor, TaskFailed
-from cluster.tasks import Outcome
 from storage.damage import DamagedData
 from storage.files import replace_by, replace_file
 

@@ -10,10 +10,10 @@ from cluster.batch.packing import groups_of
 from cluster.batch.plan import Batch
 from cluster.batch.shards import join_rows, write_row
 from cluster.batch.tasks import RowTask
+from cluster.outcomes import Outcome
 from cluster.queueing import Line
 from cluster.stages import Task
 from cluster.supervision import Supervisor, TaskFailed
-from cluster.tasks import Outcome
 
 TRIES = 2
 """Of a request with nothing else under way, so that no other can be what its worker dies of."""

@@ -14,8 +14,8 @@ from cluster.machine import collect_rarely, settled
 
 if TYPE_CHECKING:
     from cluster.executors.contract import Runs, Work
+    from cluster.outcomes import Outcome
     from cluster.stages import Task
-    from cluster.tasks import Outcome
 
 
 class Actor:
@@ -32,7 +32,7 @@ class Actor:
         return f"{socket.gethostname()}:{os.getpid()}"
 
     def run(self, task: Task) -> Outcome:
-        from cluster.tasks import Outcome, finished
+        from cluster.outcomes import Outcome, finished
 
         try:
             return finished(self._loaded().begin(task))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
+from cluster.outcomes import Begun, Outcome
 from cluster.spec import JobSpec
 from cluster.stages import Task
-from cluster.tasks import Begun, Outcome
 
 
 class Runs(Protocol):

@@ -15,8 +15,8 @@ from math import inf
 
 from cluster.executors.contract import Look, Runs, Work
 from cluster.machine import settled
+from cluster.outcomes import Begun, Outcome, finished
 from cluster.stages import Task
-from cluster.tasks import Begun, Outcome, finished
 
 
 class InProcess:

@@ -37,9 +37,9 @@ from cluster.executors.actor import Actor
 from cluster.executors.contract import Look, Work
 from cluster.executors.ray_tokens import NotLetIn, check_admission, what_to_set
 from cluster.machine import OF_A_WORKER, OF_RAY
+from cluster.outcomes import Outcome
 from cluster.stages import Task
 from cluster.stops import kept
-from cluster.tasks import Outcome
 from generation.models.errors import first_line
 from storage.containers import cores
 

@@ -14,24 +14,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from generation.models.sources import Source
+from typing import Any
 
 Config = Mapping[str, Any]
 
 CLASSIC = "StableDiffusionPipeline"
-SCHEDULER = "scheduler/scheduler_config.json"
 UNET = "unet/config.json"
-
-WITHOUT_OFFSET = (
-    "DPMSolverSinglestepScheduler",
-    "EDMEulerScheduler",
-    "EDMDPMSolverMultistepScheduler",
-    "FlowMatchEulerDiscreteScheduler",
-)
-"""Schedulers that know no steps_offset; all others take 0 unless their file says otherwise."""
 
 LEAST_SIDE = 64
 LEAST_SIDE_SINCE = (0, 9)
@@ -76,42 +64,9 @@ class Correction:
         return f"{self.setting} is {json.dumps(self.used)} where {self.file} {has}: {self.why}"
 
 
-def scheduler_settings(source: Source) -> tuple[dict[str, Any], tuple[Correction, ...]]:
-    """The scheduler's configuration as the source's pipeline uses it, and what of it was changed.
-
-    What a single file says of itself counts more than the configuration that it is read with. Raises KeyError where
-    nothing names the scheduler's class.
-    """
-    config = source.read(SCHEDULER)
-    name = class_in(source.index, "scheduler") or config["_class_name"]
-    used = completed(name, config)
-    found = [("_class_name", name, "model_index.json names that class")] if "_class_name" in config else []
-    if source.kind == CLASSIC:
-        found += [
-            (setting, value, f"as {CLASSIC} sets it") for setting, value in _classic(name, used).items()
-        ]
-    found += [(setting, value, f"as {source.single} says") for setting, value in source.said.items()]
-    fixes = [
-        Correction(SCHEDULER, setting, config.get(setting), value, why)
-        for setting, value, why in found
-        if config.get(setting) != value
-    ]
-    return used | {fix.setting: fix.used for fix in fixes}, tuple(fixes)
-
-
 def corrections_note(*fixes: Correction) -> dict[str, tuple[Correction, ...]]:
     """The entry of ModelInfo.notes, where there is something to say."""
     return {"corrections": fixes} if fixes else {}
-
-
-def _classic(name: str, used: Config) -> dict[str, Any]:
-    """Settings of a scheduler that StableDiffusionPipeline insists on, where its class has them."""
-    insisted: dict[str, Any] = {}
-    if name not in WITHOUT_OFFSET or "steps_offset" in used:
-        insisted["steps_offset"] = 1
-    if used.get("clip_sample") is True:
-        insisted["clip_sample"] = False
-    return insisted
 
 
 def class_in(index: Config, part: str) -> str | None:

@@ -6,14 +6,13 @@ A file of another kind, or for another family, is refused before anything is loa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from generation.models.errors import ModelError
 from generation.models.files import shapes_in
 from generation.models.hub import HUB_ID, UNPINNED, download, from_hub
 from generation.models.kinds import LORA_KIND, WORD_WIDTHS, Shapes, kind_of, misplaced
-from generation.models.sources import Source, folder_source
+from generation.models.sources import Lora, Source, folder_source
 
 USUAL = "pytorch_lora_weights.safetensors"
 
@@ -35,18 +34,6 @@ WORDS_IN = (
 MAGNITUDES = ".lora_magnitude_vector"
 FUSED, DORA_FUSED = 2, 3
 """Versions of how updates are added to weights, which determines the pixels: of a DoRA's magnitudes, too, since 3."""
-
-
-@dataclass(frozen=True)
-class Lora:
-    """A low-rank update in a local safetensors file, and the weight with which it is added.
-
-    commits: its name on the hub -> commit, where it comes from there.
-    """
-
-    path: Path
-    weight: float
-    commits: Mapping[str, str] = field(default_factory=dict)
 
 
 # --- where it is --------------------------------------------------------------------------------------------

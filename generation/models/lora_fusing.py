@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from generation.models.errors import ModelError, first_line
-from generation.models.lora import Lora
 from generation.models.lora_names import Layers
+from generation.models.sources import Lora
 
 if TYPE_CHECKING:
     import torch

@@ -21,6 +21,7 @@ from generation.models.errors import ModelError, first_line
 from generation.models.lora_fusing import fuse_loras
 from generation.models.sources import DROPPED, Source
 from generation.models.turns import TURNS
+from generation.models.vae import load_vae
 from storage.geometry import Box
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _apart(source: Source, dtype: torch.dtype) -> dict[str, Any]:
 
     parts: dict[str, Any] = {}
     if source.vae is not None:
-        parts["vae"] = source.vae.load(source)
+        parts["vae"] = load_vae(source.vae, source)
     elif "vae" in source.inside:
         parts["vae"] = _vae_of_file(source)
     for part in source.stored:

@@ -9,16 +9,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from generation.models.corrections import class_in, completed
 from generation.models.errors import ModelError
-from generation.models.files import read_json
+from generation.models.files import read_json, shapes_in
 
-if TYPE_CHECKING:
-    from generation.models.lora import Lora
-    from generation.models.vae import Vae
-
+AUTOENCODER = "AutoencoderKL"
 CONFIGURATION = (".json", ".txt", ".model")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 DROPPED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -27,6 +24,18 @@ DROPPED = ("safety_checker", "feature_extractor", "image_encoder")
 CLASS_MAP = "class map"
 MAP = "map"
 TABLES = {CLASS_MAP: "classes.json", MAP: "map.json"}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank update in a local safetensors file, and the weight with which it is added.
+
+    commits: its name on the hub -> commit, where it comes from there.
+    """
+
+    path: Path
+    weight: float
+    commits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,41 @@ class Source:
         rank = VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS)
         order = (rank, variant or "")
         return (order, pickled) if self.allow_pickle else (pickled, order)
+
+
+@dataclass(frozen=True)
+class Vae:
+    """An autoencoder found: a part of a source in diffusers' layout, or a file that says nothing but its weights."""
+
+    text: str
+    source: Source | None = None
+    part: str = "."
+    single: Path | None = None
+
+    @property
+    def config_files(self) -> tuple[Path, ...]:
+        """Its own configuration, if it has one."""
+        return () if self.source is None else (self.source.place(f"{self.part}/config.json"),)
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """All local."""
+        if self.source is None:
+            return (self.single,) if self.single is not None else ()
+        return tuple(self.source.place(path) for path in self.source.weights(self.part))
+
+    def config(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """Its configuration; of a file that of the model's own autoencoder."""
+        if self.source is None:
+            return {**model, "latent_channels": self._channels()}
+        own = self.source.read(f"{self.part}/config.json")
+        return completed(str(own.get("_class_name") or AUTOENCODER), own)
+
+    def _channels(self) -> int:
+        """Of the latents that a file's decoder reads: its first convolution's weights are (out, in, 3, 3)."""
+        assert self.single is not None
+        shapes = shapes_in(self.single)
+        return next(shape[1] for name, shape in shapes.items() if name.endswith("decoder.conv_in.weight"))
 
 
 WEIGHTS = re.compile(

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from generation.models.completeness import check_latents
 from generation.models.contracts import Conditioning, Model, ModelInfo, Request
-from generation.models.corrections import completed, corrections_note, scheduler_settings, unet_settings
+from generation.models.corrections import completed, corrections_note, unet_settings
 from generation.models.embedded import AutoencoderCodec, codec_facts, ready, side
 from generation.models.lora import check_lora
 from generation.models.pipelines import Ends, PromptConditioner, open_pipeline, with_encoders
+from generation.models.scheduling import scheduler_settings
 from generation.models.sources import Source
 
 if TYPE_CHECKING:

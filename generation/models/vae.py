@@ -9,76 +9,40 @@ A repository's files are fetched when it is found, so that their content belongs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from generation.models.corrections import completed
 from generation.models.errors import ModelError
-from generation.models.files import read_header, shapes_in
+from generation.models.files import read_header
 from generation.models.hub import HUB_ID, UNPINNED, download, from_hub
 from generation.models.kinds import kind_of, misplaced
-from generation.models.sources import PICKLES, Source, folder_source
+from generation.models.sources import PICKLES, Source, Vae, folder_source
 
 ACCEPTED = "give a .safetensors file, a folder or a hub id"
-AUTOENCODER = "AutoencoderKL"
 
 
-@dataclass(frozen=True)
-class Vae:
-    """An autoencoder found: a part of a source in diffusers' layout, or a file that says nothing but its weights."""
+def load_vae(vae: Vae, model: Source) -> Any:
+    """The network in float32, on the CPU."""
+    import diffusers
+    import torch
 
-    text: str
-    source: Source | None = None
-    part: str = "."
-    single: Path | None = None
-
-    @property
-    def config_files(self) -> tuple[Path, ...]:
-        """Its own configuration, if it has one."""
-        return () if self.source is None else (self.source.place(f"{self.part}/config.json"),)
-
-    @property
-    def weight_files(self) -> tuple[Path, ...]:
-        """All local."""
-        if self.source is None:
-            return (self.single,) if self.single is not None else ()
-        return tuple(self.source.place(path) for path in self.source.weights(self.part))
-
-    def config(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        """Its configuration; of a file that of the model's own autoencoder."""
-        if self.source is None:
-            return {**model, "latent_channels": self._channels()}
-        own = self.source.read(f"{self.part}/config.json")
-        return completed(str(own.get("_class_name") or AUTOENCODER), own)
-
-    def _channels(self) -> int:
-        """Of the latents that a file's decoder reads: its first convolution's weights are (out, in, 3, 3)."""
-        assert self.single is not None
-        shapes = shapes_in(self.single)
-        return next(shape[1] for name, shape in shapes.items() if name.endswith("decoder.conv_in.weight"))
-
-    def load(self, model: Source) -> Any:
-        """The network in float32, on the CPU."""
-        import diffusers
-        import torch
-
-        network = getattr(diffusers, model.config("vae")["_class_name"])
-        if self.source is not None:
-            return network.from_pretrained(
-                str(self.source.place(self.part)),
-                variant=self.source.variant(self.part),
-                use_safetensors=self.weight_files[0].suffix != ".bin",
-                dtype=torch.float32,
-                local_files_only=True,
-            )
-        return network.from_single_file(
-            str(self.single),
-            config=str(model.folder),
-            subfolder="vae",
+    network = getattr(diffusers, model.config("vae")["_class_name"])
+    if vae.source is not None:
+        return network.from_pretrained(
+            str(vae.source.place(vae.part)),
+            variant=vae.source.variant(vae.part),
+            use_safetensors=vae.weight_files[0].suffix != ".bin",
             dtype=torch.float32,
             local_files_only=True,
         )
+    return network.from_single_file(
+        str(vae.single),
+        config=str(model.folder),
+        subfolder="vae",
+        dtype=torch.float32,
+        local_files_only=True,
+    )
 
 
 def find_vae(text: str, allow_pickle: bool, commits: Mapping[str, str] = UNPINNED) -> Vae:

@@ -61,37 +61,3 @@ def checked_tile(tile: object, told_by: Path) -> int:
     if type(tile) is not int or not 1 <= tile <= LARGEST_TILE:
         raise FormatError(f"{told_by} tells tiles of {tile!r} pixels; this program reads 1 to {LARGEST_TILE}")
     return tile
-
-
-class OpenFormat(Protocol):
-    """Builds a format for a job folder; `encoding` is that of its tiles, where it has such."""
-
-    def __call__(self, folder: Path, layout: PyramidLayout, encoding: str = "jpg") -> PyramidFormat: ...
-
-
-def _ome_zarr(folder: Path, layout: PyramidLayout, encoding: str = "jpg") -> PyramidFormat:
-    from storage.formats.ome_zarr import OmeZarr
-
-    return OmeZarr(folder, layout)
-
-
-def _deep_zoom(folder: Path, layout: PyramidLayout, encoding: str = "jpg") -> PyramidFormat:
-    from storage.formats.deep_zoom import DeepZoom
-
-    return DeepZoom(folder, layout, encoding)
-
-
-FORMATS: dict[str, OpenFormat] = {
-    "ome-zarr": _ome_zarr,
-    "deep-zoom": _deep_zoom,
-}
-
-
-def open_formats(names: list[str], folder: Path, layout: PyramidLayout) -> list[PyramidFormat]:
-    """The named formats of one job folder."""
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown:
-        raise ValueError(
-            f"no pyramid format is called {unknown[0]!r}; there are {', '.join(sorted(FORMATS))}"
-        )
-    return [FORMATS[name](folder, layout) for name in names]

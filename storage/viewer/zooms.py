@@ -24,7 +24,8 @@ from storage.formats.class_layer import LONGEST_SIDE, write_layer
 from storage.formats.labels import Legend
 from storage.formats.ome_zarr import OmeZarr
 from storage.formats.page import Page, write_page
-from storage.pyramid import PyramidLayout, write_superblock
+from storage.pyramid import PyramidLayout
+from storage.pyramid_writing import write_superblock
 from storage.viewer.gate import Gate
 from storage.viewer.sheet import ZOOMED, Sheets, decoded
 from storage.viewer.tiles import reading, stamp
