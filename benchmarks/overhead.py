@@ -35,6 +35,7 @@ from cluster.executors.ray_actors import connect
 from cluster.job import Job, prepare
 from cluster.machine import ask_for_huge_pages
 from cluster.spec import JobSpec
+from cluster.work import JobWork
 from cluster.worker import build_worker
 
 ROUNDS = 5
@@ -115,7 +116,7 @@ def compare(side: int, steps: int) -> None:
             f"{side} x {side}, {steps} steps, {plan.evaluations} evaluations in {plan.spent.seats} seats of batches of "
             f"{plan.batching.size}, one thread a worker"
         )
-        executors = {key: make(job) for key, job in jobs.items()}
+        executors = {key: make(JobWork(job)) for key, job in jobs.items()}
         loop()
         for key, job in jobs.items():  # warm
             denoise_seconds(job, executors[key])
@@ -144,7 +145,7 @@ def workers(side: int, steps: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         connect(3)
         jobs = {count: job_of(Path(scratch) / str(count), side, steps, "ray", count) for count in (1, 2)}
-        executors = {count: make(job) for count, job in jobs.items()}
+        executors = {count: make(JobWork(job)) for count, job in jobs.items()}
 
         def seconds(count: int) -> float:
             return denoise_seconds(jobs[count], executors[count])
@@ -210,7 +211,7 @@ def on_cores(side: int, steps: int, count: int) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
     with tempfile.TemporaryDirectory() as scratch:
         job = job_of(Path(scratch) / "job", side, steps, "ray", count)
-        executor = make(job)
+        executor = make(JobWork(job))
         denoise_seconds(job, executor)  # warm
         print(denoise_seconds(job, executor))
         executor.close()
@@ -238,7 +239,7 @@ def peak_rss(side: int, steps: int) -> None:
     """Run one job on one Ray actor and print the actor's peak resident memory."""
     with tempfile.TemporaryDirectory() as scratch:
         job = job_of(Path(scratch) / "job", side, steps, "ray", 1)
-        executor, watch = make(job), MemoryWatch()
+        executor, watch = make(JobWork(job)), MemoryWatch()
         with open_ledger(job) as ledger:
             driver.run(job, executor, ledger, watch)
         executor.close()

@@ -30,6 +30,7 @@ from cluster.machine import ask_for_huge_pages
 from cluster.outcomes import Begun, Outcome
 from cluster.spec import JobSpec
 from cluster.stages import Task
+from cluster.work import JobWork
 from generation.models.contracts import Conditioning, Denoiser
 
 
@@ -86,10 +87,10 @@ class Paired:
 
     @property
     def at_once(self) -> int:
-        return self.job.at_once
+        return JobWork(self.job).at_once
 
     def worker(self) -> Runs:
-        worker = self.job.worker()
+        worker = JobWork(self.job).worker()
         network = Twice(worker.sampler.denoiser)
         worker.sampler = replace(worker.sampler, denoiser=network)
         return TellsOfSecondTimes(worker, network)

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cluster.machine import environment, nearest_existing
 from cluster.plan import Plan
 from cluster.spec import JobSpec, SpecError
 from cluster.words import gigabytes
 from storage import containers
-
-if TYPE_CHECKING:
-    from cluster.job import Job
 
 WORKER_BYTES = 700 * 2**20
 """A worker beyond its arrays and weights: Python, PyTorch, diffusers, and what the embedded model's layers hold."""
@@ -38,10 +34,10 @@ class DoesNotFit(SpecError):
     """A job that this machine cannot hold; another, or fewer workers, may be fine."""
 
 
-def check_fits(job: Job) -> None:
+def check_fits(plan: Plan, spec: JobSpec) -> None:
     """Refuse what neither memory nor disk can hold, before anything is written. Raises DoesNotFit."""
-    _check_memory(job.plan, job.spec)
-    _check_disk(job.plan, job.spec)
+    _check_memory(plan, spec)
+    _check_disk(plan, spec)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ from storage.geometry import TOPOLOGIES, Canvas, Grid
 from storage.pyramid import PyramidLayout
 
 if TYPE_CHECKING:
-    from cluster.executors.contract import Runs
     from cluster.regions import JobRegions
     from generation.decode import Blend
     from generation.schedules.contract import Schedule
@@ -63,10 +62,6 @@ class Job:
         return schedule_of(self.spec, self.info)
 
     @property
-    def at_once(self) -> int:
-        return 2
-
-    @property
     def files(self) -> dict[str, str]:
         """What it reads of the model's and the user's files: name -> SHA-256."""
         files: dict[str, str] = model_facts(self.info)["files"]
@@ -76,13 +71,6 @@ class Job:
         """The same job where its files lie elsewhere: `spec` differs in their paths only."""
         regions = None if self.regions is None else replace(self.regions, spec=spec)
         return replace(self, spec=spec, regions=regions, plan=replace(self.plan, regions=regions))
-
-    def worker(self) -> Runs:
-        """Load what its tasks need, here."""
-        from cluster.watching import watching
-        from cluster.worker import build_worker
-
-        return watching(build_worker(self), self)
 
 
 def prepare(spec: JobSpec, check_fit: bool = True, note: Note = unnoted) -> Job:
@@ -118,7 +106,7 @@ def prepare_described(
     facts = job_facts(spec, info, inputs, before.fingerprint if before else None)
     job = Job(spec, info, plan, fingerprint(facts), before, regions, inputs)
     if check_fit:
-        check_fits(job)
+        check_fits(plan, spec)
     return job
 
 

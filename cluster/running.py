@@ -118,10 +118,11 @@ def _tell_that_it_is_finished(folder: Path) -> None:
 
 def _execute(job: Job, ledger: Ledger, on_event: OnEvent, make: Callable[[Work], Executor]) -> None:
     from cluster import driver
+    from cluster.work import JobWork
 
     with JsonLines(job.spec.out / EVENTS) as log:
         try:
-            with closing(make(job)) as executor:
+            with closing(make(JobWork(job))) as executor:
                 driver.run(job, executor, ledger, fan_out(log, on_event))
         except KeyboardInterrupt:  # while the workers were starting or stopping
             raise driver.Interrupted from None

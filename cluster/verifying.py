@@ -65,7 +65,7 @@ def verdict_on(folder: Path) -> Verdict:
 
 def _job_of(saved: SavedJob, lost: Sequence[Lost]) -> Job:
     """The job of a folder, as far as there is something left of its user's files. Raises FormatError for another."""
-    from cluster.api import check_same, continued
+    from cluster.continuing import check_same, continued
     from cluster.job import unreadable
 
     if all(one.original for one in lost):

@@ -24,7 +24,7 @@ from pathlib import Path
 from engine import files_of, hash_of
 from harm import StopsAfter, cut, empty, flip, remove
 
-from cluster import api
+from cluster import api, continuing
 from cluster.driver import Interrupted
 from cluster.events import unheard
 from cluster.spec import JobSpec
@@ -63,7 +63,7 @@ class Bench:
 
     def prepare(self) -> None:
         for name, stop in (("early", EARLY), ("late", LATE), ("finished", ALL)):
-            job = api.prepared(JobSpec(**PICTURE, out=self.root / name), check_fit=False)
+            job = continuing.prepared(JobSpec(**PICTURE, out=self.root / name), check_fit=False)
             executor = StopsAfter.of(job)
             executor.left = stop
             try:

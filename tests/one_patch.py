@@ -9,10 +9,11 @@ import torch
 from engine import latents_of, run_here
 from families import WORDS, theirs
 
-from cluster.api import noted
+from cluster.continuing import noted
 from cluster.executors.in_process import InProcess
 from cluster.job import Job, prepare
 from cluster.spec import JobSpec
+from cluster.work import JobWork
 from generation.noise import Purpose, noise
 
 GONE = object()
@@ -50,7 +51,7 @@ def job_of(folder: Path, out: Path, **more: Any) -> Job:
 
 def difference(job: Job, folder: Path, request: Any = WORDS) -> float:
     """The largest of our latents from those of diffusers' pipeline that starts from the same noise."""
-    run_here(job, executor=InProcess.of(job))
+    run_here(job, executor=InProcess.of(JobWork(job)))
     expected = theirs(folder, noise_of(job), request, 4, 4.0)
     return float(abs(latents_of(job) - expected[0].numpy()).max())
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from cluster import api, driver, job_file, supervision
+from cluster import api, continuing, driver, job_file, supervision
 from cluster.commands import doctor, making
 from cluster.commands.app import app
 from cluster.commands.flags import SpecFlags, slug
@@ -138,7 +138,9 @@ def test_a_folder_of_another_job_says_how_to_go_on_with_it(tmp_path: Path) -> No
     asked = SpecFlags(
         prompt="desert", size="256", num_inference_steps="2", executor="in-process", device="cpu"
     )
-    job_file.save(api.prepared(asked.spec(), check_fit=False).spec.model_copy(update={"out": out}), "another")
+    job_file.save(
+        continuing.prepared(asked.spec(), check_fit=False).spec.model_copy(update={"out": out}), "another"
+    )
     unlike = call(*flags, "--seed", "random", "--resume")
     assert unlike.exit_code == 2
     *_, last = unlike.stderr.splitlines()
@@ -245,7 +247,7 @@ def test_a_plan_in_json_and_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (report["width"], report["height"], report["measured"]) == (1024, 512, False)
     assert report["evaluations"] >= report["patches"] > 0
     assert set(report["bytes_by_output"]) == {"ome-zarr", "deep-zoom", "latents"}
-    monkeypatch.setattr(api, "measured", lambda job: Pace(0.25, 0.5, measured=True))
+    monkeypatch.setattr(continuing, "measured", lambda job: Pace(0.25, 0.5, measured=True))
     words = call("plan", "desert", "--size", "1024x512").stdout
     assert "measured: 0.25 s an evaluation" in words
     assert list(tmp_path.iterdir()) == []

@@ -25,6 +25,7 @@ from tiny_models import build_sd1
 from cluster.executors.in_process import InProcess
 from cluster.job import prepare_described
 from cluster.spec import SpecError
+from cluster.work import JobWork
 from generation.models import corrections
 from generation.models.contracts import ModelInfo
 from generation.models.loading import describe, load
@@ -138,7 +139,7 @@ def test_consistency_models_are_not_corrected(folders: dict[str, Path], tmp_path
     folder = changed(built, tmp_path / "model", changes | {INDEX: changes[INDEX] | kind})
     job = job_of(folder, tmp_path / "out", num_inference_steps=1, negative_prompt="", guidance_scale=6.0)
     assert "corrections" not in job.info.notes
-    run_here(job, executor=InProcess.of(job))
+    run_here(job, executor=InProcess.of(JobWork(job)))
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
     expected = pipeline(
         WORDS.prompt, height=32, width=32, latents=noise_of(job), num_inference_steps=1, guidance_scale=6.0,

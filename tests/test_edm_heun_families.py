@@ -14,6 +14,7 @@ from one_patch import changed, difference, job_of, noise_of, with_scheduler
 from cluster.executors.in_process import InProcess
 from cluster.job import unused
 from cluster.spec import SpecError
+from cluster.work import JobWork
 from generation import plain_solvers
 from generation.models.contracts import Model
 from generation.schedules.edm_heun import karras_levels
@@ -39,7 +40,7 @@ def test_along_a_flow_it_draws_what_a_plain_loop_draws(
 ) -> None:
     """The network is at (1 - s) clean + s noise with s = sigma / (1 + sigma), is told 1000 s and says noise - clean."""
     job = job_of(folders[name], tmp_path / "out", scheduler="edm_heun", guidance_scale=1.0)
-    run_here(job, executor=InProcess.of(job))
+    run_here(job, executor=InProcess.of(JobWork(job)))
     model, start = models[name], noise_of(job)
     boxes = squares(1, start.shape[-1])
     told = model.conditioner_for(WORDS).conditional(boxes)
@@ -67,7 +68,7 @@ def test_churn_comes_from_the_models_configuration(folders: dict[str, Path], tmp
     }
     assert len({job.fingerprint for job in jobs.values()}) == 4
     for job in jobs.values():
-        run_here(job, executor=InProcess.of(job))
+        run_here(job, executor=InProcess.of(JobWork(job)))
     latents = {key: latents_of(job) for key, job in jobs.items()}
     assert np.isfinite(latents["model", "edm_heun"]).all()
     assert np.abs(latents["model", "edm_heun"] - latents["sd1", "edm_heun"]).max() > 0.1

@@ -32,6 +32,7 @@ from cluster.job import Job
 from cluster.outcomes import Outcome, finished
 from cluster.stages import Task
 from cluster.supervision import TaskFailed
+from cluster.work import JobWork
 from generation.schedules.names import NATIVE_NAMES, SHORT_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -62,7 +63,7 @@ class InThreads(InProcess):
 
     def __init__(self, job: Job, denoiser: Any = None) -> None:
         super().__init__(tiny_worker(job, denoiser))
-        self._pool = ThreadPoolExecutor(job.at_once)
+        self._pool = ThreadPoolExecutor(JobWork(job).at_once)
         self._under_way: set[Future[Outcome]] = set()
 
     def capacity(self, ready: int) -> int:
@@ -153,7 +154,7 @@ def test_two_threads_of_a_worker_give_the_same_bytes(scheduler: str, tmp_path: P
     fields = {"method": "random-grid", "scheduler": scheduler, "num_inference_steps": 5}
     serial = tiny_job(tmp_path / "serial", monkeypatch, **fields)
     threads = tiny_job(tmp_path / "threads", monkeypatch, **fields)
-    assert threads.at_once == 2
+    assert JobWork(threads).at_once == 2
     denoiser = CrowdedDenoiser()
     run_here(serial)
     run_here(threads, executor=InThreads(threads, denoiser))

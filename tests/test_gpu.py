@@ -10,6 +10,7 @@ from engine import files_of, latents_of, run_here
 from cluster.executors.in_process import InProcess
 from cluster.job import Job, prepare
 from cluster.spec import JobSpec
+from cluster.work import JobWork
 
 pytestmark = [
     pytest.mark.gpu,
@@ -25,7 +26,7 @@ def made(out: Path, **fields: Any) -> Job:
         "num_inference_steps": 6,
     }
     job = prepare(JobSpec(**{**defaults, **fields}, executor="in-process", method="hann", out=out))
-    run_here(job, executor=InProcess.of(job))
+    run_here(job, executor=InProcess.of(JobWork(job)))
     return job
 
 

@@ -22,6 +22,7 @@ from cluster.executors import make
 from cluster.job import Job, prepare
 from cluster.models import described, loaded
 from cluster.spec import JobSpec
+from cluster.work import JobWork
 from generation.models.errors import ModelError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -174,7 +175,7 @@ def test_a_worker_compares_the_files_that_it_loaded(newer: Path, tmp_path: Path)
     job: Job = prepare(local(newer, tmp_path / "job"))
     retrain(newer, factor=0.9)
     with pytest.raises(ModelError, match=r"is not what it was .*unet/\S+\.safetensors has changed") as said:
-        make(job)
+        make(JobWork(job))
     assert "\n" not in str(said.value)
 
 

@@ -28,6 +28,7 @@ from cluster.job import Job, prepare
 from cluster.outcomes import Begun
 from cluster.spec import JobSpec, SpecError
 from cluster.stages import Task
+from cluster.work import JobWork
 from storage.fingerprint import file_hash, tree_hash
 
 
@@ -127,13 +128,13 @@ def test_a_large_map_is_compared_when_a_worker_opens_it(model: Path, tmp_path: P
     for path in (painted(tmp_path / "a.png", 0), tmp_path / "map.zarr"):
         job = large(prepare(spec_of(model, tmp_path / "job", classes=path)))
         assert job.spec.classes == path and not (tmp_path / "job" / "inputs").exists()
-        job.worker()
+        JobWork(job).worker()
         if path.is_dir():
             zarr.open_array(path, mode="r+")[3, 3] = 2
         else:
             painted(path, 2)
         with pytest.raises(SpecError, match=f"class map {path} has changed since it was first read") as said:
-            job.worker()
+            JobWork(job).worker()
         assert "\n" not in str(said.value)
 
 
@@ -159,9 +160,11 @@ def test_a_large_map_that_is_written_to_while_a_job_runs_stops_it(model: Path, t
     generate(spec_of(model, tmp_path / "straight", classes=path))
     whole, job = path.read_bytes(), large(prepare(spec_of(model, out, classes=path)))
     with pytest.raises(SpecError, match=f"class map {path} has changed"):
-        run_here(job, executor=InProcess(Meddled(job.worker(), path)))
+        run_here(job, executor=InProcess(Meddled(JobWork(job).worker(), path)))
     path.write_bytes(whole)
-    done = [event for event in run_here(job, executor=InProcess.of(job)) if isinstance(event, TaskDone)]
+    done = [
+        event for event in run_here(job, executor=InProcess.of(JobWork(job))) if isinstance(event, TaskDone)
+    ]
     assert len(done) >= sum(stage.tasks for stage in job.plan.stages) - 2
     assert files_of(out) == files_of(tmp_path / "straight")
 

@@ -10,6 +10,7 @@ from families import TEXT, TOLERANCE, WORDS, theirs
 from cluster.executors.in_process import InProcess
 from cluster.job import prepare
 from cluster.spec import JobSpec
+from cluster.work import JobWork
 from generation.noise import Purpose, noise
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -28,7 +29,7 @@ def test_one_patch_equals_diffusers_pipeline(name: str, folders: dict[str, Path]
     assert (
         job.plan.canvas.box.shape == (job.info.patch, job.info.patch) and job.plan.patches == job.plan.steps
     )
-    run_here(job, executor=InProcess.of(job))
+    run_here(job, executor=InProcess.of(JobWork(job)))
     start = noise(7, Purpose.START, 0, job.info.latent_channels, job.plan.canvas.box, job.plan.canvas)
     expected = theirs(folders[name], torch.from_numpy(start)[None], WORDS, steps, guidance)
     assert abs(latents_of(job) - expected[0].numpy()).max() < TOLERANCE

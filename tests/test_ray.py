@@ -18,6 +18,7 @@ from cluster.executors.in_process import InProcess
 from cluster.executors.ray_actors import RayActors, connect
 from cluster.job import Job, prepare
 from cluster.spec import JobSpec
+from cluster.work import JobWork
 from generation.models.errors import ModelError
 
 pytestmark = [
@@ -53,7 +54,7 @@ def job_of(model: Path, out: Path, **fields: Any) -> Job:
 @pytest.fixture(scope="module")
 def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     job = job_of(model, tmp_path_factory.mktemp("in-process"), executor="in-process")
-    run(job, InProcess.of(job), lambda event: None)
+    run(job, InProcess.of(JobWork(job)), lambda event: None)
     return files_of(job.spec.out)
 
 

@@ -15,6 +15,7 @@ from regional import label_map
 from cluster.executors.in_process import InProcess
 from cluster.job import prepare
 from cluster.spec import JobSpec
+from cluster.work import JobWork
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 SIDE = 72
@@ -28,7 +29,7 @@ def latents(out: Path, model: Path, prompt: str = "a road", **fields: Any) -> ND
         **{"block": 16, **fields},
     )  # fmt: skip
     job = prepare(spec)
-    run_here(job, executor=InProcess.of(job))
+    run_here(job, executor=InProcess.of(JobWork(job)))
     return latents_of(job)
 
 

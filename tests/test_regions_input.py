@@ -18,7 +18,7 @@ from PIL import Image
 from regional import label_map, quarters
 from test_cli import call, one_line
 
-from cluster import api, batch, generate
+from cluster import api, batch, continuing, generate
 from cluster.commands.flags import SpecFlags
 from cluster.driver import Interrupted
 from cluster.identity import picture_facts
@@ -348,7 +348,7 @@ def test_a_job_with_regions_is_planned_made_resumed_and_shown(inputs: Path) -> N
     other = call("generate", *arguments, "--resume", "--region-feather", "0")
     assert other.exit_code == 2 and "other region_feather" in one_line(other)
     (inputs / "elsewhere").mkdir()
-    assert api.continued(inputs / "job", None, None).regions is not None
+    assert continuing.continued(inputs / "job", None, None).regions is not None
     label_map(inputs / "map.png", np.array([[3, 4], [4, 3]]))
     assert call("resume", "job").exit_code == 0  # the job has a copy
     changed = call("generate", *arguments, "--resume")

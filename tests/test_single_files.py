@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from cluster.commands.app import app
 from cluster.executors.in_process import InProcess
 from cluster.spec import JobSpec, SpecError
+from cluster.work import JobWork
 from generation.models.contracts import Model
 from generation.models.errors import ModelError
 from generation.models.loading import describe, load
@@ -102,7 +103,7 @@ def test_a_file_is_corrected_as_diffusers_reader_does(
     config = changed(folders["sd1"], tmp_path / "config", with_scheduler(steps_offset=0, clip_sample=True))
     job = job_of(whole, tmp_path / "out", config_from=str(config))
     assert {fix.setting for fix in job.info.notes["corrections"]} == {"steps_offset", "clip_sample"}
-    run_here(job, executor=InProcess.of(job))
+    run_here(job, executor=InProcess.of(JobWork(job)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The configuration file of", category=FutureWarning)
         pipeline = diffusers.StableDiffusionPipeline.from_single_file(str(whole), config=str(config))

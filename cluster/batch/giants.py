@@ -39,6 +39,7 @@ from cluster.stages import Task
 from cluster.supervision import Hung, TaskFailed
 from cluster.tasks import Worker
 from cluster.watching import watching
+from cluster.work import JobWork
 from generation.models.contracts import Model
 from storage.damage import DamagedData
 from storage.fingerprint import FormatError
@@ -65,7 +66,7 @@ def draw_giant(
         values = _failed(row, error)
     else:
         job = asked_job(batch, row)
-        check_fits(job)
+        check_fits(job.plan, job.spec)
         evaluations, seats = job.plan.spent.conditional, job.plan.spent.seats
         try:
             values = row_of(row, _drawn(job, on_event, tasks), asked.fingerprint)
@@ -140,7 +141,7 @@ class GiantTasks:
 
     def of(self, work: Work) -> GiantTasks:
         """The executor of the request's job, or of its map's, which has no map."""
-        self.of_map = isinstance(work, Job) and work.spec.out.parent.name != GIANTS
+        self.of_map = isinstance(work, JobWork) and work.spec.out.parent.name != GIANTS
         return self
 
     @property

@@ -35,7 +35,6 @@ from storage.formats.labels import Legend
 from storage.geometry import Canvas
 
 if TYPE_CHECKING:
-    from cluster.batch.drawing import BatchWorker
     from generation.models.contracts import ModelInfo
 
 FORMAT_VERSION = 1
@@ -185,16 +184,6 @@ class Batch:
     def masked(self) -> bool:
         """Whether pictures have a mask: of classes, or of regions."""
         return bool(self.info.class_names) or has_regions(self.spec)
-
-    @property
-    def at_once(self) -> int:
-        """Two tasks of a large request; of others a worker does one after another."""
-        return 2
-
-    def worker(self) -> BatchWorker:
-        from cluster.batch.drawing import BatchWorker
-
-        return BatchWorker(self)
 
 
 def check_folder(folder: Path) -> None:

@@ -42,6 +42,7 @@ from cluster.batch.seconds import write_seconds
 from cluster.batch.shards import Manifest, is_finished, manifest_path, part_path, read_manifest
 from cluster.batch.singly import TRIES, draw_singly
 from cluster.batch.tasks import ASSEMBLE
+from cluster.batch.work import BatchWork
 from cluster.batch.written import tell
 from cluster.driver import ATTEMPTS, Interrupted
 from cluster.events import (
@@ -54,7 +55,7 @@ from cluster.events import (
     StageTotal,
     TaskDone,
 )
-from cluster.executors.contract import Executor
+from cluster.executors.contract import Executor, Work
 from cluster.outcomes import Outcome
 from cluster.patience import LIMITS
 from cluster.queueing import Line
@@ -67,7 +68,7 @@ from storage.files import replace_by, replace_file
 
 log = logging.getLogger(__name__)
 
-MakeExecutor = Callable[[Batch], Executor]
+MakeExecutor = Callable[[Work], Executor]
 Done = Callable[[Outcome, str], None]
 """Told of each task that is done, and of its kind."""
 
@@ -212,7 +213,7 @@ def _draw_all(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> DamagedInp
             )
             on_event(left.counts.event())
 
-        with closing(make(wanted)) as executor:
+        with closing(make(BatchWork(wanted))) as executor:
             here, tasks = BatchWorker(batch), BatchTasks(left.group_seconds)
             supervisor = Supervisor(executor, tasks, on_event, LIMITS)
             alone = Supervisor(executor, tasks, on_event, replace(LIMITS, attempts=TRIES))

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster import job_file
+from cluster import continuing, job_file
 from cluster.commands.flags import RUN, SpecFlags, with_spec_flags
 from cluster.commands.session import Session, session_of
 from cluster.commands.streams import console
@@ -86,7 +86,7 @@ def generate(
     session.announce(f"generating {subject(spec)}, in {here(spec.out)}: reading the model")
     from cluster import api
 
-    job = api.prepared(spec, check_fit=not api.is_job(spec.out))
+    job = continuing.prepared(spec, check_fit=not api.is_job(spec.out))
     api.enter(job, resume)
     if not yes and not api.is_job(spec.out):
         confirm(job)
@@ -114,9 +114,8 @@ def resume(
     folder = absolute(folder)
     saved = job_file.load(folder).spec
     session.announce(f"going on with {subject(saved)}, in {here(folder)}: reading the model")
-    from cluster import api
 
-    finish(context, api.continued(folder, _executor(executor), workers, allow_pickle))
+    finish(context, continuing.continued(folder, _executor(executor), workers, allow_pickle))
 
 
 def _executor(name: str | None) -> ExecutorName | None:
@@ -204,12 +203,11 @@ def unless_it_fails(listener: OnEvent) -> OnEvent:
 
 def confirm(job: Job) -> None:
     """Ask before a job of more than an hour or 50 GB; where nobody can answer, refuse and say --yes."""
-    from cluster import api
     from cluster.report import report_on
 
     report = report_on(job)
     if report.seconds > SURELY_SHORT:
-        report = report_on(job, api.measured(job))
+        report = report_on(job, continuing.measured(job))
     if report.seconds <= ASK_SECONDS and report.disk_peak_bytes <= ASK_BYTES:
         return
     cost = f"about {duration(report.seconds)} and {gigabytes(report.disk_peak_bytes)} of disk"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster import continuing
 from cluster.batch.names import is_batch
 from cluster.commands.boundary import FAILURE
 from cluster.commands.looking import Folder
@@ -53,13 +54,12 @@ def verify(
 
 
 def _repair(context: typer.Context, folder: Path, allow_pickle: bool) -> None:
-    from cluster import api
 
     if is_batch(folder):
         raise SpecError(
             f"{folder} is a batch, whose shards are read whenever it goes on: give its command again, with --resume"
         )
-    finish(context, api.continued(folder, None, None, allow_pickle), thorough=True)
+    finish(context, continuing.continued(folder, None, None, allow_pickle), thorough=True)
 
 
 def said(verdict: Verdict) -> str:
