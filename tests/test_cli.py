@@ -247,7 +247,7 @@ def test_a_plan_in_json_and_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (report["width"], report["height"], report["measured"]) == (1024, 512, False)
     assert report["evaluations"] >= report["patches"] > 0
     assert set(report["bytes_by_output"]) == {"ome-zarr", "deep-zoom", "latents"}
-    monkeypatch.setattr(continuing, "measured", lambda job: Pace(0.25, 0.5, measured=True))
+    monkeypatch.setattr(api, "measured", lambda job: Pace(0.25, 0.5, measured=True))
     words = call("plan", "desert", "--size", "1024x512").stdout
     assert "measured: 0.25 s an evaluation" in words
     assert list(tmp_path.iterdir()) == []

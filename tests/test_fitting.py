@@ -14,7 +14,7 @@ from engine import run_here, tiny_job
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from cluster import fitting, machine
+from cluster import choices, fitting, machine
 from cluster.commands.app import app
 from cluster.fitting import DoesNotFit, bytes_by_output, disk_peak_bytes, worker_bytes
 from cluster.job import Job, Note, prepare, unnoted
@@ -32,7 +32,7 @@ def embedded(out: Path, note: Note = unnoted, **fields: Any) -> Job:
 
 def on_machine(monkeypatch: pytest.MonkeyPatch, memory: int, cores: int = 4, address: str = "") -> None:
     here = machine.Machine(cores=cores, gpus=0, ray_address=address)
-    monkeypatch.setattr(machine, "local_machine", lambda: here)
+    monkeypatch.setattr(choices, "local_machine", lambda: here)
     monkeypatch.setattr(fitting, "available_memory", lambda: memory)
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)

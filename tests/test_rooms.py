@@ -1,4 +1,4 @@
-"""The house: which file imports which, lazy and typing-only imports included; no circle, and no arrow against the order."""
+"""The house: which file imports which, lazily or for types alone too; no circle, and no arrow against the order."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 from engine import INFO
 
-from cluster import job_file, machine
+from cluster import choices, job_file, machine
 from cluster.choices import BLOCK, resolve
 from cluster.identity import picture_facts
 from cluster.spec import JobSpec, SpecError
@@ -93,12 +93,12 @@ def test_keyword_arguments_and_fields_are_the_same() -> None:
 
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "local_machine", lambda: machine.Machine(cores=2, gpus=0, ray_address=""))
+    monkeypatch.setattr(choices, "local_machine", lambda: machine.Machine(cores=2, gpus=0, ray_address=""))
 
 
 @pytest.fixture
 def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "local_machine", lambda: machine.Machine(cores=16, gpus=3, ray_address=""))
+    monkeypatch.setattr(choices, "local_machine", lambda: machine.Machine(cores=16, gpus=3, ray_address=""))
 
 
 @pytest.mark.usefixtures("two_cores")
