@@ -23,21 +23,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cluster.batch import run as running
-from cluster.batch.checking import planned
-from cluster.batch.drawing import BatchWorker
-from cluster.batch.extras import Extras
-from cluster.batch.plan import Batch, Sizes, enter
-from cluster.batch.requests import Numbered, Table
-from cluster.batch.small import Picture, SmallPictures, frame_of
-from cluster.events import unheard
-from cluster.executors.in_process import InProcess
-from cluster.job import Job, prepare
-from cluster.models import loaded
-from cluster.spec import JobSpec
-from cluster.worker import build_sampler, class_map
+from cluster.datasets import run as running
+from cluster.datasets.checking import planned
+from cluster.datasets.drawing import BatchWorker
+from cluster.datasets.extras import Extras
+from cluster.datasets.plan import Batch, Sizes, enter
+from cluster.datasets.requests import Numbered, Table
+from cluster.datasets.small import Picture, SmallPictures, frame_of
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.worker import build_sampler, class_map
+from cluster.following.events import unheard
+from cluster.jobs.job import Job, prepare
+from cluster.jobs.models import loaded
+from cluster.spec.fields import JobSpec
 from generation.models.loading import describe
-from generation.packing import Spent, draw_together
+from generation.sampling.packing import Spent, draw_together
 
 ROUNDS = 3
 

@@ -26,17 +26,17 @@ from pathlib import Path
 
 import torch
 
-from cluster import driver
-from cluster.closing import open_ledger
-from cluster.events import Event, JobStarted, TaskDone
-from cluster.executors import make
-from cluster.executors.contract import Executor
-from cluster.executors.ray_actors import connect
-from cluster.job import Job, prepare
+from cluster.engine import driver
+from cluster.engine.closing import open_ledger
+from cluster.engine.executors import make
+from cluster.engine.executors.contract import Executor
+from cluster.engine.executors.ray_actors import connect
+from cluster.engine.work import JobWork
+from cluster.engine.worker import build_worker
+from cluster.following.events import Event, JobStarted, TaskDone
+from cluster.jobs.job import Job, prepare
 from cluster.machine import ask_for_huge_pages
-from cluster.spec import JobSpec
-from cluster.work import JobWork
-from cluster.worker import build_worker
+from cluster.spec.fields import JobSpec
 
 ROUNDS = 5
 EXECUTORS = (("in-process", 1), ("ray", 1), ("ray", 2))

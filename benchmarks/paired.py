@@ -21,16 +21,16 @@ from pathlib import Path
 import torch
 from overhead import EXECUTORS, ROUNDS, DenoiseClock, denoise_seconds, job_of, spread
 
-from cluster.events import Event, TaskDone
-from cluster.executors import make
-from cluster.executors.contract import Runs
-from cluster.executors.ray_actors import connect
-from cluster.job import Job
+from cluster.engine.executors import make
+from cluster.engine.executors.contract import Runs
+from cluster.engine.executors.ray_actors import connect
+from cluster.engine.outcomes import Begun, Outcome
+from cluster.engine.work import JobWork
+from cluster.following.events import Event, TaskDone
+from cluster.jobs.job import Job
+from cluster.jobs.stages import Task
 from cluster.machine import ask_for_huge_pages
-from cluster.outcomes import Begun, Outcome
-from cluster.spec import JobSpec
-from cluster.stages import Task
-from cluster.work import JobWork
+from cluster.spec.fields import JobSpec
 from generation.models.contracts import Conditioning, Denoiser
 
 

@@ -37,9 +37,9 @@ from numpy.typing import NDArray
 from storage.containers import cores
 from storage.formats.deep_zoom import DeepZoom, deep_zoom_level
 from storage.formats.ome_zarr import OmeZarr
-from storage.formats.page import Page, write_page
 from storage.pyramid import PyramidLayout
 from storage.pyramid_writing import write_superblock
+from viewer.page import Page, write_page
 
 OURS = """
 import sys; from pathlib import Path; from storage.viewer.server import serve

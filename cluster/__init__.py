@@ -8,8 +8,6 @@ command line.
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
     from cluster.api import resume as resume
     from cluster.api import status as status
     from cluster.api import verify as verify
-    from cluster.spec import JobSpec as JobSpec
-    from cluster.spec import SpecError as SpecError
+    from cluster.spec.fields import JobSpec as JobSpec
+    from cluster.spec.fields import SpecError as SpecError
 
 __all__ = [
     "JobSpec",
@@ -44,35 +42,3 @@ def __getattr__(name: str) -> Any:
     from cluster import api
 
     return getattr(api, name)
-
-
-class _Package(ModuleType):
-    """Keeps three names, which are functions here and submodules too, from being taken by the submodules.
-
-    Importing `cluster.plan` assigns the module to `cluster.plan`; the module stays within reach as
-    `from cluster.plan import Plan`.
-    """
-
-    @property
-    def batch(self) -> Any:
-        return __getattr__("batch")
-
-    @batch.setter
-    def batch(self, module: ModuleType) -> None: ...
-
-    @property
-    def plan(self) -> Any:
-        return __getattr__("plan")
-
-    @plan.setter
-    def plan(self, module: ModuleType) -> None: ...
-
-    @property
-    def status(self) -> Any:
-        return __getattr__("status")
-
-    @status.setter
-    def status(self, module: ModuleType) -> None: ...
-
-
-sys.modules[__name__].__class__ = _Package

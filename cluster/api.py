@@ -12,21 +12,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from cluster.continuing import continued, measured, prepared
-from cluster.events import OnEvent, unheard
-from cluster.paths import absolute
-from cluster.running import Result as Result
-from cluster.running import enter as enter
-from cluster.running import is_job as is_job
-from cluster.running import run as run
-from cluster.spec import ExecutorName, JobSpec, SpecError
-from cluster.spec_fields import SpecFields
-from cluster.status import Status, read_status
+from cluster.engine.continuing import continued, measured, prepared
+from cluster.engine.running import Result as Result
+from cluster.engine.running import enter as enter
+from cluster.engine.running import is_job as is_job
+from cluster.engine.running import run as run
+from cluster.following.events import OnEvent, unheard
+from cluster.following.status import Status, read_status
+from cluster.spec.fields import ExecutorName, JobSpec, SpecError
+from cluster.spec.keywords import SpecFields
+from cluster.spec.paths import absolute
 
 if TYPE_CHECKING:
-    from cluster.batch.entry import BatchResult
-    from cluster.batch.filters import Judge
-    from cluster.report import PlanReport
+    from cluster.datasets.entry import BatchResult
+    from cluster.datasets.filters import Judge
+    from cluster.jobs.report import PlanReport
     from cluster.verifying import Verdict
     from storage.exports.contract import OnProgress
 
@@ -79,7 +79,7 @@ def plan(spec: JobSpec | None = None, *, calibrate: bool = True, **fields: Unpac
     With `calibrate`, the model is loaded and a few evaluations are timed here; otherwise the time is guessed. A job
     that does not fit this machine is reported on all the same. Raises SpecError and ModelError.
     """
-    from cluster.report import report_on
+    from cluster.jobs.report import report_on
 
     job = prepared(spec_of(spec, fields), check_fit=False)
     return report_on(job, measured(job) if calibrate else None)
@@ -146,9 +146,9 @@ def batch(
     ModelError or FormatError before anything is drawn; then what `generate` raises. Requests that fail are in
     errors.parquet and counted in the result.
     """
-    from cluster.batch.entry import make_batch, table_of
-    from cluster.batch.extras import Extras
-    from cluster.batch.plan import SHARD_BYTES, Sizes
+    from cluster.datasets.entry import make_batch, table_of
+    from cluster.datasets.extras import Extras
+    from cluster.datasets.plan import SHARD_BYTES, Sizes
 
     if "out" not in fields:
         raise SpecError("out is missing; name the folder to write to")
@@ -186,7 +186,7 @@ def export(
     easing for videos. Takes less than 500 MB. Raises SpecError and ExportError for what cannot be, OSError where
     files cannot be read or written; nothing is left then.
     """
-    from cluster import exporting
+    from cluster.results import exporting
 
     video = exporting.Video(
         absolute(path) if path is not None else None, zoom_to, loop, fps, seconds, size, easing

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cluster import paths
+from cluster.engine.supervision import TaskFailed
 from cluster.machine import local_machine
+from cluster.spec import paths
 from cluster.stops import handled_by, kept, restore
-from cluster.supervision import TaskFailed
 from generation.training.config import TrainConfig
 from generation.training.shelves import PackageMissing
 from generation.training.team import ProcessGroup
@@ -69,7 +69,7 @@ def train_on_ray(config: TrainConfig, model: str, workers: int) -> None:
         raise PackageMissing(
             f"more than one worker needs Ray Train: pip install 'ray[train]' ({_last(error)})"
         ) from None
-    from cluster.executors.ray_actors import connect
+    from cluster.engine.executors.ray_actors import connect
 
     config = absolute(config)
     prepare(config, model)

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster import job_file
-from cluster.batch.names import DATA, MANIFESTS, NAME, SUCCESS, is_batch
-from cluster.identity import INPUTS
-from cluster.inputs import Lost, lost_copies
+from cluster.datasets.names import DATA, MANIFESTS, NAME, SUCCESS, is_batch
+from cluster.jobs.inputs import Lost, lost_copies
 from cluster.rereading import REREADING
+from cluster.spec import job_file
+from cluster.spec.identity import INPUTS
 from storage.claim import Claim
 from storage.fingerprint import FormatError
 from storage.ledger import is_readable
 
 if TYPE_CHECKING:
-    from cluster.job import Job
-    from cluster.job_file import SavedJob
+    from cluster.jobs.job import Job
+    from cluster.spec.job_file import SavedJob
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def verdict_on(folder: Path) -> Verdict:
 
 def _job_of(saved: SavedJob, lost: Sequence[Lost]) -> Job:
     """The job of a folder, as far as there is something left of its user's files. Raises FormatError for another."""
-    from cluster.continuing import check_same, continued
-    from cluster.job import unreadable
+    from cluster.engine.continuing import check_same, continued
+    from cluster.jobs.job import unreadable
 
     if all(one.original for one in lost):
         return continued(saved.spec.out, None, None, allow_pickle=True)  # no weights are read
@@ -89,8 +89,8 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 
 def _on_job(job: Job) -> Verdict:
-    from cluster.closing import Closing, read_ledger
-    from cluster.status import LEDGER
+    from cluster.engine.closing import Closing, read_ledger
+    from cluster.following.status import LEDGER
 
     path = job.spec.out / LEDGER
     if not REREADING.is_whole(lambda: is_readable(path)):
@@ -120,8 +120,8 @@ def _on_batch(folder: Path) -> Verdict:
 
     The parts of other shards are read when a shard is put together.
     """
-    from cluster.batch.shards import is_as_told
-    from cluster.batch.written import damaged_in, told_in
+    from cluster.datasets.shards import is_as_told
+    from cluster.datasets.written import damaged_in, told_in
 
     finished = (folder / SUCCESS).is_file()
     names = [f"train-{shard:05d}-of-{_shards(folder):05d}" for shard in range(_shards(folder))]
@@ -135,7 +135,7 @@ def _on_batch(folder: Path) -> Verdict:
 
 def _shards(folder: Path) -> int:
     """As batch.json tells. Raises FormatError where it is none of ours."""
-    from cluster.batch.plan import FORMAT_VERSION, saved_in
+    from cluster.datasets.plan import FORMAT_VERSION, saved_in
 
     saved = saved_in(folder)
     if saved.get("format_version") != FORMAT_VERSION or type(saved.get("shards")) is not int:

@@ -23,20 +23,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster import job_file
-from cluster.api import is_job
-from cluster.batch.names import is_batch
-from cluster.batch.viewing import BatchTeller
-from cluster.paths import absolute, model_in_public
-from cluster.preview import read_preview
-from cluster.progress import EVENTS
-from cluster.spec import SpecError
-from cluster.status import Follower, GroupStatus, State, Status
-from cluster.words import one_line
+from cluster.datasets.names import is_batch
+from cluster.datasets.viewing import BatchTeller
+from cluster.engine.running import is_job
+from cluster.following.preview import read_preview
+from cluster.following.progress import EVENTS
+from cluster.following.status import Follower, GroupStatus, State, Status
+from cluster.spec import job_file
+from cluster.spec.fields import SpecError
+from cluster.spec.paths import absolute, model_in_public
+from cluster.wording import one_line
 from storage.fingerprint import FormatError
 from storage.task_set import TaskSet
-from storage.viewer.pages import description_of
-from storage.viewer.told import Card, Preview, Sheet, reason_of
+from viewer.pages import description_of
+from viewer.told import Card, Preview, Sheet, reason_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -97,7 +97,7 @@ def check_shown(folder: Path) -> bool:
 
 def viewer_of(folder: Path) -> ASGIApp:
     """The server's application for one job, or for all jobs of a folder. Raises SpecError where there is none."""
-    from storage.viewer.server import build_app, build_gallery
+    from viewer.server import build_app, build_gallery
 
     folder, teller = absolute(folder), JobTeller()
     if check_shown(folder):

@@ -1,7 +1,7 @@
 """Three solvers as their papers write them, in float64, on one screen each: where to begin reading.
 
-Nothing here runs when a picture is made: `generation/schedules` takes the same steps one at a time, on blocks. The
-tests compare the two.
+Nothing here runs when a picture is made: `generation/sampling/schedules` takes the same steps one at a time,
+on blocks. The tests compare the two.
 
     x = a clean + s noise              signal a and noise s of a level; abar = a^2 where a^2 + s^2 = 1
     denoise(x, k), denoise(x, sigma)   the clean latents that the network sees in x[k], or in x at a level

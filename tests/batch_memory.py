@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 from batches import settings
 
-from cluster.batch import run as running
-from cluster.batch.checking import planned
-from cluster.batch.drawing import BatchWorker
-from cluster.batch.extras import Extras
-from cluster.batch.plan import Sizes, enter
-from cluster.batch.requests import Numbered, Table
-from cluster.batch.small import Picture, SmallPictures
-from cluster.events import unheard
-from cluster.executors.in_process import InProcess
-from cluster.job import Job
-from cluster.spec import JobSpec
+from cluster.datasets import run as running
+from cluster.datasets.checking import planned
+from cluster.datasets.drawing import BatchWorker
+from cluster.datasets.extras import Extras
+from cluster.datasets.plan import Sizes, enter
+from cluster.datasets.requests import Numbered, Table
+from cluster.datasets.small import Picture, SmallPictures
+from cluster.engine.executors.in_process import InProcess
+from cluster.following.events import unheard
+from cluster.jobs.job import Job
+from cluster.spec.fields import JobSpec
 from generation.models.loading import describe
-from generation.packing import Spent
+from generation.sampling.packing import Spent
 
 SIDE = 8
 SHARD_BYTES = 10**6

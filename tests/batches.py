@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 import cluster
-from cluster.batch.entry import BatchResult
+from cluster.datasets.entry import BatchResult
 
 SIDE = 64
 ROWS = [

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cluster.events import Event, JobStarted, RowsDone, StageTotal, TaskDone
-from cluster.progress import EVENTS, JsonLines
+from cluster.following.events import Event, JobStarted, RowsDone, StageTotal, TaskDone
+from cluster.following.progress import EVENTS, JsonLines
 
 LEGEND = (("sea", "#102030"), ("land", "#f0e0ff"), ("ice", "#ffffff"))
 COLOURS = ((208, 64, 48), (64, 160, 80), (56, 88, 200))

@@ -8,10 +8,10 @@ import pickle
 from concurrent.futures import Future, ProcessPoolExecutor
 from math import inf
 
-from cluster.executors.actor import Actor
-from cluster.executors.contract import Look, Work
-from cluster.outcomes import Outcome
-from cluster.stages import Task
+from cluster.engine.executors.actor import Actor
+from cluster.engine.executors.contract import Look, Work
+from cluster.engine.outcomes import Outcome
+from cluster.jobs.stages import Task
 
 _actors: list[Actor] = []
 """Of the worker's process."""

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster import driver
-from cluster.closing import open_ledger
-from cluster.events import OnEvent
-from cluster.executors.contract import Executor
-from cluster.executors.in_process import InProcess
-from cluster.job import Job, prepare
-from cluster.job_file import LATENTS
-from cluster.outputs import outputs_for
+from cluster.engine import driver
+from cluster.engine.closing import open_ledger
+from cluster.engine.executors.contract import Executor
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outputs import outputs_for
+from cluster.engine.tasks import Worker
+from cluster.engine.worker import build_sampler
+from cluster.following.events import OnEvent
+from cluster.jobs.job import Job, prepare
 from cluster.patience import LIMITS, Limits
-from cluster.spec import JobSpec
-from cluster.tasks import Worker
-from cluster.worker import build_sampler
+from cluster.spec.fields import JobSpec
+from cluster.spec.job_file import LATENTS
 from generation.models.contracts import Conditioning, Model, ModelInfo, Request
 from storage.arrays import ArrayStore
 from storage.geometry import Box

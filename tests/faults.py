@@ -24,10 +24,11 @@ from pathlib import Path
 from engine import files_of, hash_of
 from harm import StopsAfter, cut, empty, flip, remove
 
-from cluster import api, continuing
-from cluster.driver import Interrupted
-from cluster.events import unheard
-from cluster.spec import JobSpec
+from cluster import api
+from cluster.engine import continuing
+from cluster.engine.driver import Interrupted
+from cluster.following.events import unheard
+from cluster.spec.fields import JobSpec
 
 PROGRAM = [sys.executable, "-m", "cluster.cli"]
 ROOT = Path(__file__).parents[1]

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from opened_formats import open_formats
 
-from cluster import job_file
-from cluster.events import JobFinished, JobInterrupted, JobStarted, StageTotal
-from cluster.progress import EVENTS, JsonLines
-from cluster.spec import JobSpec
+from cluster.following.events import JobFinished, JobInterrupted, JobStarted, StageTotal
+from cluster.following.progress import EVENTS, JsonLines
+from cluster.spec import job_file
+from cluster.spec.fields import JobSpec
 from storage.formats.ome_zarr import OmeZarr
 from storage.pyramid import PyramidLayout
 from storage.pyramid_writing import write_superblock

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster import job_file
-from cluster.events import Event, JobFinished, JobStarted, StageTotal, TaskDone
-from cluster.preview import PreviewWriter
-from cluster.progress import EVENTS, JsonLines
-from cluster.spec import JobSpec
-from cluster.status import LEDGER
+from cluster.following.events import Event, JobFinished, JobStarted, StageTotal, TaskDone
+from cluster.following.preview import PreviewWriter
+from cluster.following.progress import EVENTS, JsonLines
+from cluster.following.status import LEDGER
+from cluster.spec import job_file
+from cluster.spec.fields import JobSpec
 from storage.arrays import ArraySpec, ArrayStore
 from storage.formats.contract import PyramidFormat
 from storage.formats.deep_zoom import DeepZoom
 from storage.formats.ome_zarr import OmeZarr
-from storage.formats.page import Page, write_page
 from storage.ledger import Ledger, Written
 from storage.pyramid import PyramidLayout
 from storage.pyramid_writing import write_superblock
+from viewer.page import Page, write_page
 
 WIDTH, HEIGHT, TILE, SUPERBLOCK = 512, 256, 64, 256
 LATENTS, BLOCK = (32, 64), 16

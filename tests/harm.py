@@ -10,11 +10,11 @@ from pathlib import Path
 from engine import ConvolutionalDenoiser, tiny_worker
 
 from cluster import api
-from cluster.driver import Interrupted
-from cluster.events import unheard
-from cluster.executors.in_process import InProcess
-from cluster.job import Job
-from cluster.outcomes import Outcome
+from cluster.engine.driver import Interrupted
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outcomes import Outcome
+from cluster.following.events import unheard
+from cluster.jobs.job import Job
 
 Damage = Callable[[Path], None]
 BOTH = ("ome-zarr", "deep-zoom")

@@ -14,12 +14,12 @@ import torch
 from engine import INFO, run_here, tiny_job, tiny_model
 from PIL import Image
 
-from cluster.executors.in_process import InProcess
-from cluster.job import Job
-from cluster.outputs import outputs_for
-from cluster.spec import JobSpec
-from cluster.tasks import Worker
-from cluster.worker import build_sampler
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outputs import outputs_for
+from cluster.engine.tasks import Worker
+from cluster.engine.worker import build_sampler
+from cluster.jobs.job import Job
+from cluster.spec.fields import JobSpec
 from storage.geometry import Box
 
 NAMES, COLOURS = ("sea", "sand", "wood"), ("#102030", "#ffeedd", "#008000")

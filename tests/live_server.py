@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from storage.viewer.server import HOST, settings_of
+from viewer.server import HOST, settings_of
 
 
 @contextmanager

@@ -9,12 +9,12 @@ import torch
 from engine import latents_of, run_here
 from families import WORDS, theirs
 
-from cluster.continuing import noted
-from cluster.executors.in_process import InProcess
-from cluster.job import Job, prepare
-from cluster.spec import JobSpec
-from cluster.work import JobWork
-from generation.noise import Purpose, noise
+from cluster.engine.continuing import noted
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.work import JobWork
+from cluster.jobs.job import Job, prepare
+from cluster.spec.fields import JobSpec
+from generation.sampling.noise import Purpose, noise
 
 GONE = object()
 INDEX, SCHEDULER, UNET = "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"

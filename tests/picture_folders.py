@@ -27,10 +27,10 @@ from opened_formats import open_formats
 from PIL import Image
 
 from storage.formats.ome_zarr import OmeZarr
-from storage.formats.page import Page, write_page
-from storage.formats.panorama import write_panorama
 from storage.pyramid import PyramidLayout
 from storage.pyramid_writing import write_superblock
+from viewer.page import Page, write_page
+from viewer.panorama import write_panorama
 
 LAYOUT = PyramidLayout(width=700, height=350, tile=64, superblock=256)
 QUARTERS = {"nw": (208, 64, 48), "ne": (64, 160, 80), "sw": (56, 88, 200), "se": (224, 192, 72)}

@@ -13,11 +13,11 @@ from engine import ConvolutionalDenoiser, NearestCodec, run, tiny_job
 from numpy.typing import NDArray
 from PIL import Image
 
-from cluster.executors.in_process import InProcess
-from cluster.job import Job
-from cluster.outputs import outputs_for
-from cluster.tasks import Worker
-from cluster.worker import build_sampler, labels_of
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outputs import outputs_for
+from cluster.engine.tasks import Worker
+from cluster.engine.worker import build_sampler, labels_of
+from cluster.jobs.job import Job
 from generation.models.contracts import Conditioning, Model, Request
 from storage.geometry import Box
 

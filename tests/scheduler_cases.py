@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from engine import FLOW_CONFIG
 
-from generation.schedules.names import SHORT_NAMES
-from generation.schedules.solvers import build
+from generation.sampling.schedules.names import SHORT_NAMES
+from generation.sampling.schedules.solvers import build
 
 KINDS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 NOT_IN_DIFFUSERS = {("pndm", "sample"), ("euler_a", "sample"), ("dpm_2", "sample"), ("dpm_2_a", "sample")} | {

@@ -17,14 +17,14 @@ from itertools import count
 from math import inf
 from pathlib import Path
 
-from cluster.events import Event
-from cluster.executors.contract import Executor, Look
-from cluster.outcomes import Outcome
+from cluster.engine.executors.contract import Executor, Look
+from cluster.engine.outcomes import Outcome
+from cluster.engine.queueing import Queue
+from cluster.engine.supervision import Named, Supervisor
+from cluster.following.events import Event
+from cluster.jobs.stages import Stage, Task
 from cluster.patience import LIMITS, Limits
-from cluster.queueing import Queue
-from cluster.spec import JobSpec
-from cluster.stages import Stage, Task
-from cluster.supervision import Named, Supervisor
+from cluster.spec.fields import JobSpec
 from storage.task_set import TaskSet
 
 # --- what is to be done ----------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from cluster.batch.entry import make_batch, table_of
 from cluster.commands import batching
 from cluster.commands.app import app
 from cluster.commands.flags import SpecFlags
-from cluster.job_file import read_fields, sides
-from cluster.spec import JobSpec, SpecError
+from cluster.datasets.entry import make_batch, table_of
+from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.job_file import read_fields, sides
 from storage.fingerprint import FormatError
 
 CHEAP = ["--device", "cpu", "--executor", "in-process"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.commands.making import subject, waited_for
-from cluster.spec import JobSpec
+from cluster.spec.fields import JobSpec
 
 
 def spec_of(**fields: object) -> JobSpec:

@@ -17,15 +17,15 @@ from engine import ConvolutionalDenoiser, files_of, tiny_job, tiny_worker
 from harm import BEFORE_DECODING, BOTH, TASKS, WHILE_DECODING, WHILE_DENOISING, go_on, one
 from test_passing_errors import SOON
 
-from cluster.closing import open_ledger
-from cluster.driver import Run
-from cluster.events import Event, TaskDone, TaskRetried
-from cluster.executors.in_process import InProcess
-from cluster.job import Job
+from cluster.engine.closing import open_ledger
+from cluster.engine.driver import Run
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.recovery import DamagedInputs
+from cluster.engine.written import TaskOutputs
+from cluster.following.events import Event, TaskDone, TaskRetried
+from cluster.jobs.job import Job
 from cluster.patience import Limits, passes
-from cluster.recovery import DamagedInputs
 from cluster.rereading import Rereading
-from cluster.written import TaskOutputs
 from storage.arrays import ArraySpec, ArrayStore
 from storage.ledger import Written
 

@@ -20,12 +20,12 @@ from PIL import Image
 from tiny_class_models import CLASSES, build_class_map
 
 import cluster
-from cluster.batch import drawing, plan, shards
-from cluster.batch.packing import groups_of
-from cluster.batch.plan import Asked
-from cluster.driver import Interrupted
-from generation import packing
+from cluster.datasets import drawing, plan, shards
+from cluster.datasets.packing import groups_of
+from cluster.datasets.plan import Asked
+from cluster.engine.driver import Interrupted
 from generation.models import loading
+from generation.sampling import packing
 from storage.fingerprint import FormatError
 
 

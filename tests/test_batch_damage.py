@@ -12,11 +12,11 @@ from batches import GIANT, LARGE, ROWS, files_of_batch, made
 from tiny_class_models import build_class_map
 
 import cluster
-from cluster import executors
-from cluster.batch.tasks import ASSEMBLE
-from cluster.driver import Interrupted
-from cluster.executors.in_process import InProcess
-from cluster.outcomes import Outcome
+from cluster.datasets.tasks import ASSEMBLE
+from cluster.engine import executors
+from cluster.engine.driver import Interrupted
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outcomes import Outcome
 from storage.damage import DamagedData
 
 WANTED = [GIANT, *ROWS[:3]]

@@ -10,13 +10,13 @@ from batches import settings
 from tiny_class_models import build_class_map
 from typer.testing import CliRunner
 
-from cluster.batch.disk import CLASS_MAP_MODEL, GIANT_WORK, LEAST, disk_need
-from cluster.batch.entry import plan_batch
-from cluster.batch.extras import Extras
-from cluster.batch.plan import ROW_BYTES, Sizes
-from cluster.batch.requests import rows_at_hand
 from cluster.commands.app import app
-from cluster.spec import SpecError
+from cluster.datasets.disk import CLASS_MAP_MODEL, GIANT_WORK, LEAST, disk_need
+from cluster.datasets.entry import plan_batch
+from cluster.datasets.extras import Extras
+from cluster.datasets.plan import ROW_BYTES, Sizes
+from cluster.datasets.requests import rows_at_hand
+from cluster.spec.fields import SpecError
 
 
 @pytest.fixture(scope="module")

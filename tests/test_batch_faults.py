@@ -15,19 +15,19 @@ from batches import GIANT, LARGE, ROWS, errors_in, files_of_batch, made, setting
 from PIL import Image
 from tiny_class_models import build_class_map
 
-from cluster import executors
-from cluster.batch import drawing, shards
-from cluster.batch import run as running
-from cluster.batch.entry import BatchResult, make_batch
-from cluster.batch.requests import rows_at_hand
-from cluster.batch.tasks import ASSEMBLE, GiantTask, RowTask
-from cluster.executors.in_process import InProcess
-from cluster.outcomes import Begun, Outcome
-from cluster.supervision import TaskFailed
-from generation import packing
-from generation.denoise import Sampler
+from cluster.datasets import drawing, shards
+from cluster.datasets import run as running
+from cluster.datasets.entry import BatchResult, make_batch
+from cluster.datasets.requests import rows_at_hand
+from cluster.datasets.tasks import ASSEMBLE, GiantTask, RowTask
+from cluster.engine import executors
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outcomes import Begun, Outcome
+from cluster.engine.supervision import TaskFailed
 from generation.models import loading
 from generation.models.errors import ModelError
+from generation.sampling import packing
+from generation.sampling.denoise import Sampler
 
 
 @pytest.fixture(scope="module")

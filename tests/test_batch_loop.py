@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from scripted import DONE, HANGS, LOST, TWICE, Act, Clock, Fake
 
-from cluster.batch.counting import Counts
-from cluster.batch.giants import GiantTasks
-from cluster.batch.names import DRAW, WRITE
-from cluster.batch.run import BatchTasks, Left, _loop
-from cluster.batch.tasks import ASSEMBLE, GiantTask
-from cluster.events import Event, TaskRetried
-from cluster.outcomes import Outcome
+from cluster.datasets.counting import Counts
+from cluster.datasets.giants import GiantTasks
+from cluster.datasets.names import DRAW, WRITE
+from cluster.datasets.run import BatchTasks, Left, _loop
+from cluster.datasets.tasks import ASSEMBLE, GiantTask
+from cluster.engine.outcomes import Outcome
+from cluster.engine.supervision import Supervisor, TaskFailed
+from cluster.following.events import Event, TaskRetried
+from cluster.jobs.stages import Task
 from cluster.patience import Limits
-from cluster.stages import Task
-from cluster.supervision import Supervisor, TaskFailed
 
 GROUPS = [(0, 0), (0, 1), (1, 0)]
 SHARDS = [(0, ASSEMBLE), (1, ASSEMBLE)]

@@ -14,9 +14,9 @@ from batches import ROWS, array_of, files_of_batch, made, settings, table_in
 from PIL import Image
 from tiny_class_models import build_class_map
 
-from cluster.events import TaskRetried
-from cluster.executors.ray_actors import RayActors, connect
-from cluster.spec import SpecError
+from cluster.engine.executors.ray_actors import RayActors, connect
+from cluster.following.events import TaskRetried
+from cluster.spec.fields import SpecError
 
 pytestmark = [
     pytest.mark.ray,
@@ -99,7 +99,7 @@ def test_a_killed_worker_changes_nothing(
 def test_ray_data_draws_rows(model: Path, reference: Path) -> None:
     """Two actors, batches of two: what one process drew of all."""
     data = pytest.importorskip("ray.data", reason="ray.data lacks a dependency here")
-    from cluster.ray_data import Draw
+    from cluster.datasets.ray_data import Draw
 
     data.DataContext.get_current().enable_progress_bars = False
     rows = [{"prompt" if name == "label" else name: value for name, value in row.items()} for row in ROWS]
@@ -116,7 +116,7 @@ def test_ray_data_draws_rows(model: Path, reference: Path) -> None:
 
 
 def test_rows_without_a_seed_are_refused(model: Path) -> None:
-    from cluster.ray_data import Draw
+    from cluster.datasets.ray_data import Draw
 
     fields = {**settings(model), "width": 64, "height": 64}
     words = {"prompt": np.array(["sea", "wood"], object)}
@@ -130,7 +130,7 @@ def test_rows_without_a_seed_are_refused(model: Path) -> None:
 
 
 def test_the_adapter_keeps_what_fails_and_other_columns(model: Path) -> None:
-    from cluster.ray_data import Draw
+    from cluster.datasets.ray_data import Draw
 
     draw = Draw(**{**settings(model), "width": 64, "height": 64})
     rows = {
@@ -146,7 +146,7 @@ def test_the_adapter_keeps_what_fails_and_other_columns(model: Path) -> None:
 
 
 def test_the_adapter_returns_the_masks_of_regions(folders: dict[str, Path], tmp_path: Path) -> None:
-    from cluster.ray_data import Draw
+    from cluster.datasets.ray_data import Draw
 
     labels = np.zeros((10, 10), np.uint8)
     labels[:, 5:] = 3

@@ -13,11 +13,11 @@ from batches import ROWS, made, settings
 from PIL import Image
 from tiny_class_models import build_class_map
 
-from cluster.batch.entry import make_batch, plan_batch
-from cluster.batch.requests import rows_at_hand
-from cluster.driver import Interrupted
-from cluster.events import TaskDone
-from cluster.spec import SpecError
+from cluster.datasets.entry import make_batch, plan_batch
+from cluster.datasets.requests import rows_at_hand
+from cluster.engine.driver import Interrupted
+from cluster.following.events import TaskDone
+from cluster.spec.fields import SpecError
 from storage.fingerprint import FormatError
 
 

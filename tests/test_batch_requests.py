@@ -20,11 +20,11 @@ from PIL import Image
 from tiny_class_models import build_class_map
 from typer.testing import CliRunner, Result
 
-from cluster.batch.checking import planned
-from cluster.batch.plan import Sizes
-from cluster.batch.requests import Table, rows_at_hand, table_at
 from cluster.commands.app import app
-from cluster.spec import JobSpec, SpecError
+from cluster.datasets.checking import planned
+from cluster.datasets.plan import Sizes
+from cluster.datasets.requests import Table, rows_at_hand, table_at
+from cluster.spec.fields import JobSpec, SpecError
 from generation.models.loading import describe
 from storage.claim import Claim
 
@@ -314,12 +314,6 @@ def test_wrong_use_is_one_line(
 ) -> None:
     assert message in line_of(call(*arguments, "--model", model, "--out", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-
-
-def test_the_function_is_not_hidden_by_the_package_of_its_name() -> None:
-    import cluster.batch.plan  # what would hide it
-
-    assert callable(cluster.batch)
 
 
 def test_memory_does_not_grow_with_the_requests(model: Path, tmp_path: Path) -> None:

@@ -15,9 +15,17 @@ from tiny_class_models import build_class_map
 from typer.testing import CliRunner
 
 import cluster
-from cluster.batch.status import BatchFollower, BatchStatus, read_batch_status
 from cluster.commands.app import app
-from cluster.events import JobFailed, JobFinished, JobInterrupted, JobStarted, RowsDone, StageTotal, TaskDone
+from cluster.datasets.status import BatchFollower, BatchStatus, read_batch_status
+from cluster.following.events import (
+    JobFailed,
+    JobFinished,
+    JobInterrupted,
+    JobStarted,
+    RowsDone,
+    StageTotal,
+    TaskDone,
+)
 from storage.fingerprint import FormatError
 
 

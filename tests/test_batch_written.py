@@ -13,7 +13,7 @@ from harm import cut, empty, flip, one, remove
 from tiny_class_models import build_class_map
 
 import cluster
-from cluster.batch.written import WRITTEN, is_card
+from cluster.datasets.written import WRITTEN, is_card
 
 Harm = Callable[[Path], None]
 BESIDE: dict[str, Any] = {"webdataset": True, "folders": True}

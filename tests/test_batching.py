@@ -8,12 +8,12 @@ import pytest
 import torch
 from engine import CHANNELS, ConvolutionalDenoiser, latents_of, run_here, tiny_job
 
-from cluster.events import TaskDone
-from generation.batching import batching
-from generation.covers import Patch, owned_patches
-from generation.methods import Method, Name, blended
+from cluster.following.events import TaskDone
 from generation.models.contracts import Conditioning
-from generation.parts import Cell, Evaluations, Network, Part, PatchQuery
+from generation.sampling.batching import batching
+from generation.sampling.covers import Patch, owned_patches
+from generation.sampling.methods import Method, Name, blended
+from generation.sampling.parts import Cell, Evaluations, Network, Part, PatchQuery
 from storage.geometry import TOPOLOGIES, Box, Canvas
 
 METHODS: list[Name] = ["hann", "shifted", "random-patch", "random-grid"]

@@ -14,7 +14,7 @@ from cluster.commands import doctor
 from cluster.commands.app import app
 from cluster.commands.boundary import judged
 from cluster.commands.session import Session
-from cluster.executors.ray_tokens import what_to_set
+from cluster.engine.executors.ray_tokens import what_to_set
 
 
 def call(*arguments: object) -> Result:

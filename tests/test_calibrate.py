@@ -7,10 +7,10 @@ import pytest
 import tiny_class_models
 from labelled import spec_of
 
-from cluster import calibrate
-from cluster.job import prepare
-from cluster.report import WRITING_SECONDS_PER_MEGAPIXEL, Pace, report_on
-from cluster.spec import JobSpec
+from cluster.engine import calibrate
+from cluster.jobs.job import prepare
+from cluster.jobs.report import WRITING_SECONDS_PER_MEGAPIXEL, Pace, report_on
+from cluster.spec.fields import JobSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 

@@ -18,9 +18,9 @@ from engine import hash_of, tiny_job, tiny_worker
 from harm import go_on
 
 from cluster import api
-from cluster.events import unheard
-from cluster.executors.in_process import InProcess
-from cluster.outcomes import Outcome
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outcomes import Outcome
+from cluster.following.events import unheard
 from storage.claim import Claim, is_abandoned
 
 

@@ -9,9 +9,9 @@ import pytest
 from labelled import LEGEND, drawn, labelled_job, layer_in, patchwork_of
 from numpy.typing import NDArray
 
-from storage.formats import class_layer
 from storage.formats.labels import Labels, enlarged
 from storage.pyramid import PyramidLayout
+from viewer import class_layer
 
 
 def written_labels(folder: Path, values: NDArray[np.uint8], tile: int = 16) -> Labels:

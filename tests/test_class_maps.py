@@ -12,9 +12,9 @@ import tifffile
 import zarr
 from PIL import Image
 
-from cluster.class_labels import NO_CLASS, UNKNOWN, Meaning, Span, meaning_of, read_labels
-from cluster.class_maps import ImageMap, opened
-from cluster.spec import SpecError
+from cluster.spec.fields import SpecError
+from cluster.words.class_labels import NO_CLASS, UNKNOWN, Meaning, Span, meaning_of, read_labels
+from cluster.words.class_maps import ImageMap, opened
 from storage.geometry import PLANE, TORUS, Box, Canvas
 from storage.label_files import open_labels
 
@@ -186,7 +186,7 @@ def test_a_map_is_read_whole_once_and_again_when_it_changes(tmp_path: Path, monk
     canvas = Canvas(9, 9)
     open_map(path, canvas).check()
     with monkeypatch.context() as patched:
-        patched.setattr("cluster.class_maps.open_labels", lambda *_: pytest.fail("read again"))
+        patched.setattr("cluster.words.class_maps.open_labels", lambda *_: pytest.fail("read again"))
         there = ImageMap(open_labels(path), meaning_of(open_labels(path), LEGEND, None), canvas)
         there.check()
     png(path, np.full((9, 10), 77, np.uint8))

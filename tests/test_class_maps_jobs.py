@@ -16,13 +16,13 @@ from test_labels import labels_in
 from typer.testing import CliRunner
 
 from cluster import generate
-from cluster.class_maps import image_map
 from cluster.commands.app import app
-from cluster.identity import picture_facts
-from cluster.job import prepare
-from cluster.spec import JobSpec, SpecError
-from cluster.worker import class_map
-from generation.cleaning import cleaned
+from cluster.engine.worker import class_map
+from cluster.jobs.job import prepare
+from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.identity import picture_facts
+from cluster.words.class_maps import image_map
+from generation.places.cleaning import cleaned
 from storage.fingerprint import file_hash, fingerprint
 from storage.geometry import Box, Canvas
 
@@ -221,8 +221,8 @@ def test_a_job_goes_on_from_another_folder(model: Path, tmp_path: Path, monkeypa
 
 
 def test_batches_know_what_labels_mean(model: Path, tmp_path: Path) -> None:
-    from cluster.batch.entry import make_batch
-    from cluster.batch.requests import rows_at_hand
+    from cluster.datasets.entry import make_batch
+    from cluster.datasets.requests import rows_at_hand
 
     told = written(tmp_path / "a.yaml", "10: wood\n20: sea\n")
     values = RANDOM.choice([10, 20], (16, 16)).astype(np.uint16)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from scheduler_cases import Noised, cases, config_of, exact_prediction, field
 
-from generation.schedules.addressed_noise import AddressedNoise
-from generation.schedules.building import build_schedule
-from generation.schedules.predictions import clean_of
-from generation.schedules.solvers import build, scaled_input
+from generation.sampling.schedules.addressed_noise import AddressedNoise
+from generation.sampling.schedules.building import build_schedule
+from generation.sampling.schedules.predictions import clean_of
+from generation.sampling.schedules.solvers import build, scaled_input
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from generation.cleaning import ROUNDS, Cleaned, Voted, cleaned, reach
-from generation.squares import Remembered
+from generation.places.cleaning import ROUNDS, Cleaned, Voted, cleaned, reach
+from generation.places.squares import Remembered
 from storage.geometry import PLANE, RING, TORUS, Box, Canvas, Topology
 
 Ids = NDArray[np.int16]

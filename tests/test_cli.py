@@ -14,13 +14,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from cluster import api, continuing, driver, job_file, supervision
+from cluster import api
 from cluster.commands import doctor, making
 from cluster.commands.app import app
 from cluster.commands.flags import SpecFlags, slug
-from cluster.events import OnEvent
-from cluster.report import Pace
-from cluster.spec import JobSpec
+from cluster.engine import continuing, driver, supervision
+from cluster.following.events import OnEvent
+from cluster.jobs.report import Pace
+from cluster.spec import job_file
+from cluster.spec.fields import JobSpec
 from storage.claim import Claim
 
 SMALL = ["--size", "256x256", "--num-inference-steps", "2", "--executor", "in-process", "--device", "cpu"]
@@ -71,7 +73,7 @@ def test_help_names_every_flag(command: str) -> None:
     assert [flag for flag in FLAGS.split() if flag not in text] == []
 
 
-@pytest.mark.parametrize("module", ["cluster.commands.app", "cluster.executors.actor"])
+@pytest.mark.parametrize("module", ["cluster.commands.app", "cluster.engine.executors.actor"])
 def test_help_and_an_actor_of_ray_begin_without_torch(module: str) -> None:
     program = f"import {module}, sys; print([name for name in ('torch', 'ray', 'diffusers') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -22,15 +22,15 @@ from one_patch import (
 )
 from tiny_models import build_sd1
 
-from cluster.executors.in_process import InProcess
-from cluster.job import prepare_described
-from cluster.spec import SpecError
-from cluster.work import JobWork
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.work import JobWork
+from cluster.jobs.job import prepare_described
+from cluster.spec.fields import SpecError
 from generation.models import corrections
 from generation.models.contracts import ModelInfo
 from generation.models.loading import describe, load
-from generation.schedules import names as schedules
-from generation.schedules.building import build_schedule
+from generation.sampling.schedules import names as schedules
+from generation.sampling.schedules.building import build_schedule
 
 diffusers: Any = importlib.import_module("diffusers")
 """Untyped."""

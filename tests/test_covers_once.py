@@ -10,9 +10,9 @@ from engine import ConvolutionalDenoiser, run_here, tiny_job
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generation import random_covers
-from generation.covers import Cover, GridAxis, ShiftedAxis, owned_patches
-from generation.methods import Method, Name
+from generation.sampling import random_covers
+from generation.sampling.covers import Cover, GridAxis, ShiftedAxis, owned_patches
+from generation.sampling.methods import Method, Name
 from storage.geometry import TOPOLOGIES, Box, Canvas, Topology
 
 NAMES: tuple[Name, ...] = get_args(Name)

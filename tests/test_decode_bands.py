@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_four_shift import CPU, Normalising, decoded, field
 
-from generation.decode import Blend, Tiling, decode_bands
-from generation.four_shift import FourShift
+from generation.decoding.decode import Blend, Tiling, decode_bands
+from generation.decoding.four_shift import FourShift
 from storage.geometry import TOPOLOGIES, Box, Canvas
 
 SCALE = 2

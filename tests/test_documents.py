@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cluster.batch.requests import table_at
-from cluster.class_labels import READERS
 from cluster.commands.app import app
-from cluster.job_file import read_fields
-from cluster.region_shapes import read_shapes
-from cluster.spec import SpecError
+from cluster.datasets.requests import table_at
+from cluster.spec.fields import SpecError
+from cluster.spec.job_file import read_fields
+from cluster.words.class_labels import READERS
+from cluster.words.region_shapes import read_shapes
 from generation.training.classes import EARTH
 from generation.training.config import ConfigError, read_config
 from generation.training.export import export

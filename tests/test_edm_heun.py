@@ -10,9 +10,9 @@ import torch
 from engine import FLOW_CONFIG
 
 from generation import plain_solvers
-from generation.schedules.building import build_schedule
-from generation.schedules.edm_heun import EdmHeun, edm_heun, karras_levels
-from generation.schedules.parametrisations import AlphasTraining, parametrisation_of
+from generation.sampling.schedules.building import build_schedule
+from generation.sampling.schedules.edm_heun import EdmHeun, edm_heun, karras_levels
+from generation.sampling.schedules.parametrisations import AlphasTraining, parametrisation_of
 
 PAPER = {"s_churn": 40.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}
 COLLAGE = {"s_churn": 10.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003, "rho": 5.0, "sigma_min": 1e-3}

@@ -11,13 +11,13 @@ from engine import FLOW_CONFIG, INFO, latents_of, run_here, tiny_job
 from families import TOLERANCE, WORDS, squares
 from one_patch import changed, difference, job_of, noise_of, with_scheduler
 
-from cluster.executors.in_process import InProcess
-from cluster.job import unused
-from cluster.spec import SpecError
-from cluster.work import JobWork
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.work import JobWork
+from cluster.jobs.job import unused
+from cluster.spec.fields import SpecError
 from generation import plain_solvers
 from generation.models.contracts import Model
-from generation.schedules.edm_heun import karras_levels
+from generation.sampling.schedules.edm_heun import karras_levels
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

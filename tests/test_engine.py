@@ -25,15 +25,15 @@ from engine import (
     tiny_worker,
 )
 
-from cluster.driver import Interrupted
-from cluster.events import JobStarted
-from cluster.executors.in_process import InProcess
-from cluster.job import Job
-from cluster.outcomes import Outcome, finished
-from cluster.stages import Task
-from cluster.supervision import TaskFailed
-from cluster.work import JobWork
-from generation.schedules.names import NATIVE_NAMES, SHORT_NAMES
+from cluster.engine.driver import Interrupted
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outcomes import Outcome, finished
+from cluster.engine.supervision import TaskFailed
+from cluster.engine.work import JobWork
+from cluster.following.events import JobStarted
+from cluster.jobs.job import Job
+from cluster.jobs.stages import Task
+from generation.sampling.schedules.names import NATIVE_NAMES, SHORT_NAMES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 TOPOLOGIES = ["plane", "ring", "torus"]
@@ -279,7 +279,7 @@ def test_nan_is_named_by_step_and_patch(tmp_path: Path, monkeypatch) -> None:
 
 def test_an_identity_codec_through_the_decode_blend(tmp_path: Path, monkeypatch) -> None:
     """What is decoded is the latents, enlarged, whatever the tiles: weights sum to one."""
-    from generation.decode import decode_box
+    from generation.decoding.decode import decode_box
 
     for topology in TOPOLOGIES:
         job = tiny_job(tmp_path / topology, monkeypatch, topology=topology)

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from scripted import Run, ScriptedWork, Strip, drive
 
-from cluster.events import TaskRetried
-from cluster.executors import EXECUTORS, make
-from cluster.outcomes import Outcome
+from cluster.engine.executors import EXECUTORS, make
+from cluster.engine.outcomes import Outcome
+from cluster.following.events import TaskRetried
+from cluster.jobs.stages import Task
 from cluster.patience import Limits
-from cluster.spec import JobSpec
-from cluster.stages import Task
+from cluster.spec.fields import JobSpec
 
 STRIP = Strip(blocks=3, steps=3)
 SOON = Limits(first_pause_seconds=0.01, growth=2.0, look_seconds=0.1)
@@ -36,7 +36,7 @@ def session() -> Any:
     import ray
     import scripted
 
-    from cluster.executors.ray_actors import connect
+    from cluster.engine.executors.ray_actors import connect
 
     connect(2)
     ray.cloudpickle.register_pickle_by_value(scripted)
@@ -115,7 +115,7 @@ def test_in_process_nothing_can_be_ended(name: str, work: Any) -> None:
 def test_workers_that_die_as_they_start_end_the_run_with_rays_reason(name: str, work: Any) -> None:
     import ray
 
-    from cluster.executors.ray_actors import STARTS, RayActors
+    from cluster.engine.executors.ray_actors import STARTS, RayActors
 
     killed: list[Any] = []
 
@@ -158,7 +158,7 @@ def test_workers_that_died_idle_cost_one_try(name: str, work: Any) -> None:
     """All go at once, as with a node: whoever has nothing to do is asked again before it is given a task."""
     import ray
 
-    from cluster.executors.ray_actors import RayActors
+    from cluster.engine.executors.ray_actors import RayActors
 
     class Ended(list[Task]):
         def append(self, task: Task) -> None:

@@ -16,10 +16,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import cluster
-from cluster import exporting
 from cluster.commands.app import app
 from cluster.commands.exporting import NAMES
-from cluster.spec import SpecError
+from cluster.results import exporting
+from cluster.spec.fields import SpecError
 from storage.exports import formats
 from storage.pyramid import PyramidLayout
 

@@ -20,7 +20,7 @@ from storage.exports import formats, metadata
 from storage.exports.contract import ExportError, Wishes
 from storage.exports.picture import Picture
 from storage.exports.view import view_of
-from storage.viewer.server import build_app
+from viewer.server import build_app
 
 for module in ("pyvips", "tifffile", "piexif"):
     pytest.importorskip(module, reason=f"{module} is missing; pip install 'hypermosaic[export]'")

@@ -14,12 +14,14 @@ from engine import run_here, tiny_job
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from cluster import choices, fitting, machine
+from cluster import machine
 from cluster.commands.app import app
-from cluster.fitting import DoesNotFit, bytes_by_output, disk_peak_bytes, worker_bytes
-from cluster.job import Job, Note, prepare, unnoted
-from cluster.report import report_on
-from cluster.spec import JobSpec, SpecError
+from cluster.jobs import fitting
+from cluster.jobs.fitting import DoesNotFit, bytes_by_output, disk_peak_bytes, worker_bytes
+from cluster.jobs.job import Job, Note, prepare, unnoted
+from cluster.jobs.report import report_on
+from cluster.spec import choices
+from cluster.spec.fields import JobSpec, SpecError
 from generation.models.loading import describe
 
 GB = 10**9
@@ -151,7 +153,7 @@ def test_the_image_that_reductions_read_counts_though_nobody_asked_for_it(
 
 
 def test_it_is_there_when_all_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster.outputs import Outputs
+    from cluster.engine.outputs import Outputs
 
     def here() -> int:
         return sum(

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from cluster.commands.app import app
-from cluster.identity import picture_facts
-from cluster.report import guessed_pace
-from cluster.spec import JobSpec, SpecError
-from generation.decode import Blend, Tiling, decode_box
-from generation.four_shift import FourShift
+from cluster.jobs.report import guessed_pace
+from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.identity import picture_facts
+from generation.decoding.decode import Blend, Tiling, decode_box
+from generation.decoding.four_shift import FourShift
 from storage.geometry import TOPOLOGIES, Box, Canvas
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

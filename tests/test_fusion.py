@@ -5,16 +5,9 @@ import random
 import numpy as np
 import pytest
 
-from generation.covers import BlendedAtLast, Placement, overlapping_grid, shifted_tiling
-from generation.fusion import (
-    SUM_LIMIT,
-    WINDOWS,
-    Normaliser,
-    from_fixed,
-    to_fixed,
-    to_storage,
-)
-from generation.random_covers import RandomCover, RandomGrid
+from generation.sampling.covers import BlendedAtLast, Placement, overlapping_grid, shifted_tiling
+from generation.sampling.fusion import SUM_LIMIT, WINDOWS, Normaliser, from_fixed, to_fixed, to_storage
+from generation.sampling.random_covers import RandomCover, RandomGrid
 from storage.geometry import PLANE, RING, TOPOLOGIES, TORUS, Box, Canvas, Topology
 
 PATCH = 16

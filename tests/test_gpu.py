@@ -7,10 +7,10 @@ import pytest
 import torch
 from engine import files_of, latents_of, run_here
 
-from cluster.executors.in_process import InProcess
-from cluster.job import Job, prepare
-from cluster.spec import JobSpec
-from cluster.work import JobWork
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.work import JobWork
+from cluster.jobs.job import Job, prepare
+from cluster.spec.fields import JobSpec
 
 pytestmark = [
     pytest.mark.gpu,

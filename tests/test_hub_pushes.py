@@ -12,17 +12,18 @@ from pushed_hub import Hub
 from retrained import retrain, retrained
 from typer.testing import CliRunner
 
-from cluster import api, generate, job_file
-from cluster.batch.entry import make_batch
-from cluster.batch.requests import rows_at_hand
+from cluster import api, generate
 from cluster.commands.app import app
-from cluster.driver import Interrupted
-from cluster.events import TaskDone
-from cluster.executors import make
-from cluster.job import Job, prepare
-from cluster.models import described, loaded
-from cluster.spec import JobSpec
-from cluster.work import JobWork
+from cluster.datasets.entry import make_batch
+from cluster.datasets.requests import rows_at_hand
+from cluster.engine.driver import Interrupted
+from cluster.engine.executors import make
+from cluster.engine.work import JobWork
+from cluster.following.events import TaskDone
+from cluster.jobs.job import Job, prepare
+from cluster.jobs.models import described, loaded
+from cluster.spec import job_file
+from cluster.spec.fields import JobSpec
 from generation.models.errors import ModelError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

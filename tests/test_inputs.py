@@ -17,18 +17,21 @@ from engine import files_of, run_here
 from PIL import Image
 from test_labels import labels_in
 
-from cluster import api, batch, generate, inputs, job_file
-from cluster.driver import Interrupted
-from cluster.events import TaskDone
-from cluster.executors.contract import Runs
-from cluster.executors.in_process import InProcess
-from cluster.identity import inputs_of
-from cluster.inputs import kept
-from cluster.job import Job, prepare
-from cluster.outcomes import Begun
-from cluster.spec import JobSpec, SpecError
-from cluster.stages import Task
-from cluster.work import JobWork
+from cluster import api, generate
+from cluster import datasets as batch
+from cluster.engine.driver import Interrupted
+from cluster.engine.executors.contract import Runs
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outcomes import Begun
+from cluster.engine.work import JobWork
+from cluster.following.events import TaskDone
+from cluster.jobs import inputs
+from cluster.jobs.inputs import kept
+from cluster.jobs.job import Job, prepare
+from cluster.jobs.stages import Task
+from cluster.spec import job_file
+from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.identity import inputs_of
 from storage.fingerprint import file_hash, tree_hash
 
 
@@ -199,8 +202,8 @@ def test_a_request_whose_map_changes_fails_and_the_others_are_drawn(
     good, other = painted(tmp_path / "a.png", 0, (16, 16)), painted(tmp_path / "b.png", 0, (16, 16))
     common = {"prompt": "sea", "seed": 3, "width": side, "height": side}
     rows = [{"id": "good", **common, "classes": str(good)}, {"id": "bad", **common, "classes": str(other)}]
-    from cluster.batch.entry import make_batch
-    from cluster.batch.requests import rows_at_hand
+    from cluster.datasets.entry import make_batch
+    from cluster.datasets.requests import rows_at_hand
 
     make_batch(
         rows_at_hand(rows),
@@ -213,8 +216,8 @@ def test_a_request_whose_map_changes_fails_and_the_others_are_drawn(
 
 
 def test_what_all_requests_of_a_batch_read_is_copied(model: Path, tmp_path: Path) -> None:
-    from cluster.batch.entry import make_batch
-    from cluster.batch.requests import rows_at_hand
+    from cluster.datasets.entry import make_batch
+    from cluster.datasets.requests import rows_at_hand
 
     labels = tmp_path / "labels.yaml"
     labels.write_text("0: wood")
@@ -229,8 +232,8 @@ def test_what_all_requests_of_a_batch_read_is_copied(model: Path, tmp_path: Path
 
 
 def test_the_hash_of_a_row_counts_in_place_of_its_path(model: Path, tmp_path: Path) -> None:
-    from cluster.batch.entry import plan_batch
-    from cluster.batch.requests import rows_at_hand
+    from cluster.datasets.entry import plan_batch
+    from cluster.datasets.requests import rows_at_hand
 
     row = {"id": "a", "prompt": "sea", "seed": 3, "width": 64, "height": 64}
     (tmp_path / "there").mkdir()

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 import zarr
 
-from cluster.class_labels import NO_CLASS, meaning_of
+from cluster.words.class_labels import NO_CLASS, meaning_of
 from storage.geometry import Box
 from storage.label_files import NONE, LabelFile, LabelFileError, open_labels
 

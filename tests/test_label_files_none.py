@@ -14,7 +14,7 @@ import tifffile
 import zarr
 from PIL import Image, PngImagePlugin
 
-from cluster.class_labels import NO_CLASS, UNKNOWN, meaning_of
+from cluster.words.class_labels import NO_CLASS, UNKNOWN, meaning_of
 from storage.geometry import Box
 from storage.label_files import NONE, LabelFile, LabelFileError, open_labels
 

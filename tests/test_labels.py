@@ -19,12 +19,12 @@ from PIL import Image
 from test_engine import Shuffled
 
 from cluster import generate
-from cluster.driver import Interrupted
-from cluster.executors.in_process import InProcess
-from cluster.job import Job, prepare
-from cluster.outcomes import Outcome
-from cluster.outputs import outputs_for
-from cluster.worker import class_map
+from cluster.engine.driver import Interrupted
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outcomes import Outcome
+from cluster.engine.outputs import outputs_for
+from cluster.engine.worker import class_map
+from cluster.jobs.job import Job, prepare
 from storage.damage import DamagedData
 from storage.formats.labels import Labels, enlarged, label_values
 from storage.pyramid import PyramidLayout

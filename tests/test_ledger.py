@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.history import DoneTasks
+from cluster.following.history import DoneTasks
 from storage.fingerprint import FormatError
 from storage.ledger import Ledger, LedgerRecord, Written
 from storage.task_set import TaskSet

@@ -14,7 +14,7 @@ from test_inputs import begun, painted, spec_of
 
 from cluster import api, generate
 from cluster.commands.verifying import said
-from cluster.spec import SpecError
+from cluster.spec.fields import SpecError
 
 Harm = Callable[[Path], None]
 

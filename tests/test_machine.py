@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.executors.in_process import InProcess
+from cluster.engine.executors.in_process import InProcess
 from cluster.machine import HUGE_PAGES, settled
 
 ROOT = Path(__file__).parents[1]

@@ -12,18 +12,18 @@ from engine import files_of
 from PIL import Image
 
 from cluster import generate, resume, verify
-from cluster.class_maps import InventedMap
-from cluster.events import Event, JobStarted, TaskDone
-from cluster.job import prepare
-from cluster.job_file import LATENTS
-from cluster.spec import JobSpec, SpecError
-from cluster.worker import class_map
-from generation.mixes import parse_mix
+from cluster.engine.worker import class_map
+from cluster.following.events import Event, JobStarted, TaskDone
+from cluster.jobs.job import prepare
+from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.job_file import LATENTS
+from cluster.words.class_maps import InventedMap
 from generation.models.errors import ModelError
 from generation.models.loading import describe, load
 from generation.models.maps import Legend, smoothed
+from generation.models.mixes import parse_mix
 from generation.models.wishes import Wish
-from generation.scenes import CLASSES, Mix, parse
+from generation.places.scenes import CLASSES, Mix, parse
 from storage.arrays import ArrayStore
 from storage.geometry import Box
 
@@ -213,7 +213,7 @@ def test_a_map_that_was_begun_is_gone_on_with(model: Path, tmp_path: Path) -> No
         if isinstance(event, TaskDone) and event.stage_name == "map denoise 1":
             raise KeyboardInterrupt
 
-    from cluster.driver import Interrupted
+    from cluster.engine.driver import Interrupted
 
     with pytest.raises(Interrupted):
         generate(spec, on_event=stop)

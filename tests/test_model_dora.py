@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cluster.prediction import correction_facts
+from cluster.spec.prediction import correction_facts
 from generation.models.errors import ModelError
 from generation.models.loading import describe
 from generation.models.lora_fusing import fuse_loras

@@ -9,8 +9,8 @@ import pytest
 import torch
 from families import noise
 
-from cluster.choices import resolve
-from cluster.spec import JobSpec
+from cluster.spec.choices import resolve
+from cluster.spec.fields import JobSpec
 from generation.models.contracts import Model
 from generation.models.errors import ModelError
 from generation.models.loading import describe, load, map_model

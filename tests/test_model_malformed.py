@@ -14,8 +14,8 @@ from tiny_models import build_lora
 from typer.testing import CliRunner
 
 from cluster.commands.app import app
-from cluster.job import prepare
-from cluster.spec import JobSpec
+from cluster.jobs.job import prepare
+from cluster.spec.fields import JobSpec
 from generation.models.errors import ModelError
 from generation.models.loading import describe, load
 

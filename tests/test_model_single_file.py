@@ -11,7 +11,7 @@ from one_patch import INDEX, changed, job_of, with_scheduler
 from safetensors.torch import load_file, save_file
 from tiny_models import build_lora, build_single_file
 
-from cluster.spec import SpecError
+from cluster.spec.fields import SpecError
 from generation.models import completeness, loading, single_file
 from generation.models.errors import ModelError
 from generation.models.loading import describe, load

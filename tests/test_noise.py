@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generation.noise import Purpose, noise
+from generation.sampling.noise import Purpose, noise
 from storage.geometry import PLANE, RING, TORUS, Box, Canvas
 
 

@@ -9,12 +9,12 @@ import torch
 from engine import ConvolutionalDenoiser, NearestCodec, run_here, tiny_job, tiny_worker
 from tiny_class_models import build_class_map
 
-from cluster.batch import small
-from cluster.executors.in_process import InProcess
-from cluster.job import prepare
-from cluster.spec import JobSpec
-from generation.decode import Tiling, decode_box
-from generation.denoise import NumericalError
+from cluster.datasets import small
+from cluster.engine.executors.in_process import InProcess
+from cluster.jobs.job import prepare
+from cluster.spec.fields import JobSpec
+from generation.decoding.decode import Tiling, decode_box
+from generation.sampling.denoise import NumericalError
 from storage.geometry import Box, Canvas
 
 PIECES = {"NaN": torch.nan, "infinity": torch.inf}

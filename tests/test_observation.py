@@ -8,13 +8,13 @@ import pytest
 import torch
 from engine import latents_of, run_here, tiny_job, tiny_model
 
-from cluster.executors.in_process import InProcess
-from cluster.job import Job
-from cluster.outputs import outputs_for
-from cluster.tasks import Worker
-from cluster.worker import build_sampler
-from generation.observation import Observation
-from generation.schedules.contract import Schedule
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outputs import outputs_for
+from cluster.engine.tasks import Worker
+from cluster.engine.worker import build_sampler
+from cluster.jobs.job import Job
+from generation.sampling.observation import Observation
+from generation.sampling.schedules.contract import Schedule
 from storage.geometry import RING, Box, Canvas
 
 

@@ -16,13 +16,14 @@ from engine import INFO, tiny_job
 from labelled import CLASS_INFO, description_in, drawn, labelled_job, spec_of
 from PIL import Image
 
-from cluster import exporting, generate, resume
-from cluster.job import prepare
-from cluster.legend import legend_of
-from cluster.outputs import about
-from cluster.paths import model_in_public
-from cluster.report import count_files
-from cluster.spec import JobSpec, SpecError
+from cluster import generate, resume
+from cluster.engine.outputs import about
+from cluster.jobs.job import prepare
+from cluster.jobs.report import count_files
+from cluster.results import exporting
+from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.paths import model_in_public
+from cluster.words.legend import legend_of
 from generation.models.errors import ModelError
 from storage.exports import metadata
 from storage.exports.picture import Picture

@@ -12,7 +12,7 @@ from picture_folders import job_folder
 from test_sheet_browser import served
 
 from cluster.viewing import JobTeller
-from storage.viewer.server import build_gallery
+from viewer.server import build_gallery
 
 pytestmark = [needs_chromium, pytest.mark.browser]
 LONG = "a picture of many words, " * 12

@@ -18,10 +18,10 @@ from test_page_access import axe, violations  # noqa: F401 - a fixture
 from test_page_saving import KEEP_FILES, numbers, saved_file
 from typer.testing import CliRunner
 
-from cluster import job_file
 from cluster.commands.app import app as command_line
-from cluster.events import JobFailed
-from cluster.spec import JobSpec
+from cluster.following.events import JobFailed
+from cluster.spec import job_file
+from cluster.spec.fields import JobSpec
 from cluster.viewing import viewer_of
 from storage.exports.picture import Picture
 from storage.geometry import Box

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from picture_folders import LAYOUT, QUARTERS, four_colours, job_folder, served, share_of
 from PIL import Image
 
-from storage.formats.panorama import LARGEST, panorama_level, write_panorama
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout
+from viewer.panorama import LARGEST, panorama_level, write_panorama
 
 DRIVER = "GL Driver Message"  # of the software renderer, when screens are taken
 

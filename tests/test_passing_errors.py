@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from engine import files_of, run, run_here, tiny_job, tiny_worker
 
-from cluster.events import Event, TaskRetried
-from cluster.executors.in_process import InProcess
-from cluster.outcomes import Begun
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outcomes import Begun
+from cluster.following.events import Event, TaskRetried
+from cluster.jobs.stages import Task
 from cluster.patience import Limits
-from cluster.stages import Task
 from storage.arrays import as_os_error
 
 SOON = Limits(first_pause_seconds=0.001, growth=1.0)

@@ -15,13 +15,14 @@ from PIL import Image
 from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
-from cluster import api, generate, job_file, viewing
+from cluster import api, generate, viewing
 from cluster.commands.app import app
-from cluster.driver import Interrupted
-from cluster.events import TaskDone
-from cluster.job import prepare
-from cluster.paths import absolute, absolute_lora, absolute_model
-from cluster.spec import JobSpec, SpecError
+from cluster.engine.driver import Interrupted
+from cluster.following.events import TaskDone
+from cluster.jobs.job import prepare
+from cluster.spec import job_file
+from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.paths import absolute, absolute_lora, absolute_model
 
 QUICK = ["--size", "128x96", "--num-inference-steps", "1", "--executor", "in-process", "--device", "cpu"]
 

@@ -13,11 +13,13 @@ import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from cluster import api, batch, generate, job_file
+from cluster import api, generate
+from cluster import datasets as batch
 from cluster.commands.app import app
-from cluster.driver import Interrupted
-from cluster.events import TaskDone
-from cluster.spec import JobSpec, SpecError
+from cluster.engine.driver import Interrupted
+from cluster.following.events import TaskDone
+from cluster.spec import job_file
+from cluster.spec.fields import JobSpec, SpecError
 from generation.models.errors import ModelError
 
 QUICK = ["--size", "128x96", "--num-inference-steps", "1", "--executor", "in-process", "--device", "cpu"]

@@ -7,11 +7,11 @@ import torch
 from engine import latents_of, run_here
 from families import TEXT, TOLERANCE, WORDS, theirs
 
-from cluster.executors.in_process import InProcess
-from cluster.job import prepare
-from cluster.spec import JobSpec
-from cluster.work import JobWork
-from generation.noise import Purpose, noise
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.work import JobWork
+from cluster.jobs.job import prepare
+from cluster.spec.fields import JobSpec
+from generation.sampling.noise import Purpose, noise
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from engine import INFO, ConvolutionalDenoiser, Told, latents_of, run_here, tiny_job
 
-from cluster.job import Job
+from cluster.jobs.job import Job
 from generation import plain
-from generation.covers import Patch, owned_patches
-from generation.fusion import hann
-from generation.noise import Purpose, noise
+from generation.sampling.covers import Patch, owned_patches
+from generation.sampling.fusion import hann
+from generation.sampling.noise import Purpose, noise
 from storage.geometry import TOPOLOGIES, Box, Canvas
 
 STEPS, SIDE = 6, INFO.patch

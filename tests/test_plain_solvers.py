@@ -8,9 +8,9 @@ import torch
 from scheduler_cases import config_of
 
 from generation import plain_solvers
-from generation.schedules.building import build_schedule
-from generation.schedules.contract import Schedule
-from generation.schedules.predictions import clean_of
+from generation.sampling.schedules.building import build_schedule
+from generation.sampling.schedules.contract import Schedule
+from generation.sampling.schedules.predictions import clean_of
 
 SHAPE = (2, 5, 7)
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}

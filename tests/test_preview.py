@@ -13,14 +13,14 @@ import torch
 from engine import FLOW_CONFIG, INFO, SCALE, NearestCodec, files_of, latents_of, run, tiny_job, tiny_worker
 from PIL import Image
 
-from cluster.driver import Interrupted
-from cluster.executors.in_process import InProcess
-from cluster.job import Job, prepare
-from cluster.outcomes import Outcome
-from cluster.preview import EMPTY, LARGEST, PreviewWriter, read_preview
-from cluster.spec import JobSpec, SpecError
+from cluster.engine.driver import Interrupted
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outcomes import Outcome
+from cluster.following.preview import EMPTY, LARGEST, PreviewWriter, read_preview
+from cluster.jobs.job import Job, prepare
+from cluster.spec.fields import JobSpec, SpecError
+from generation.decoding.preview import LONGEST, Raster, fit_colours
 from generation.models.loading import load
-from generation.preview import LONGEST, Raster, fit_colours
 from storage.fingerprint import FormatError
 from storage.geometry import PLANE, RING, Canvas, Grid
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cluster import job_file
 from cluster.commands.looking import progress_words
-from cluster.events import (
+from cluster.following.events import (
     Event,
     JobFailed,
     JobFinished,
@@ -26,10 +25,11 @@ from cluster.events import (
     as_map,
     waits_alone,
 )
-from cluster.history import Tail
-from cluster.progress import EVENTS, Bars, JsonLines, Lines, Tally, fan_out
-from cluster.spec import JobSpec
-from cluster.status import LEDGER, read_status
+from cluster.following.history import Tail
+from cluster.following.progress import EVENTS, Bars, JsonLines, Lines, Tally, fan_out
+from cluster.following.status import LEDGER, read_status
+from cluster.spec import job_file
+from cluster.spec.fields import JobSpec
 from storage.ledger import Ledger, Written
 
 STAGES = (StageTotal("denoise 0", 3, 0), StageTotal("denoise 1", 3, 0), StageTotal("decode", 2, 0))

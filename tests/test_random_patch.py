@@ -13,21 +13,21 @@ from engine import ConvolutionalDenoiser, latents_of, run_here, tiny_job, tiny_w
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from cluster import job_file
 from cluster.commands.app import app
-from cluster.driver import Interrupted
-from cluster.executors.in_process import InProcess
-from cluster.history import DoneTasks
-from cluster.job import Job
-from cluster.outcomes import Outcome
-from cluster.spec import SpecError
-from cluster.status import LEDGER
-from cluster.times import Reached, picture_of, reached_by, read_times
-from generation import random_covers
-from generation.covers import Patch, Placement, owned_patches
-from generation.denoise import Sampler
-from generation.fusion import Normaliser, from_fixed, to_fixed, uniform
-from generation.random_covers import RandomCover, RandomGrid, lots
+from cluster.engine.driver import Interrupted
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outcomes import Outcome
+from cluster.following.history import DoneTasks
+from cluster.following.status import LEDGER
+from cluster.jobs.job import Job
+from cluster.results.times import Reached, picture_of, reached_by, read_times
+from cluster.spec import job_file
+from cluster.spec.fields import SpecError
+from generation.sampling import random_covers
+from generation.sampling.covers import Patch, Placement, owned_patches
+from generation.sampling.denoise import Sampler
+from generation.sampling.fusion import Normaliser, from_fixed, to_fixed, uniform
+from generation.sampling.random_covers import RandomCover, RandomGrid, lots
 from storage.geometry import PLANE, RING, TOPOLOGIES, TORUS, Box, Canvas, Topology
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -357,7 +357,7 @@ def test_times_are_the_steps_whose_patches_are_all_evaluated(method, topology, t
 
 
 def test_times_of_canvases_too_large_for_every_latent_are_those_of_blocks(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("cluster.times.EXACT_AREA", 100)
+    monkeypatch.setattr("cluster.results.times.EXACT_AREA", 100)
     job = tiny_job(tmp_path, monkeypatch, method="random-patch")
     stages = np.arange(job.plan.blocks) % 7
     reached = reached_by(job.plan, stages)

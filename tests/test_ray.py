@@ -14,11 +14,11 @@ from engine import files_of, run
 from PIL import Image
 from tiny_class_models import build_class_map
 
-from cluster.executors.in_process import InProcess
-from cluster.executors.ray_actors import RayActors, connect
-from cluster.job import Job, prepare
-from cluster.spec import JobSpec
-from cluster.work import JobWork
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.executors.ray_actors import RayActors, connect
+from cluster.engine.work import JobWork
+from cluster.jobs.job import Job, prepare
+from cluster.spec.fields import JobSpec
 from generation.models.errors import ModelError
 
 pytestmark = [

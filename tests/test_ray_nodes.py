@@ -11,12 +11,12 @@ import pytest
 import scripted
 from scripted import Run, ScriptedWork, Strip, drive
 
-from cluster.events import TaskRetried, Waiting
-from cluster.executors.ray_actors import RayActors
+from cluster.engine.executors.ray_actors import RayActors
+from cluster.following.events import TaskRetried, Waiting
+from cluster.jobs.stages import Task
 from cluster.machine import OF_RAY
 from cluster.patience import Limits
-from cluster.spec import JobSpec
-from cluster.stages import Task
+from cluster.spec.fields import JobSpec
 
 pytestmark = [
     pytest.mark.ray,

@@ -28,12 +28,12 @@ from harm import (
 )  # fmt: skip
 
 from cluster import api
-from cluster.closing import LEDGER
-from cluster.events import Event, unheard
-from cluster.executors.in_process import InProcess
-from cluster.job import Job
-from cluster.outcomes import Outcome
-from cluster.progress import Tally
+from cluster.engine.closing import LEDGER
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outcomes import Outcome
+from cluster.following.events import Event, unheard
+from cluster.following.progress import Tally
+from cluster.jobs.job import Job
 from storage.damage import DamagedData
 
 # --- while it runs ---------------------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ from engine import files_of, tiny_job, tiny_worker
 from harm import BEFORE_DECODING, BOTH, WHILE_DENOISING, flip, go_on, one, remove, verdict
 
 from cluster import api
-from cluster.closing import LEDGER
-from cluster.events import Event, TaskDone, unheard
-from cluster.executors.in_process import InProcess
-from cluster.job import Job
-from cluster.outcomes import Outcome
+from cluster.engine.closing import LEDGER
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.outcomes import Outcome
+from cluster.following.events import Event, TaskDone, unheard
+from cluster.jobs.job import Job
 
 
 class Scattered(InProcess):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from generation.covers import Patch
-from generation.regions import Region, RegionMap, Regions, tent
-from generation.shapes import Polygon, ShapeLayer
+from generation.places.regions import Region, RegionMap, Regions, tent
+from generation.places.shapes import Polygon, ShapeLayer
+from generation.sampling.covers import Patch
 from storage.geometry import PLANE, TOPOLOGIES, TORUS, Box, Canvas
 
 # --- weights ---------------------------------------------------------------------------------------------------------

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from regional import HEIGHT, WIDTH, Heard, Listening, drawn, label_map, model_of, quarters, regional_job, told
 from test_engine import Shuffled
 
-from cluster.job import Job
-from cluster.plan import Plan
-from cluster.worker import build_sampler
-from generation.covers import Patch, owned_patches
-from generation.denoise import Fields, Sampler
-from generation.fusion import from_fixed
-from generation.packing import draw_together
-from generation.parts import Part
+from cluster.engine.worker import build_sampler
+from cluster.jobs.job import Job
+from cluster.jobs.plan import Plan
+from generation.sampling.covers import Patch, owned_patches
+from generation.sampling.denoise import Fields, Sampler
+from generation.sampling.fusion import from_fixed
+from generation.sampling.packing import draw_together
+from generation.sampling.parts import Part
 from storage.geometry import TOPOLOGIES
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

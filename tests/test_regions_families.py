@@ -12,10 +12,10 @@ from engine import latents_of, run_here
 from numpy.typing import NDArray
 from regional import label_map
 
-from cluster.executors.in_process import InProcess
-from cluster.job import prepare
-from cluster.spec import JobSpec
-from cluster.work import JobWork
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.work import JobWork
+from cluster.jobs.job import prepare
+from cluster.spec.fields import JobSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 SIDE = 72

@@ -18,14 +18,16 @@ from PIL import Image
 from regional import label_map, quarters
 from test_cli import call, one_line
 
-from cluster import api, batch, continuing, generate
+from cluster import api, generate
+from cluster import datasets as batch
 from cluster.commands.flags import SpecFlags
-from cluster.driver import Interrupted
-from cluster.identity import picture_facts
-from cluster.job import Job, prepare
-from cluster.job_file import LATENTS
-from cluster.region_fields import MOST_FEATHER
-from cluster.spec import JobSpec, SpecError
+from cluster.engine import continuing
+from cluster.engine.driver import Interrupted
+from cluster.jobs.job import Job, prepare
+from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.identity import picture_facts
+from cluster.spec.job_file import LATENTS
+from cluster.spec.region_fields import MOST_FEATHER
 from storage.arrays import ArrayStore
 from storage.geometry import Box
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from generation.scenes import CLASSES, SCENES, Scene, SceneMap, parse
+from generation.places.scenes import CLASSES, SCENES, Scene, SceneMap, parse
 from storage.geometry import PLANE, RING, TORUS, Box, Canvas
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from scheduler_cases import Noised, cases, config_of, exact_prediction, field
 
-from generation.schedules.addressed_noise import AddressedNoise
-from generation.schedules.building import NATIVE, build_schedule
-from generation.schedules.contract import Schedule
-from generation.schedules.names import NATIVE_NAMES, SHORT_NAMES, check_name
-from generation.schedules.solvers import build, scaled_input
-from generation.schedules.strength import from_strength
+from generation.sampling.schedules.addressed_noise import AddressedNoise
+from generation.sampling.schedules.building import NATIVE, build_schedule
+from generation.sampling.schedules.contract import Schedule
+from generation.sampling.schedules.names import NATIVE_NAMES, SHORT_NAMES, check_name
+from generation.sampling.schedules.solvers import build, scaled_input
+from generation.sampling.schedules.strength import from_strength
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from generation.schedules.addressed_noise import AddressedNoise
-from generation.schedules.building import build_schedule
-from generation.schedules.names import NATIVE_NAMES, SHORT_NAMES
-from generation.schedules.solvers import build, scaled_input
+from generation.sampling.schedules.addressed_noise import AddressedNoise
+from generation.sampling.schedules.building import build_schedule
+from generation.sampling.schedules.names import NATIVE_NAMES, SHORT_NAMES
+from generation.sampling.schedules.solvers import build, scaled_input
 
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from generation import seams
-from generation.covers import Cover, overlapping_grid, shifted_tiling
-from generation.decode import Tiling
-from generation.four_shift import FourShift
-from generation.lattices import (
+from generation.decoding.decode import Tiling
+from generation.decoding.four_shift import FourShift
+from generation.sampling.covers import Cover, overlapping_grid, shifted_tiling
+from generation.sampling.random_covers import RandomCover, RandomGrid
+from generation.seams import ratios as seams
+from generation.seams.lattices import (
     HORIZONTAL,
     VERTICAL,
     Lattice,
@@ -25,8 +26,7 @@ from generation.lattices import (
     latent_lines,
     steps_beside,
 )
-from generation.random_covers import RandomCover, RandomGrid
-from generation.seams import Parts, Seam, Tally, measure, verdict
+from generation.seams.ratios import Parts, Seam, Tally, measure, verdict
 from storage.geometry import PLANE, RING, TOPOLOGIES, TORUS, Box, Canvas
 
 Pixels = NDArray[np.uint8]

@@ -15,12 +15,13 @@ from opened_formats import open_formats
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from cluster import job_file, seam_picture
 from cluster.commands.app import app
-from cluster.events import JobFinished, JobInterrupted, JobStarted, StageTotal
-from cluster.job import Job
-from cluster.progress import EVENTS, JsonLines
-from cluster.seams import find_seams
+from cluster.following.events import JobFinished, JobInterrupted, JobStarted, StageTotal
+from cluster.following.progress import EVENTS, JsonLines
+from cluster.jobs.job import Job
+from cluster.results import seam_picture
+from cluster.results.seams import find_seams
+from cluster.spec import job_file
 from storage.fingerprint import FormatError
 from storage.formats.ome_zarr import OmeZarr, image_root
 from storage.geometry import TOPOLOGIES, Canvas
@@ -122,7 +123,7 @@ def test_the_lattice_of_a_planted_step_is_named(job: Job, name: str, columns: li
 
 
 def decode_columns(job: Job) -> list[int]:
-    from generation.lattices import decode_borders
+    from generation.seams.lattices import decode_borders
 
     spec = job.spec
     lines = decode_borders(job.plan.tiling, Canvas(spec.height, spec.width, TOPOLOGIES[spec.topology]))

@@ -15,7 +15,7 @@ from live_server import live
 from picture_folders import share_of
 from test_page_access import axe, violations
 
-from cluster.events import JobFinished, RowsDone
+from cluster.following.events import JobFinished, RowsDone
 from cluster.viewing import viewer_of
 
 pytestmark = [needs_chromium, pytest.mark.browser]

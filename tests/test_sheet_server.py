@@ -17,9 +17,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from cluster.viewing import JobTeller, find_jobs, viewer_of
-from storage.viewer import parquet, sheet
-from storage.viewer.parquet import Recent, Tables
-from storage.viewer.server import build_gallery
+from viewer import parquet, sheet
+from viewer.parquet import Recent, Tables
+from viewer.server import build_gallery
 
 LARGE = (1400, 1100)
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from engine import ConvolutionalDenoiser, IdentityDenoiser, latents_of, run_here, tiny_job, tiny_worker
 
-from cluster.job import Job
-from generation.batching import batching
-from generation.covers import Interval, Intervals, Patch, Product
-from generation.fusion import Signed
+from cluster.jobs.job import Job
+from generation.sampling.batching import batching
+from generation.sampling.covers import Interval, Intervals, Patch, Product
+from generation.sampling.fusion import Signed
 from storage.geometry import PLANE, Box, Canvas, Grid
 
 SIDE, PATCH = 96, 16
@@ -142,7 +142,7 @@ def test_weights_that_do_not_sum_to_one_are_refused_where_they_are_made() -> Non
 
 def test_a_network_that_knows_its_node_is_told_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patches of one box, told differently: 3 a - 2 b, and -a + 2 b."""
-    from generation.parts import Part
+    from generation.sampling.parts import Part
 
     class Number:
         def __init__(self, value: float) -> None:

@@ -16,9 +16,9 @@ from tiny_models import build_lora, build_single_file
 from typer.testing import CliRunner
 
 from cluster.commands.app import app
-from cluster.executors.in_process import InProcess
-from cluster.spec import JobSpec, SpecError
-from cluster.work import JobWork
+from cluster.engine.executors.in_process import InProcess
+from cluster.engine.work import JobWork
+from cluster.spec.fields import JobSpec, SpecError
 from generation.models.contracts import Model
 from generation.models.errors import ModelError
 from generation.models.loading import describe, load

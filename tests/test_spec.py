@@ -10,11 +10,12 @@ from typing import Any, get_type_hints
 import pytest
 from engine import INFO
 
-from cluster import choices, job_file, machine
-from cluster.choices import BLOCK, resolve
-from cluster.identity import picture_facts
-from cluster.spec import JobSpec, SpecError
-from cluster.spec_fields import SpecFields
+from cluster import machine
+from cluster.spec import choices, job_file
+from cluster.spec.choices import BLOCK, resolve
+from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.identity import picture_facts
+from cluster.spec.keywords import SpecFields
 from storage.fingerprint import FormatError, fingerprint
 
 GOOD: dict[str, Any] = {"prompt": "islands", "width": 96, "height": 64, "out": Path("out/x")}

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from engine import tiny_job
 
-from cluster.plan import LEVELS, Plan
-from cluster.queueing import Queue
-from cluster.stages import Grown, Listed, Margin, Read, Stage, StageGraph, Task
+from cluster.engine.queueing import Queue
+from cluster.jobs.plan import LEVELS, Plan
+from cluster.jobs.stages import Grown, Listed, Margin, Read, Stage, StageGraph, Task
 from storage.geometry import TOPOLOGIES, Box, Canvas, Grid
 from storage.task_set import TaskSet
 

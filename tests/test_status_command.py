@@ -9,7 +9,7 @@ from growing_job import BLOCKS, GrowingJob
 from typer.testing import CliRunner
 
 from cluster.commands.app import app
-from cluster.events import JobFinished, JobInterrupted
+from cluster.following.events import JobFinished, JobInterrupted
 
 LONG = (
     "a folder with a name that is longer than the eighty columns which are taken for a terminal that is none"

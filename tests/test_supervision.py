@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from scripted import HANGS, LOST, TWICE, Act, Clock, Fake, Run, Strip, drive
 
-from cluster.events import TaskRetried, Waiting, WorkersUp
-from cluster.outcomes import Outcome
+from cluster.engine.outcomes import Outcome
+from cluster.engine.queueing import Queue
+from cluster.engine.supervision import Supervisor, TaskFailed
+from cluster.following.events import TaskRetried, Waiting, WorkersUp
+from cluster.jobs.stages import Task
 from cluster.patience import LIMITS, Deadlines, Limits, passes
-from cluster.queueing import Queue
-from cluster.stages import Task
-from cluster.supervision import Supervisor, TaskFailed
 from storage.task_set import TaskSet
 
 STRIP = Strip()

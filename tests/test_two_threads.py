@@ -13,8 +13,8 @@ from engine import files_of, run_here, tiny_job
 
 from cluster.machine import compute_with
 from generation.models.turns import TURNS, Turns
-from generation.schedules.building import build_schedule
-from generation.schedules.solvers import build
+from generation.sampling.schedules.building import build_schedule
+from generation.sampling.schedules.solvers import build
 
 SAMPLERS = ("euler_a", "ddpm", "dpmpp_2m_sde", "lcm")
 WAIT_SECONDS = 30

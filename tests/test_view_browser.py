@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.types import ASGIApp
 
-from cluster.events import JobFailed
+from cluster.following.events import JobFailed
 from cluster.viewing import JobTeller, find_jobs
-from storage.viewer.server import build_app, build_gallery
-from storage.viewer.told import Card
+from viewer.server import build_app, build_gallery
+from viewer.told import Card
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(

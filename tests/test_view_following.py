@@ -14,9 +14,10 @@ import pytest
 from engine import tiny_job
 from growing_job import BLOCKS, GrowingJob
 
-from cluster import history, viewing
-from cluster.events import JobFailed, JobInterrupted, JobStarted, TaskDone, TaskRetried
-from cluster.status import Follower, read_status
+from cluster import viewing
+from cluster.following import history
+from cluster.following.events import JobFailed, JobInterrupted, JobStarted, TaskDone, TaskRetried
+from cluster.following.status import Follower, read_status
 from cluster.viewing import Passed, blocks_of
 from storage.arrays import ArrayStore
 from storage.fingerprint import FormatError

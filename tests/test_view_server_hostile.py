@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from cluster.viewing import JobTeller, find_jobs
-from storage.viewer.server import build_app, build_gallery
+from viewer.server import build_app, build_gallery
 
 SECRET = "nobody may read this"
 

@@ -15,9 +15,9 @@ from starlette.testclient import TestClient
 from test_view_server_regions import LAYOUT, client_of, picture
 
 from storage.formats.ome_zarr import image_root
-from storage.viewer.server import Workshop, routes_of
-from storage.viewer.shelf import Shelf
-from storage.viewer.told import NothingTold
+from viewer.server import Workshop, routes_of
+from viewer.shelf import Shelf
+from viewer.told import NothingTold
 
 
 def test_regions_that_wait_on_disk_are_counted_until_they_are_gone(tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from starlette.testclient import TestClient
 from storage.formats.contract import PyramidFormat
 from storage.formats.deep_zoom import DeepZoom
 from storage.formats.ome_zarr import OmeZarr, image_root
-from storage.formats.page import Page, write_page
 from storage.geometry import Box
 from storage.pyramid import PyramidLayout
 from storage.pyramid_writing import write_superblock
-from storage.viewer import regions, tiles
-from storage.viewer.regions import LARGEST, Region, Source, cut
-from storage.viewer.server import build_app
-from storage.viewer.tiles import Cache
+from viewer import regions, tiles
+from viewer.page import Page, write_page
+from viewer.regions import LARGEST, Region, Source, cut
+from viewer.server import build_app
+from viewer.tiles import Cache
 
 LAYOUT = PyramidLayout(width=300, height=170, tile=32, superblock=128)
 

@@ -17,10 +17,10 @@ import uvicorn
 from PIL import Image
 
 from storage.formats.ome_zarr import OmeZarr
-from storage.formats.page import Page, write_page
 from storage.pyramid import PyramidLayout
 from storage.pyramid_writing import write_superblock
-from storage.viewer.server import HOST, MOST_CONNECTIONS, build_app, settings_of
+from viewer.page import Page, write_page
+from viewer.server import HOST, MOST_CONNECTIONS, build_app, settings_of
 
 LAYOUT = PyramidLayout(1024, 1024, tile=256, superblock=1024)
 REGION = "/region.png?x=0&y=0&w=1024&h=1024"

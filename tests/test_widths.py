@@ -16,10 +16,10 @@ from cluster.commands import doctor, seams
 from cluster.commands.app import app
 from cluster.commands.looking import headline, picture_of, progress_words
 from cluster.commands.making import rows_of, table_of
-from cluster.events import JobStarted, StageTotal, TaskDone
-from cluster.progress import Bars, Tally
-from cluster.report import PlanReport
-from cluster.status import GroupStatus, Status
+from cluster.following.events import JobStarted, StageTotal, TaskDone
+from cluster.following.progress import Bars, Tally
+from cluster.following.status import GroupStatus, Status
+from cluster.jobs.report import PlanReport
 
 WIDTHS = [60, 80, 120]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.words import duration, gigabytes, one_line, time_left
+from cluster.wording import duration, gigabytes, one_line, time_left
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ app.add_typer(training.app)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from cluster.job_file import versions
+        from cluster.spec.job_file import versions
 
         print(versions()["hypermosaic"])
         raise typer.Exit

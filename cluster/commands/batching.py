@@ -14,12 +14,12 @@ from cluster.commands.boundary import FAILURE
 from cluster.commands.flags import PICTURE, PLACE, RUN, seeded, slug
 from cluster.commands.making import ASK_BYTES, Debug, Yes, agree, shorter, shown, waited_for
 from cluster.commands.session import session_of
-from cluster.job_file import canonical, read_fields
-from cluster.words import gigabytes
+from cluster.spec.job_file import canonical, read_fields
+from cluster.wording import gigabytes
 
 if TYPE_CHECKING:
-    from cluster.batch.disk import DiskNeed
-    from cluster.spec import JobSpec
+    from cluster.datasets.disk import DiskNeed
+    from cluster.spec.fields import JobSpec
 
 TABLE, FILES = "Requests", "Files"
 
@@ -207,8 +207,8 @@ def batch(
         what = _asked(requests, n_images, str(fields.get("prompt", "")))
         session.announce(f"a batch, {what}, in {fields['out']}: reading the model and checking all requests")
 
-    from cluster.batch.entry import make_batch, plan_batch, table_of
-    from cluster.batch.extras import Extras
+    from cluster.datasets.entry import make_batch, plan_batch, table_of
+    from cluster.datasets.extras import Extras
 
     table, extras = table_of(requests, n_images), Extras(webdataset, folders)
     if plan:

@@ -20,8 +20,8 @@ from typer.exceptions import TyperException
 from cluster.commands.helping import Group
 from cluster.commands.session import Session, say, session_of
 from cluster.machine import hush
-from cluster.spec import SpecError
-from cluster.words import LONGEST_OF_OURS, one_line
+from cluster.spec.fields import SpecError
+from cluster.wording import LONGEST_OF_OURS, one_line
 from generation.models.errors import ModelError, shortened
 from storage.fingerprint import FormatError
 

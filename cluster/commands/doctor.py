@@ -21,9 +21,9 @@ from rich.table import Table
 
 from cluster.commands.making import Json
 from cluster.commands.streams import console
-from cluster.executors.ray_tokens import NotLetIn, check_admission
+from cluster.engine.executors.ray_tokens import NotLetIn, check_admission
 from cluster.machine import environment, nearest_existing
-from cluster.words import gigabytes
+from cluster.wording import gigabytes
 from generation.models.errors import first_line
 from storage.containers import cores
 
@@ -154,7 +154,7 @@ def embedded_model() -> Iterable[Finding]:
 
 def memory() -> Iterable[Finding]:
     """Whether the free memory holds a worker."""
-    from cluster.fitting import available_memory
+    from cluster.jobs.fitting import available_memory
 
     free = available_memory()
     good = free >= LEAST_MEMORY

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cluster.job_file import sides
-from cluster.progress import Narrower
-from cluster.spec import SpecError
+from cluster.following.progress import Narrower
+from cluster.spec.fields import SpecError
+from cluster.spec.job_file import sides
 
 if TYPE_CHECKING:
     from storage.exports.contract import OnProgress
@@ -78,7 +78,7 @@ def export(
     easing: Annotated[str | None, _option("smooth (default) or linear.", panel=VIDEO)] = None,
 ) -> None:
     """Write a finished picture, or a part of it, or a flight into it, as a file for other programs."""
-    from cluster import exporting
+    from cluster.results import exporting
 
     if labels:
         settings = (

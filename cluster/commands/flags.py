@@ -16,8 +16,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from cluster.job_file import canonical, read_fields, with_seed_drawn
-from cluster.spec import JobSpec, SpecError
+from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.job_file import canonical, read_fields, with_seed_drawn
 
 PICTURE, PLACE, RUN = "Picture", "Model", "Run"
 

@@ -17,14 +17,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cluster.batch.names import is_batch
-from cluster.batch.status import BatchStatus, read_batch_status
 from cluster.commands.making import Json, shorter
 from cluster.commands.streams import console, is_read
-from cluster.progress import Narrow
-from cluster.spec import SpecError
-from cluster.status import Status, read_status
-from cluster.words import duration, one_line, time_left
+from cluster.datasets.names import is_batch
+from cluster.datasets.status import BatchStatus, read_batch_status
+from cluster.following.progress import Narrow
+from cluster.following.status import Status, read_status
+from cluster.spec.fields import SpecError
+from cluster.wording import duration, one_line, time_left
 
 WATCH_SECONDS = 2.0
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a job, or of a batch.")]
@@ -64,7 +64,7 @@ def _paint_times(folder: Path, path: Path) -> None:
         )
     if path.suffix.lower() != ".png":
         raise SpecError(f"{path} is not the name of a PNG file; end it in .png")
-    from cluster.times import write_times
+    from cluster.results.times import write_times
 
     reached = write_times(folder, path)
     shares = ", ".join(f"step {step}: {100 * share:.1f} %" for step, share in reached.shares().items())
@@ -219,7 +219,7 @@ def view(
 ) -> None:
     """Show a picture, finished or not, or all of a folder, from a small server here until Ctrl-C."""
     from cluster.viewing import viewer_of
-    from storage.viewer.server import serve_app
+    from viewer.server import serve_app
 
     def ready(address: str) -> None:
         print(address, flush=True)

@@ -13,21 +13,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster import continuing, job_file
 from cluster.commands.flags import RUN, SpecFlags, with_spec_flags
 from cluster.commands.session import Session, session_of
 from cluster.commands.streams import console
-from cluster.events import Event, JobFailed, JobInterrupted, OnEvent
+from cluster.engine import continuing
+from cluster.following.events import Event, JobFailed, JobInterrupted, OnEvent
+from cluster.following.progress import Bars, Lines
 from cluster.machine import environment
-from cluster.paths import absolute, here
-from cluster.progress import Bars, Lines
-from cluster.spec import ExecutorName, JobSpec, SpecError
-from cluster.words import duration, gigabytes
+from cluster.spec import job_file
+from cluster.spec.fields import ExecutorName, JobSpec, SpecError
+from cluster.spec.paths import absolute, here
+from cluster.wording import duration, gigabytes
 
 if TYPE_CHECKING:
-    from cluster.executors.contract import Executor, Work
-    from cluster.job import Job
-    from cluster.report import PlanReport
+    from cluster.engine.executors.contract import Executor, Work
+    from cluster.jobs.job import Job
+    from cluster.jobs.report import PlanReport
 
 LONGEST_PROMPT = 60
 ASK_SECONDS, ASK_BYTES = 3600.0, 50 * 10**9
@@ -148,7 +149,7 @@ def announced(session: Session) -> Callable[[Work], Executor]:
     """Makes the executor of a job, or of its map's, after a line about what that waits for."""
 
     def make(work: Work) -> Executor:
-        from cluster import executors
+        from cluster.engine import executors
 
         session.announce(waited_for(work.spec))
         return executors.make(work)
@@ -203,7 +204,7 @@ def unless_it_fails(listener: OnEvent) -> OnEvent:
 
 def confirm(job: Job) -> None:
     """Ask before a job of more than an hour or 50 GB; where nobody can answer, refuse and say --yes."""
-    from cluster.report import report_on
+    from cluster.jobs.report import report_on
 
     report = report_on(job)
     if report.seconds > SURELY_SHORT:

@@ -14,11 +14,11 @@ from rich.table import Table
 from cluster.commands import streams
 from cluster.commands.exporting import shown
 from cluster.commands.making import Json
-from cluster.spec import SpecError
+from cluster.spec.fields import SpecError
 
 if TYPE_CHECKING:
-    from cluster.seams import Row, Seams
-    from generation.seams import Seam
+    from cluster.results.seams import Row, Seams
+    from generation.seams.ratios import Seam
 
 
 def seams(
@@ -32,12 +32,12 @@ def seams(
     """Say whether borders of patches, blocks or tiles show in a picture. The exit code is 0 whatever is found."""
     if out is not None and out.suffix.lower() != ".png":
         raise SpecError(f"{out} is not the name of a PNG file; end it in .png")
-    from cluster.seams import find_seams
+    from cluster.results.seams import find_seams
 
     with shown("seams") as on_progress:
         found = find_seams(folder, on_progress)
     if out is not None:
-        from cluster.seam_picture import write_picture
+        from cluster.results.seam_picture import write_picture
 
         write_picture(found, out)
         print(out, file=sys.stderr)
@@ -90,7 +90,7 @@ def style_of(row: Row) -> str:
 
 def said(found: Seams) -> str:
     """What was measured, and what comes of the table."""
-    from generation.seams import GATE
+    from generation.seams.ratios import GATE
 
     strongest = found.strongest
     lines = [

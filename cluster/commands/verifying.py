@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster import continuing
-from cluster.batch.names import is_batch
 from cluster.commands.boundary import FAILURE
 from cluster.commands.looking import Folder
 from cluster.commands.making import AllowPickle, Debug, Json, NeverAsks, finish
 from cluster.commands.session import session_of
-from cluster.paths import absolute
-from cluster.spec import SpecError
+from cluster.datasets.names import is_batch
+from cluster.engine import continuing
+from cluster.spec.fields import SpecError
+from cluster.spec.paths import absolute
 
 if TYPE_CHECKING:
     from cluster.verifying import Verdict

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from generation.mixes import parse_mix
 from generation.models.contracts import Conditioning, Model, ModelInfo, Request
 from generation.models.errors import ModelError
+from generation.models.mixes import parse_mix
 from generation.models.wishes import Wish
 from storage.geometry import Box
 

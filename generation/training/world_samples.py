@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from generation.batching import batching
-from generation.denoise import Fields, Sampler
-from generation.fusion import from_fixed
-from generation.methods import Method, Name
 from generation.models.maps import Calm, MapDenoiser, WishConditioner, smoothed
-from generation.schedules.building import build_schedule
+from generation.sampling.batching import batching
+from generation.sampling.denoise import Fields, Sampler
+from generation.sampling.fusion import from_fixed
+from generation.sampling.methods import Method, Name
+from generation.sampling.schedules.building import build_schedule
 from generation.training.classes import CLASS_NAMES, EARTH, Classes
 from generation.training.earth import Bytes, Floats
 from generation.training.networks import build_map_solver

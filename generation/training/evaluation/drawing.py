@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from generation.batching import batching
-from generation.covers import Cover
-from generation.decode import Tiling, decode_box
-from generation.denoise import Fields, Sampler
-from generation.fusion import from_fixed
-from generation.methods import Method, blended
+from generation.decoding.decode import Tiling, decode_box
 from generation.models.contracts import ClassMap, Conditioner, Model
-from generation.scenes import CLASSES, SCENES, SceneMap
-from generation.schedules.building import build_schedule
+from generation.places.scenes import CLASSES, SCENES, SceneMap
+from generation.sampling.batching import batching
+from generation.sampling.covers import Cover
+from generation.sampling.denoise import Fields, Sampler
+from generation.sampling.fusion import from_fixed
+from generation.sampling.methods import Method, blended
+from generation.sampling.schedules.building import build_schedule
 from generation.training.crops import CANONICAL, Crop, CropSource, coarsened, one_hot
 from generation.training.earth import BLOCK, Bytes, Floats
 from generation.training.latents import to_unit

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from generation import lattices, seams
 from generation.models.contracts import Model
-from generation.seams import GATE, Seam, verdict
+from generation.seams import lattices
+from generation.seams import ratios as seams
+from generation.seams.ratios import GATE, Seam, verdict
 from generation.training.autoencoder import decibels
 from generation.training.config import ConfigError
 from generation.training.crops import CropSets

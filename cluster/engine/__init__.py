@@ -1,0 +1,1 @@
+"""Runs a job: from the claim of its folder to its end, on any executor."""

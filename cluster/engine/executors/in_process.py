@@ -1,0 +1,85 @@
+"""The executor of this process: one task after another, and while one's output goes to the disk the next is computed.
+
+No thread of its own, so the order of tasks is the same every time. Whoever asks for an outcome computes it: there is no
+waiting in vain, and nobody who could end a task that hangs, for it is the driver itself that hangs.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from math import inf
+
+from cluster.engine.executors.contract import Look, Runs, Work
+from cluster.engine.outcomes import Begun, Outcome, finished
+from cluster.jobs.stages import Task
+from cluster.machine import settled
+
+
+class InProcess:
+    """Runs tasks when an outcome is asked for. at_once: tasks that may be under way, one of them computing."""
+
+    workers = 1
+
+    def __init__(self, worker: Runs, at_once: int = 2) -> None:
+        self._worker = worker
+        self._at_once = at_once
+        self._waiting: deque[Task] = deque()
+        self._begun: deque[Begun] = deque()
+
+    @classmethod
+    def of(cls, work: Work) -> InProcess:
+        """Load its model in this process."""
+        return cls(settled(work.worker), work.at_once)
+
+    def capacity(self, ready: int) -> int:
+        del ready
+        return self._at_once
+
+    def submit(self, task: Task) -> None:
+        self._waiting.append(task)
+
+    def next(self, patience: float = inf) -> Outcome | None:
+        """The next outcome, however long it takes; where nothing is under way, None after so many seconds."""
+        if not self._waiting and not self._begun:
+            time.sleep(patience)
+            return None
+        while self._waiting and len(self._begun) < self._at_once and not self._is_done():
+            self._begun.append(self._begin(self._waiting.popleft()))
+        return finished(self._begun.popleft())
+
+    def _is_done(self) -> bool:
+        """Whether the first of those begun has nothing to wait for."""
+        return bool(self._begun) and isinstance(self._begun[0], Outcome)
+
+    def _begin(self, task: Task) -> Begun:
+        try:
+            begun = self._worker.begin(task)
+        except Exception as error:  # handed to the driver, which decides
+            return self._failed(task, error)
+        return begun if isinstance(begun, Outcome) else partial(self._end, task, begun)
+
+    def _end(self, task: Task, wait: Callable[[], Outcome]) -> Outcome:
+        try:
+            return wait()
+        except Exception as error:
+            return self._failed(task, error)
+
+    def _failed(self, task: Task, error: Exception) -> Outcome:
+        return Outcome(task, error=error, worker=self._worker.name)
+
+    def look(self) -> Look:
+        """Nothing goes on while the driver looks."""
+        return Look()
+
+    def give_up(self, task: Task, why: Exception) -> None:
+        """Nothing: no worker but this process has a task."""
+        del task, why
+
+    def close(self) -> None:
+        self._waiting.clear()
+        self._begun.clear()
+        gc.unfreeze()

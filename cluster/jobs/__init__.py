@@ -1,0 +1,1 @@
+"""A job: what is asked made definite, its stages, what it costs."""

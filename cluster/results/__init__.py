@@ -1,0 +1,1 @@
+"""What is done with a finished job: exports, a look for seams, a picture of its times."""

@@ -1,0 +1,1 @@
+"""Which words count where: class maps, regions, their labels and legend."""

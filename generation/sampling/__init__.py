@@ -1,0 +1,1 @@
+"""Denoising: where patches lie, how they count, what the solver does."""

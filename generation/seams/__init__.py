@@ -1,0 +1,1 @@
+"""Whether anything of the engine shows in a picture."""
