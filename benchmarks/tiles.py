@@ -42,7 +42,7 @@ from storage.pyramid_writing import write_superblock
 from viewer.page import Page, write_page
 
 OURS = """
-import sys; from pathlib import Path; from storage.viewer.server import serve
+import sys; from pathlib import Path; from viewer.server import serve
 serve(Path(sys.argv[1]), 0, lambda address: print(address, flush=True))
 """
 PLAIN = """
@@ -50,7 +50,7 @@ import socket, sys, uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
-from storage.viewer.server import settings_of
+from viewer.server import settings_of
 with socket.create_server(("127.0.0.1", 0)) as listening:
     print(f"http://127.0.0.1:{listening.getsockname()[1]}/", flush=True)
     app = Starlette(routes=[Mount("/", StaticFiles(directory=sys.argv[1]))])

@@ -58,15 +58,15 @@ def generate(
 
     Give a JobSpec, or its fields as keyword arguments (`prompt`, `width`, `height` in pixels and `out` at least), or
     both: fields override. With `resume`, a folder that already holds this job is gone on with; a finished job returns
-    at once. `on_event` hears of every task (cluster.events), in this thread.
+    at once. `on_event` hears of every task (cluster.following.events), in this thread.
 
     The folder holds job.yaml, events.jsonl, ledger.jsonl, latents.zarr with the array latents, (C, height / scale,
     width / scale) float32, image.zarr with (3, height, width) uint8 sRGB, index.html and its tiles. The same spec gives
     the same bytes with any number of workers, on the same kind of device.
 
     Raises SpecError (a setting, or what the machine cannot hold), ModelError, FormatError (a folder of another job),
-    cluster.driver.Interrupted after Ctrl-C, OSError (a full disk), NumericalError (NaN from the network). Whatever
-    is done then stays done, and `resume` goes on from there.
+    cluster.engine.driver.Interrupted after Ctrl-C, OSError (a full disk), NumericalError (NaN from the network).
+    Whatever is done then stays done, and `resume` goes on from there.
     """
     asked = spec_of(spec, fields)
     present = is_job(asked.out)
@@ -181,9 +181,9 @@ def export(
 ) -> Path:
     """Write a finished job's picture in another format, beside the job unless `out` says where; returns the path.
 
-    format: a name of cluster.exporting.FORMATS. region (x, y, width, height) in pixels, scale, dpi and iiif_id are for
-    still pictures; path (a keyframe file) or zoom_to (x, y[, zoom]), loop, fps, seconds, size (width, height) and
-    easing for videos. Takes less than 500 MB. Raises SpecError and ExportError for what cannot be, OSError where
+    format: a name of cluster.results.exporting.FORMATS. region (x, y, width, height) in pixels, scale, dpi and iiif_id
+    are for still pictures; path (a keyframe file) or zoom_to (x, y[, zoom]), loop, fps, seconds, size (width, height)
+    and easing for videos. Takes less than 500 MB. Raises SpecError and ExportError for what cannot be, OSError where
     files cannot be read or written; nothing is left then.
     """
     from cluster.results import exporting

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 STATES = "work/state-*.zarr"
-"""Arrays of a job with one chunk a block, as cluster.plan names them, which this does without: it brings PyTorch."""
+"""Arrays of a job with one chunk a block, as cluster.jobs.plan names them, which is not asked: it brings PyTorch."""
 MAP = "map"
 """Folder, in a job's, of the job that invents its class map first."""
 DEPTH = 2

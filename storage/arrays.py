@@ -36,7 +36,7 @@ FILL: Mapping[str, tuple[int | str, np.dtype[Any], int]] = {
     "int32": (-(2**31), np.dtype(np.int32), -(2**31)),
 }
 """Of each type: the value of what was never written, as Zarr's metadata has it, and its bits as those of a whole
-number. A NaN that arithmetic does not make, and the one number that sums never reach (generation.fusion.to_storage)."""
+number. A NaN that arithmetic does not make, and the one number that sums never reach."""
 
 
 METADATA = "zarr.json"

@@ -116,7 +116,7 @@ def write_classes(folder: Path) -> None:
 def served(folder: Path) -> Iterator[str]:
     """Our server in its own process, as the command line starts it."""
     script = (
-        "import sys; from pathlib import Path; from storage.viewer.server import serve\n"
+        "import sys; from pathlib import Path; from viewer.server import serve\n"
         "serve(Path(sys.argv[1]), 0, lambda address: print(address, flush=True))"
     )
     with subprocess.Popen(

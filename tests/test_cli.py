@@ -80,15 +80,6 @@ def test_help_and_an_actor_of_ray_begin_without_torch(module: str) -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_functions_are_not_hidden_by_modules_of_the_same_name() -> None:
-    program = (
-        "import cluster.plan, cluster.status; from cluster import generate, plan, resume, status; "
-        "from cluster.plan import Plan; print(*(thing.__name__ for thing in (generate, plan, resume, status, Plan)))"
-    )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["generate", "plan", "resume", "status", "Plan"]
-
-
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 

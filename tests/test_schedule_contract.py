@@ -87,7 +87,7 @@ def test_every_native_name_has_its_line() -> None:
 
 def test_a_name_is_known_without_loading_a_library() -> None:
     """A wrong flag is refused at once."""
-    asked = "import sys; from generation.schedules.names import check_name, takes; check_name('edm_heun')"
+    asked = "import sys; from generation.sampling.schedules.names import check_name, takes; check_name('edm_heun')"
     found = (
         "takes('edm_heun', 'prediction_type', {}); print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
     )

@@ -9,7 +9,7 @@
     /preview.png, /thumbnail.jpg         the whole picture, small
     /api/status.json           how far the job is
 
-A batch has a page of its own, whose addresses storage.viewer.sheet lists, and /pictures/FILE/ROW/... as of a job for
+A batch has a page of its own, whose addresses viewer.sheet lists, and /pictures/FILE/ROW/... as of a job for
 each of its large pictures.
 Listens on the loopback address and answers only to its names, so that no page elsewhere can read through it.
 """

@@ -1,4 +1,4 @@
-"""What a worker does for a batch: the tasks of cluster.batch.tasks. Reads the plan, writes files, keeps its model."""
+"""What a worker does for a batch: the tasks of tasks.py. Reads the plan, writes files, keeps its model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Pictures inside a Ray Data pipeline: a class for `Dataset.map_batches`. Knows rows of requests; writes no file.
 
     import ray
-    from cluster.ray_data import Draw
+    from cluster.datasets.ray_data import Draw
 
     requests = ray.data.read_parquet("requests.parquet")
     pictures = requests.map_batches(

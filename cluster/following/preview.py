@@ -31,7 +31,7 @@ FOLDER = "work/preview"
 LAYOUT = "layout.json"
 ENTRY = re.compile(r"(\d+)_(\d+)_(\d+)\.png")
 LARGEST = 2048
-"""Of a side, in pixels: what generation.preview draws at most, which is not asked here, for it brings PyTorch."""
+"""Of a side, in pixels: what generation.decoding.preview draws at most; not asked here, for that brings PyTorch."""
 EMPTY = 72
 """Grey of blocks that have shown nothing yet."""
 
