@@ -151,7 +151,9 @@ def test_a_chunk_on_a_bad_sector_is_made_again_in_a_file_of_its_own(
     events, _ = go_on_with(job, store)
     assert files_of(tmp_path) == undisturbed
     retried = [event for event in events if isinstance(event, TaskRetried)]
-    assert len(retried) % (SOON.tries - 1) == 0  # whoever met it tried it as often as any other
+    assert (
+        not retried or len(retried) >= SOON.tries - 1
+    )  # whoever met it first tried it as often as any other
     assert bool(retried) == (stop_after != TASKS)  # nobody but the check at the end reads it then
 
 

@@ -148,7 +148,7 @@ def test_lost_and_hung_workers_are_replaced(name: str, work: Any) -> None:
     assert max(tries.values()) == 2
     errors = [event.error for event in run.told(TaskRetried)]
     assert any("died" in error for error in errors)
-    assert any("gave no answer for 3 s" in error for error in errors)
+    assert any("gave no answer for" in error for error in errors)
     assert len(errors) <= 4, "no more than two tasks of each worker"
 
 

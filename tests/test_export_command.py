@@ -266,7 +266,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, format: str) -> None:
     script = """
 import os, signal, sys, time
 from pathlib import Path
-from cluster import exporting
+from cluster.results import exporting
 from cluster.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background inherits that it is ignored
 before, sent = exporting.write, []

@@ -17,8 +17,7 @@ from engine import files_of, run_here
 from PIL import Image
 from test_labels import labels_in
 
-from cluster import api, generate
-from cluster import datasets as batch
+from cluster import api, batch, generate
 from cluster.engine.driver import Interrupted
 from cluster.engine.executors.contract import Runs
 from cluster.engine.executors.in_process import InProcess

@@ -13,8 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from cluster import api, generate
-from cluster import datasets as batch
+from cluster import api, batch, generate
 from cluster.commands.app import app
 from cluster.engine.driver import Interrupted
 from cluster.following.events import TaskDone

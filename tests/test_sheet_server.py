@@ -233,7 +233,7 @@ def test_hostile_words_are_values_and_never_html(tmp_path: Path, words: str) -> 
     (folder / "batch.json").write_text(json.dumps(saved | {"model": words, "legend": [[words, "#102030"]]}))
     client = client_of(folder)
     page = client.get("/").text
-    assert page.count("<script") == 3 and "<img" not in page and "alert(1)<" not in page
+    assert page.count("<script") == 4 and "<img" not in page and "alert(1)<" not in page
     told = json.loads(page.partition('id="description">')[2].partition("</script>")[0])
     assert told["legend"] == [[words, "#102030"]] and told["facts"]["model"] == words
     (found,) = [each for each in client.get("/rows.json").json()["rows"] if each["prompt"] == words]

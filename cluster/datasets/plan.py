@@ -261,11 +261,12 @@ def _seeds(batch: Batch) -> str:
 
 
 def _first_seed(path: Path) -> int | None:
-    """Of the request in row 0; None where requests are not kept any more."""
-    if not path.is_file():
+    """Of the request in row 0; None where requests are not kept any more, or where a killed run has left half of them."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return int(file.read_row_group(0, columns=["seed"])[0][0].as_py())
+    except (OSError, pa.ArrowException):
         return None
-    with pq.ParquetFile(path) as file:
-        return int(file.read_row_group(0, columns=["seed"])[0][0].as_py())
 
 
 def _legend(batch: Batch) -> Legend:
