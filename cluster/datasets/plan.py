@@ -261,7 +261,7 @@ def _seeds(batch: Batch) -> str:
 
 
 def _first_seed(path: Path) -> int | None:
-    """Of the request in row 0; None where requests are not kept any more, or where a killed run has left half of them."""
+    """Of the request in row 0; None where requests are not kept any more, or are half there."""
     try:
         with pq.ParquetFile(path) as file:
             return int(file.read_row_group(0, columns=["seed"])[0][0].as_py())
