@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from cluster.engine.preview_painter import Painter, no_sketch
 from cluster.engine.recovery import damaged_inputs
 from cluster.engine.written import TaskOutputs
 from cluster.jobs.job import Job
-from cluster.jobs.plan import DECODE, DENOISE, REDUCE
+from cluster.jobs.plan import DECODE, DENOISE, PASS, REDUCE
 from cluster.jobs.stages import Task
 from cluster.machine import give_back_memory
 from cluster.spec.job_file import LATENTS
@@ -42,6 +43,9 @@ T = TypeVar("T")
 
 Before: TypeAlias = tuple[Fields, NDArray[np.float32]]
 """Of the step before: its fields, and the fused prediction at x, all on a block's frame."""
+OverLatents: TypeAlias = Callable[[NDArray[np.float32], Box, Box], NDArray[np.float32]]
+"""(C, h, w) latents of a box, the box, the block in it -> (C, h, w) of the block: what a pass does."""
+NO_PASSES: Mapping[str, OverLatents] = MappingProxyType({})
 SMALL_TASKS = 4
 """Denoising tasks after which freed memory is given back, as it is before each tile is decoded: each scatters some."""
 
@@ -53,7 +57,13 @@ class Worker:
     """
 
     def __init__(
-        self, job: Job, sampler: Sampler, codec: Codec, outputs: Outputs, classes: ClassMap | None = None
+        self,
+        job: Job,
+        sampler: Sampler,
+        codec: Codec,
+        outputs: Outputs,
+        classes: ClassMap | None = None,
+        passes: Mapping[str, OverLatents] = NO_PASSES,
     ) -> None:
         self.plan = job.plan
         self.sampler = sampler
@@ -63,6 +73,7 @@ class Worker:
         self.master = outputs.master
         self.labels = outputs.labels
         self.classes = classes
+        self.passes = passes
         self.store = ArrayStore(job.spec.out)
         self.written = TaskOutputs(job.plan, self.store, outputs)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
@@ -70,6 +81,7 @@ class Worker:
         self._tasks = 0
         self._kinds: Mapping[str, Callable[[Task], Begun]] = {
             DENOISE: self._begin_denoising,
+            PASS: self._begin_pass,
             DECODE: partial(self._begin_pixels, self._decode),
             REDUCE: partial(self._begin_pixels, self._reduce),
         }
@@ -170,6 +182,28 @@ class Worker:
         entry = np.zeros(array.chunk[1:], np.int32)
         entry[:, : sums.shape[1], : sums.shape[2]] = sums
         return self.store.begin_write(array.name, (block, slice(None), slice(None), slice(None)), entry)
+
+    # --- latents
+
+    def _begin_pass(self, task: Task) -> Begun:
+        """Nothing yet: what comes back does it all."""
+        return partial(self._naming_damage, task, partial(self._pass, task))
+
+    def _pass(self, task: Task) -> Outcome:
+        plan, (index, block) = self.plan, task
+        one, number, own = (
+            plan.passes[plan.stages[index].number],
+            plan.stages[index].number,
+            plan.grid.box(block),
+        )
+        frame, channels = plan.canvas.clip(one.margin.of(own)), slice(0, plan.channels)
+        latents = self.store.read_box(plan.latents_array(number).name, channels, frame, plan.canvas)
+        with self._computing:
+            began = time.perf_counter()
+            passed = self.passes[one.name](latents, frame, own)
+            seconds = time.perf_counter() - began
+        self.store.begin_write(plan.latents_array(number + 1).name, box_index(channels, own), passed)()
+        return Outcome(task, seconds, worker=self.name, written=self.written.written(task))
 
     # --- pixels
 

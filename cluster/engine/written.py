@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.engine.outputs import Outputs, outputs_for
-from cluster.jobs.plan import DENOISE, Plan
+from cluster.jobs.plan import Plan
 from cluster.jobs.stages import Task
 from storage.arrays import ArraySpec, ArrayStore
 from storage.damage import DamagedData
@@ -45,23 +45,23 @@ class TaskOutputs:
         size = self.bytes_of(task)
         if size is None:
             raise DamagedData(f"{self.name(task)} did not write all of its output")
-        return Written(size, "" if self._is_denoising(task) else digest_of(self._kept(task)))
+        return Written(size, "" if self._has_arrays(task) else digest_of(self._kept(task)))
 
     def bytes_of(self, task: Task) -> int | None:
         """Bytes of what a finished job keeps of a task, or of its arrays; None where something is missing."""
-        if self._is_denoising(task):
+        if self._has_arrays(task):
             return _sum(self.store.bytes_of(array, chunk) for array, chunk in self._chunks(task))
         return _sum(map(bytes_of_file, self._kept(task)))
 
     def serves(self, task: Task) -> bool:
         """Whether all that later tasks read of a task is there. A look at names; what it holds is not read."""
-        if self._is_denoising(task):
+        if self._has_arrays(task):
             return self.bytes_of(task) is not None
         return all(file.is_file() for file in self.outputs.master_files(self._pyramid_task(task)))
 
     def check(self, task: Task) -> None:
         """Read all that later tasks read of a task. Raises DamagedData where it is not whole."""
-        if self._is_denoising(task):
+        if self._has_arrays(task):
             for array, chunk in self._chunks(task):
                 self.store.read_chunk(array, chunk)
         else:
@@ -72,7 +72,7 @@ class TaskOutputs:
         try:
             if self.bytes_of(task) != told.bytes:
                 return False
-            if self._is_denoising(task):
+            if self._has_arrays(task):
                 self.check(task)
                 return True
             return digest_of(self._kept(task)) == told.digest
@@ -84,8 +84,9 @@ class TaskOutputs:
         stage, block = task
         return f"{self.plan.stages[stage].name}, block {block}"
 
-    def _is_denoising(self, task: Task) -> bool:
-        return self.plan.stages[task[0]].kind == DENOISE
+    def _has_arrays(self, task: Task) -> bool:
+        """Whether it writes latents, not pixels."""
+        return bool(self.plan.arrays_of(task[0]))
 
     def _pyramid_task(self, task: Task) -> PyramidTask:
         return self.plan.layout.task(self.plan.stages[task[0]].number, task[1])

@@ -33,7 +33,7 @@ SQUARE = 4
 """Side, in patches, of the squares of that sample."""
 
 
-DENOISE, DECODE, REDUCE = "denoise", "decode", "reduce"
+DENOISE, PASS, DECODE, REDUCE = "denoise", "pass", "decode", "reduce"
 """Kinds of stages."""
 
 
@@ -73,12 +73,20 @@ NOTHING = EvaluationCount(0, 0, 0)
 
 
 @dataclass(frozen=True)
+class LatentPass:
+    """A stage of its own over denoised latents, before they are decoded. margin: what a block reads around itself."""
+
+    name: str
+    margin: Margin
+
+
+@dataclass(frozen=True)
 class Plan:
     """The tasks of one job: what they read and write, what they wait for, and what they cost.
 
     fields: channels groups of the state after k steps (x and its history), for k = 0 .. S. Lengths in latents.
     regions: what patches take more than one evaluation for; None where all are told the same. observed: side of the
-    squares of latents on which an observation corrects predictions.
+    squares of latents on which an observation corrects predictions. passes: over the latents that denoising leaves.
     """
 
     canvas: Canvas
@@ -93,6 +101,7 @@ class Plan:
     guided: bool
     regions: Counts | None = None
     observed: int = 1
+    passes: tuple[LatentPass, ...] = ()
 
     def __post_init__(self) -> None:
         wrapping = (
@@ -120,8 +129,9 @@ class Plan:
     def graph(self) -> StageGraph:
         """What the stages read and write."""
         denoise = [self._denoise(k) for k in range(self.steps + 1)]
+        passes = [self._pass(number) for number in range(len(self.passes))]
         pyramid = [self._pyramid(group) for group in range(self.layout.groups)]
-        return StageGraph((*denoise, *pyramid))
+        return StageGraph((*denoise, *passes, *pyramid))
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -144,6 +154,12 @@ class Plan:
         )
         writes = (self.state_array(k).name, *([self.sums_array(k).name] if k < self.steps else []))
         return Stage(f"denoise {k}", DENOISE, k, self.grid, reads, writes, self.denoise_bytes)
+
+    def _pass(self, number: int) -> Stage:
+        one = self.passes[number]
+        read = Read(self.latents_array(number).name, Grown(self.grid, one.margin))
+        writes = (self.latents_array(number + 1).name,)
+        return Stage(one.name, PASS, number, self.grid, (read,), writes, self.denoise_bytes)
 
     def _pyramid(self, group: int) -> Stage:
         """Decoding reads the latents under a superblock's tiles, reductions read cells of the group before."""
@@ -200,10 +216,15 @@ class Plan:
     # --- arrays
 
     def state_array(self, k: int) -> ArraySpec:
-        """x[k] and its history, stacked over channels; after the last step, the final latents."""
+        """x[k] and its history, stacked over channels; after the last step, the latents."""
         if k == self.steps:
-            return self._grid_array(LATENTS, self.channels)
+            return self.latents_array(0)
         return self._grid_array(f"{WORK}/state-{k:04d}.zarr", self.channels * self.fields[k])
+
+    def latents_array(self, passed: int) -> ArraySpec:
+        """The latents after so many passes; those after all of them are kept."""
+        name = LATENTS if passed == len(self.passes) else f"{WORK}/passed-{passed:04d}.zarr"
+        return self._grid_array(name, self.channels)
 
     def sums_array(self, k: int) -> ArraySpec:
         """Each block's fixed-point weighted sum of its own predictions at x[k], over its frame."""
@@ -218,6 +239,8 @@ class Plan:
     def arrays_of(self, index: int) -> list[ArraySpec]:
         """Arrays that a stage writes."""
         stage = self.stages[index]
+        if stage.kind == PASS:
+            return [self.latents_array(stage.number + 1)]
         if stage.kind != DENOISE:
             return []
         sums = [self.sums_array(stage.number)] if stage.number < self.steps else []
@@ -301,7 +324,7 @@ class Plan:
     @property
     def work_bytes(self) -> int:
         """The most that intermediate arrays take on disk while a stage runs, uncompressed."""
-        sizes = {array.name: array.nbytes for k in self.stages_of(DENOISE) for array in self.arrays_of(k)}
+        sizes = {array.name: array.nbytes for k in range(len(self.stages)) for array in self.arrays_of(k)}
         work = {name: size for name, size in sizes.items() if is_work(name)}
         alive = (self.graph.alive_during(index) for index in range(len(self.stages)))
         return max(sum(work.get(name, 0) for name in names) for names in alive)
