@@ -59,7 +59,7 @@ def compare(images: int, side: int, steps: int) -> None:
     spent = draw_together(samplers, frames).spent  # warm
     first = samplers[0]
     latents = torch.randn(first.batching.size, first.channels, jobs[0].info.patch, jobs[0].info.patch)
-    box = next(iter(first.cover.meeting(0, first.canvas.box))).box
+    box = next(iter(first.cover.overlapping(0, first.canvas.box))).box
     told = first.conditioner.conditional([box] * first.batching.size)
     full = spent.evaluations / first.batching.size
     whole_batches = max(1, round(full))

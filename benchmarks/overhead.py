@@ -61,7 +61,7 @@ def plain_loop(job: Job) -> Callable[[], float]:
     sampler = build_worker(job).sampler
     side, size, whole = job.info.patch, job.plan.batching.size, max(1, round(batches(job)))
     latents = torch.randn(size, job.info.latent_channels, side, side)
-    box = next(iter(sampler.cover.meeting(0, job.plan.canvas.box))).box
+    box = next(iter(sampler.cover.overlapping(0, job.plan.canvas.box))).box
     told = sampler.conditioner.conditional([box] * size)
 
     @torch.inference_mode()

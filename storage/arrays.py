@@ -180,7 +180,8 @@ class ArrayStore:
     ) -> Callable[[], NDArray[Any]]:
         """The same in the background."""
         pieces = [
-            (piece, self.begin_read(name, box_index(channels, home))) for piece, home in canvas.pieces(box)
+            (piece, self.begin_read(name, box_index(channels, home)))
+            for piece, home in canvas.split_at_edges(box)
         ]
         if [piece for piece, _ in pieces] == [box]:
             return pieces[0][1]

@@ -112,21 +112,25 @@ class Canvas:
         x0, x1 = (box.x0, box.x1) if self.topology.wraps_x else (max(0, box.x0), min(self.width, box.x1))
         return Box(y0, y1, x0, x1)
 
-    def images(self, box: Box, within: Box) -> Iterator[tuple[int, int]]:
+    def wrapped_shifts(self, box: Box, within: Box) -> Iterator[tuple[int, int]]:
         """Shifts (dy, dx), whole turns of the canvas, that make `box` meet `within`, in ascending order."""
-        for dy in turns(box.y0, box.y1, within.y0, within.y1, self.height if self.topology.wraps_y else 0):
-            for dx in turns(box.x0, box.x1, within.x0, within.x1, self.width if self.topology.wraps_x else 0):
+        for dy in whole_turns(
+            box.y0, box.y1, within.y0, within.y1, self.height if self.topology.wraps_y else 0
+        ):
+            for dx in whole_turns(
+                box.x0, box.x1, within.x0, within.x1, self.width if self.topology.wraps_x else 0
+            ):
                 yield dy, dx
 
-    def pieces(self, box: Box) -> Iterator[tuple[Box, Box]]:
+    def split_at_edges(self, box: Box) -> Iterator[tuple[Box, Box]]:
         """Cut a box that may leave the canvas into (piece in box's coordinates, the same piece on the canvas)."""
-        for dy, dx in self.images(self.box, box):
+        for dy, dx in self.wrapped_shifts(self.box, box):
             piece = self.box.shifted(dy, dx).intersection(box)
             if piece is not None:
                 yield piece, piece.shifted(-dy, -dx)
 
 
-def turns(a0: int, a1: int, b0: int, b1: int, period: int) -> Iterator[int]:
+def whole_turns(a0: int, a1: int, b0: int, b1: int, period: int) -> Iterator[int]:
     """Multiples t, ascending, of the period for which [a0 + t, a1 + t) meets [b0, b1)."""
     if period == 0:  # the axis does not wrap
         if a0 < b1 and b0 < a1:
@@ -169,10 +173,10 @@ class Grid:
             raise IndexError(f"block {index} of a grid of {len(self)}")
         return whole
 
-    def meeting(self, box: Box) -> list[int]:
+    def overlapping(self, box: Box) -> list[int]:
         """Indices, ascending, of the blocks that a box (which may wrap) touches."""
         found: set[int] = set()
-        for _, piece in self.canvas.pieces(box):
+        for _, piece in self.canvas.split_at_edges(box):
             cells = piece.covering(self.block)
             for row in range(cells.y0, cells.y1):
                 found.update(row * self.columns + column for column in range(cells.x0, cells.x1))

@@ -201,7 +201,7 @@ def test_an_identity_network_returns_its_input_through_every_fusion(
         around = job.plan.frame(block)
         local = worker.sampler.start(around)
         sums = worker.sampler.evaluate(1, job.plan.grid.box(block), around, local).sums
-        for piece, home in canvas.pieces(around):
+        for piece, home in canvas.split_at_edges(around):
             total[(slice(None), *home.slices_in(frame))] += sums[(slice(None), *piece.slices_in(around))]
     assert abs(total / 2**22 - shown).max() < 2e-6
 
@@ -289,7 +289,7 @@ def test_an_identity_codec_through_the_decode_blend(tmp_path: Path, monkeypatch)
 
         def read(asked, field=field, canvas=job.plan.canvas):
             out = np.empty((3, *asked.shape), np.float32)
-            for piece, home in canvas.pieces(asked):
+            for piece, home in canvas.split_at_edges(asked):
                 out[(slice(None), *piece.slices_in(asked))] = field[
                     (slice(None), *home.slices_in(canvas.box))
                 ]

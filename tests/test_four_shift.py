@@ -67,7 +67,7 @@ def decoded(codec: Enlarged, blend: Blend, latents: Latents, box: Box | None = N
 
     def read(asked: Box) -> Latents:
         out = np.empty((3, *asked.shape), np.float32)
-        for piece, home in canvas.pieces(asked):
+        for piece, home in canvas.split_at_edges(asked):
             out[(slice(None), *piece.slices_in(asked))] = latents[(slice(None), *home.slices_in(canvas.box))]
         return out
 
@@ -246,7 +246,7 @@ def test_the_plan_knows_what_it_costs(tmp_path: Path, monkeypatch) -> None:
     assert other.plan.decode_bytes - ours.plan.decode_bytes == more > 0
     last = other.plan.dependencies((other.plan.stages_of("decode")[0], 0))
     reads = {tile.source for tile in other.plan.tiling.tiles_over(other.plan.decode_box(0))}
-    assert {block for _, block in last} == {b for box in reads for b in other.plan.grid.meeting(box)}
+    assert {block for _, block in last} == {b for box in reads for b in other.plan.grid.overlapping(box)}
 
 
 def test_only_the_other_blend_is_identity() -> None:

@@ -25,7 +25,7 @@ def covers(canvas: Canvas) -> dict[str, Placement]:
 def patches_of(cover: Placement, step: int, canvas: Canvas):
     """Each patch once, in the position in which its centre is on the canvas."""
     inside = canvas.box
-    centred = [(patch, *patch.centre) for patch in cover.meeting(step, inside)]
+    centred = [(patch, *patch.centre) for patch in cover.overlapping(step, inside)]
     found = [patch for patch, y, x in centred if inside.contains(Box(y, y + 1, x, x + 1))]
     assert len(found) == cover.count(step)
     return found
@@ -43,7 +43,7 @@ def test_weights_sum_to_one(size: tuple[int, int], topology: Topology) -> None:
                 total = np.zeros(canvas.box.shape)
                 for patch in patches_of(cover, step, canvas):
                     weights = normaliser.of(patch)
-                    for piece, home in canvas.pieces(patch.box):
+                    for piece, home in canvas.split_at_edges(patch.box):
                         total[home.slices_in(canvas.box)] += weights[piece.slices_in(patch.box)]
                 assert abs(total - 1).max() < 1e-6, (name, window)
 
@@ -56,7 +56,7 @@ def test_a_shifted_tiling_gives_each_latent_one_owner_at_every_step(topology: To
         owners = np.zeros(canvas.box.shape, int)
         for patch in patches_of(cover, step, canvas):
             assert patch.box.contains(patch.owns)
-            for _, home in canvas.pieces(patch.owns):
+            for _, home in canvas.split_at_edges(patch.owns):
                 owners[home.slices_in(canvas.box)] += 1
         assert (owners == 1).all()
 
@@ -80,7 +80,7 @@ def test_overlapping_patches_take_over_at_last() -> None:
     owning, blending = shifted_tiling(canvas, PATCH, seed=3), overlapping_grid(canvas, PATCH, 0.25)
     cover = BlendedAtLast(owning, blending, begin=2)
     for step, expected in ((0, owning), (1, owning), (2, blending), (9, blending)):
-        assert list(cover.meeting(step, canvas.box)) == list(expected.meeting(step, canvas.box))
+        assert list(cover.overlapping(step, canvas.box)) == list(expected.overlapping(step, canvas.box))
         assert cover.count(step) == expected.count(step)
         assert cover.typical_count(step, canvas.box) == expected.typical_count(step, canvas.box)
     assert (cover.canvas, cover.reach) == (canvas, PATCH // 2)
@@ -88,16 +88,16 @@ def test_overlapping_patches_take_over_at_last() -> None:
 
 def test_border_patches_are_anchored_and_leave_no_remainder() -> None:
     cover = overlapping_grid(Canvas(53, 37), PATCH, 0.25)
-    starts = sorted({patch.box.y0 for patch in cover.meeting(0, Box(0, 53, 0, 37))})
+    starts = sorted({patch.box.y0 for patch in cover.overlapping(0, Box(0, 53, 0, 37))})
     assert starts == [0, 12, 24, 36, 37]
 
 
 def test_meeting_a_box_finds_the_same_patches_as_the_whole_canvas() -> None:
     canvas = Canvas(53, 37)
     for cover in covers(canvas).values():
-        everything = list(cover.meeting(3, canvas.box))
+        everything = list(cover.overlapping(3, canvas.box))
         box = Box(11, 19, 5, 23)
-        assert list(cover.meeting(3, box)) == [p for p in everything if p.box.intersection(box)]
+        assert list(cover.overlapping(3, box)) == [p for p in everything if p.box.intersection(box)]
 
 
 def test_fixed_point_sums_are_exact_in_any_order() -> None:

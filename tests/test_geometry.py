@@ -30,7 +30,7 @@ def homes(canvas: Canvas, box: Box) -> dict[tuple[int, int], tuple[int, int]]:
 @given(canvases, boxes)
 def test_pieces_hold_each_existing_latent_once(canvas: Canvas, box: Box) -> None:
     found = {}
-    for piece, home in canvas.pieces(box):
+    for piece, home in canvas.split_at_edges(box):
         assert canvas.box.contains(home) and piece.shape == home.shape
         for dy in range(piece.height):
             for dx in range(piece.width):
@@ -46,7 +46,7 @@ def test_blocks_meeting_a_box_are_those_that_hold_one_of_its_latents(
 ) -> None:
     grid = Grid(canvas, size)
     expected = {(y // size) * grid.columns + x // size for y, x in homes(canvas, box).values()}
-    assert grid.meeting(box) == sorted(expected)
+    assert grid.overlapping(box) == sorted(expected)
 
 
 @given(canvases, st.integers(1, 11))

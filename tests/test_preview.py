@@ -45,7 +45,7 @@ def test_each_pixel_is_drawn_once_and_does_not_depend_on_blocks(topology, block,
     for index in range(len(grid)):
         frame = canvas.clip(grid.box(index).expanded(reach))
         seen = np.full((3, *frame.shape), np.nan, np.float32)
-        for piece, home in canvas.pieces(frame):
+        for piece, home in canvas.split_at_edges(frame):
             seen[(slice(None), *piece.slices_in(frame))] = latents[(slice(None), *home.slices_in(canvas.box))]
         pixels = raster.pixels_of(grid.box(index))
         drawn[pixels.y0 : pixels.y1, pixels.x0 : pixels.x1] += 1

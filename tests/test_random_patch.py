@@ -156,7 +156,7 @@ def test_plans_by_place_are_the_serial_plan(
 ) -> None:
     height, width, patch = size
     canvas = Canvas(height, width, topology)
-    monkeypatch.setattr(random_covers, "COUNTED", 10_000)
+    monkeypatch.setattr(random_covers, "COUNTED_REGIONS", 10_000)
     for region, margin, seed in ((4, 2, 0), (1, 1, 1), (2, 1, 2**64 - 1)):
         monkeypatch.setattr(random_covers, "REGION", region)
         monkeypatch.setattr(random_covers, "MARGIN", margin)
@@ -212,7 +212,7 @@ def test_each_latent_has_one_owner_at_every_step(size, topology: Topology, cover
             assert set(np.unique(owned)) <= {0.0, 1.0}
             assert owned.sum() == left[latents_in(canvas, each.box)].sum(), "the first patch owns a latent"
             left[latents_in(canvas, each.box)] = 0
-            for piece, home in canvas.pieces(each.box):
+            for piece, home in canvas.split_at_edges(each.box):
                 owners[home.slices_in(canvas.box)] += owned[piece.slices_in(each.box)].astype(int)
         assert (owners == 1).all()
 
@@ -223,10 +223,10 @@ def test_a_part_of_a_plan_is_what_the_whole_has_there(topology: Topology, cover_
     canvas = Canvas(53, 70, topology)
     cover = cover_of(canvas, 16, 4)
     around = canvas.clip(canvas.box.expanded(40))
-    everything = list(cover.meeting(2, around))
+    everything = list(cover.overlapping(2, around))
     assert [patch.rank for patch in everything] == sorted(patch.rank for patch in everything)
     for box in (Box(11, 19, 5, 23), Box(0, 3, 0, 2), canvas.clip(Box(-9, 12, 60, 80))):
-        assert list(cover.meeting(2, box)) == [p for p in everything if p.box.intersection(box)]
+        assert list(cover.overlapping(2, box)) == [p for p in everything if p.box.intersection(box)]
     whole = Normaliser(cover, 2, around, uniform)
     frame = canvas.clip(Box(7, 41, -3, 30))
     part = Normaliser(cover, 2, frame, uniform)
@@ -259,7 +259,7 @@ def test_no_patch_of_a_random_grid_owns_next_to_nothing() -> None:
 def test_large_canvases_are_counted_by_a_sample(monkeypatch) -> None:
     cover = RandomCover(Canvas(1600, 1300, RING), 16, 3)
     estimate = cover.count(0)
-    monkeypatch.setattr(random_covers, "COUNTED", len(cover.regions))
+    monkeypatch.setattr(random_covers, "COUNTED_REGIONS", len(cover.regions))
     assert estimate != cover.count(0) == pytest.approx(estimate, rel=0.03)
 
 
@@ -268,7 +268,7 @@ def test_a_place_in_a_huge_canvas_is_planned_alone() -> None:
     canvas = Canvas(1_000_000, 1_000_000, TORUS)
     random_covers.picked_patches.cache_clear()
     for cover_of in COVERS:
-        patches = list(cover_of(canvas, 64, 0).meeting(0, Box(999_900, 1_000_028, 500_000, 500_128)))
+        patches = list(cover_of(canvas, 64, 0).overlapping(0, Box(999_900, 1_000_028, 500_000, 500_128)))
         assert 9 <= len(patches) <= 40
     assert random_covers.picked_patches.cache_info().currsize <= 9
 

@@ -23,7 +23,7 @@ class Painted:
         self.canvas, self.ids = canvas, ids
 
     def paint(self, ids: NDArray[np.uint8], box: Box) -> None:
-        for piece, home in self.canvas.pieces(box):
+        for piece, home in self.canvas.split_at_edges(box):
             ids[piece.slices_in(box)] = self.ids[home.y0 : home.y1, home.x0 : home.x1]
 
 

@@ -261,9 +261,9 @@ def test_large_plans_estimate_their_evaluations(tmp_path: Path, monkeypatch) -> 
     job = regional_job(
         tmp_path / "job", monkeypatch, width=1200, height=800, region_box=boxes, guidance_scale=2.0
     )
-    monkeypatch.setattr(sys.modules[Plan.__module__], "COUNTED", job.plan.patches)
+    monkeypatch.setattr(sys.modules[Plan.__module__], "COUNTED_PATCHES", job.plan.patches)
     exact = job.plan.spent
-    monkeypatch.setattr(sys.modules[Plan.__module__], "COUNTED", 2000)
+    monkeypatch.setattr(sys.modules[Plan.__module__], "COUNTED_PATCHES", 2000)
     sampled = replace(job.plan).spent
     assert exact.exact and not sampled.exact
     assert sampled.total == pytest.approx(exact.total, rel=0.03)

@@ -195,7 +195,7 @@ def patch_edges(cover: Cover, step: int, scale: int, picture: Canvas) -> set[tup
     for y, x in product(range(canvas.height), range(canvas.width)):
         patches = [
             p
-            for p in cover.meeting(step, Box(y, y + 1, x, x + 1))
+            for p in cover.overlapping(step, Box(y, y + 1, x, x + 1))
             if p.owns.contains(Box(y, y + 1, x, x + 1))
         ]
         lowest = min(patch.rank for patch in patches)

@@ -26,9 +26,9 @@ class Checkerboard:
     canvas: Canvas
     reach: int = PATCH // 2
 
-    def meeting(self, step: int, box: Box) -> Iterator[Patch]:
+    def overlapping(self, step: int, box: Box) -> Iterator[Patch]:
         tiles = Grid(self.canvas, PATCH)
-        for tile, node in product(tiles.meeting(self.canvas.clip(box)), (0, 1)):
+        for tile, node in product(tiles.overlapping(self.canvas.clip(box)), (0, 1)):
             row, column = divmod(tile, tiles.columns)
             weight = ((3.0, -2.0), (-1.0, 2.0))[(row + column) % 2][node]
             yield Patch(tiles.box(tile), tiles.box(tile), rank=node, weight=weight, node=node)
@@ -108,7 +108,7 @@ def test_a_grid_of_factors_is_the_bethe_sum_of_a_plain_loop() -> None:
     """+1 for factors, -1 for what two share, +1 again for what four share (DiffCollage, equation 5, in two axes)."""
     expected = np.zeros((SIDE, SIDE))
     cover, values = COVERS["grid of factors"], np.random.default_rng(0)
-    said = {patch.box: values.normal() for patch in cover.meeting(0, CANVAS.box)}
+    said = {patch.box: values.normal() for patch in cover.overlapping(0, CANVAS.box)}
     half, last = PATCH // 2, SIDE - PATCH
     for y, x in product(range(0, last + 1, half), repeat=2):
         expected[y : y + PATCH, x : x + PATCH] += said[Box(y, y + PATCH, x, x + PATCH)]
@@ -118,21 +118,21 @@ def test_a_grid_of_factors_is_the_bethe_sum_of_a_plain_loop() -> None:
     for y, x in product(range(half, last + 1, half), repeat=2):
         expected[y : y + half, x : x + half] += said[Box(y, y + half, x, x + half)]
     total, weights = np.zeros((SIDE, SIDE)), cover.weights(0, CANVAS.box)
-    for patch in cover.meeting(0, CANVAS.box):
+    for patch in cover.overlapping(0, CANVAS.box):
         total[patch.box.slices_in(CANVAS.box)] += weights.of(patch) * said[patch.box]
     assert np.allclose(total, expected, atol=1e-5)
 
 
 def test_weights_that_do_not_sum_to_one_are_refused_where_they_are_made() -> None:
     class Lopsided(Checkerboard):
-        def meeting(self, step: int, box: Box) -> Iterator[Patch]:
-            for patch in super().meeting(step, box):
+        def overlapping(self, step: int, box: Box) -> Iterator[Patch]:
+            for patch in super().overlapping(step, box):
                 yield replace(patch, weight=1.0) if step == 2 and patch.box.y0 == 32 else patch
 
     @dataclass(frozen=True)
     class Doubled(Checkerboard):
-        def meeting(self, step: int, box: Box) -> Iterator[Patch]:
-            return (replace(patch, weight=1.0) for patch in super().meeting(step, box))
+        def overlapping(self, step: int, box: Box) -> Iterator[Patch]:
+            return (replace(patch, weight=1.0) for patch in super().overlapping(step, box))
 
     with pytest.raises(ValueError, match=r"latent \(y 0, x 0\), step 0, sum to 2; they must sum to 1"):
         Signed(Doubled(CANVAS))

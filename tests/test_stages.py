@@ -48,7 +48,7 @@ def test_a_task_waits_for_the_blocks_that_its_grown_block_meets(topology) -> Non
         )
     )
     for block in range(len(grid)):
-        expected = [(0, other) for other in grid.meeting(grid.box(block).expanded(16))]
+        expected = [(0, other) for other in grid.overlapping(grid.box(block).expanded(16))]
         assert graph.dependencies((1, block)) == expected
         assert graph.dependents((0, block)) == [(1, other) for _, other in expected]
     assert sum(map(len, waves(graph))) == 2 * len(grid)
@@ -137,7 +137,7 @@ def test_steps_wait_for_neighbours_and_pixels_for_latents(topology: str, tmp_pat
     (decode,) = plan.stages_of("decode")
     for superblock in range(plan.stages[decode].tasks):
         sources = [tile.source for tile in plan.tiling.tiles_over(plan.decode_box(superblock))]
-        met = sorted({block for source in sources for block in plan.grid.meeting(source)})
+        met = sorted({block for source in sources for block in plan.grid.overlapping(source)})
         assert plan.dependencies((decode, superblock)) == [(plan.steps, block) for block in met]
     for before, after in pairwise([decode, *plan.stages_of("reduce")]):
         group = plan.stages[after].number

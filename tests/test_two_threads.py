@@ -12,7 +12,7 @@ import torch
 from engine import files_of, run_here, tiny_job
 
 from cluster.machine import compute_with
-from generation.models.turns import TURNS, Turns
+from generation.models.turns import LOADING, Turns
 from generation.sampling.schedules.building import build_schedule
 from generation.sampling.schedules.solvers import build
 
@@ -117,7 +117,7 @@ def test_steps_wait_while_a_library_that_loads_changes_what_the_process_shares()
     expected, inside, began = step(), threading.Event(), threading.Event()
 
     def load() -> None:
-        with TURNS.alone():
+        with LOADING.alone():
             torch.set_default_dtype(torch.float16)
             try:
                 inside.set()

@@ -46,7 +46,7 @@ Before: TypeAlias = tuple[Fields, NDArray[np.float32]]
 OverLatents: TypeAlias = Callable[[NDArray[np.float32], Box, Box], NDArray[np.float32]]
 """(C, h, w) latents of a box, the box, the block in it -> (C, h, w) of the block: what a pass does."""
 NO_PASSES: Mapping[str, OverLatents] = MappingProxyType({})
-SMALL_TASKS = 4
+TASKS_BETWEEN_RETURNS_OF_MEMORY = 4
 """Denoising tasks after which freed memory is given back, as it is before each tile is decoded: each scatters some."""
 
 
@@ -128,7 +128,7 @@ class Worker:
                 until_written.append(self._begin_write_sums(k, block, found.sums))
                 spent = replace(spent, evaluations=found.conditional, seats=found.seats)
             self._tasks += 1
-            if self._tasks % SMALL_TASKS == 0:
+            if self._tasks % TASKS_BETWEEN_RETURNS_OF_MEMORY == 0:
                 give_back_memory()
             seconds = time.perf_counter() - began
 
@@ -155,7 +155,7 @@ class Worker:
         name, parts = self.plan.sums_array(k).name, []
         for neighbour in self.plan.neighbours(block):
             theirs = self.plan.frame(neighbour)
-            for dy, dx in self.plan.canvas.images(theirs, frame):
+            for dy, dx in self.plan.canvas.wrapped_shifts(theirs, frame):
                 common = theirs.shifted(dy, dx).intersection(frame)
                 assert common is not None
                 rows, columns = common.slices_in(theirs.shifted(dy, dx))

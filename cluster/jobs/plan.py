@@ -27,7 +27,7 @@ WORK = "work"
 LEVELS = "levels of group {}"
 """What a stage of the pyramid writes, in every output."""
 _FLOAT, _SUM = 4, 8
-COUNTED = 4096
+COUNTED_PATCHES = 4096
 """Patches whose regions are counted; of more, a sample of so many is."""
 SQUARE = 4
 """Side, in patches, of the squares of that sample."""
@@ -207,7 +207,7 @@ class Plan:
 
     def neighbours(self, block: int) -> list[int]:
         """Blocks whose own patches may reach into this block's frame; itself included. The relation is symmetric."""
-        return self.grid.meeting(self.grid.box(block).expanded(2 * self.halo))
+        return self.grid.overlapping(self.grid.box(block).expanded(2 * self.halo))
 
     def decode_box(self, superblock: int) -> Box:
         """The latents under a superblock of pixels."""
@@ -280,10 +280,10 @@ class Plan:
 
     @cached_property
     def spent(self) -> EvaluationCount:
-        """Of all steps. Patches with regions are looked at one by one, of large jobs a sample of COUNTED."""
+        """Of all steps. Patches with regions are looked at one by one, of large jobs a sample of COUNTED_PATCHES."""
         if self.regions is None and not self.batching.padded:
             return self._spent(self.patches, self.patches)
-        if self.patches <= COUNTED or self.regions is None:
+        if self.patches <= COUNTED_PATCHES or self.regions is None:
             tasks = product(range(self.steps), range(self.blocks))
             return sum((self.spent_on(k, self.grid.box(block)) for k, block in tasks), NOTHING)
         return self._sampled()
@@ -305,7 +305,7 @@ class Plan:
         """From squares of a few patches, at random places and steps."""
         squares, random = Grid(self.canvas, SQUARE * 2 * self.cover.reach), Random(0)
         seen, spent = 0, NOTHING
-        while seen < COUNTED:
+        while seen < COUNTED_PATCHES:
             k, square = random.randrange(self.steps), squares.box(random.randrange(len(squares)))
             spent += self.spent_on(k, square)
             seen += len(owned_patches(self.cover, k, square))

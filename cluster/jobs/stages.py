@@ -66,7 +66,7 @@ class Grown:
         return (self.margin.of(self.grid.box(block)),)
 
     def readers(self, box: Box) -> Iterable[int]:
-        return self.grid.meeting(self.margin.mirrored.of(box))
+        return self.grid.overlapping(self.margin.mirrored.of(box))
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,9 @@ class StageGraph:
         for read in self.stages[index].reads:
             maker = self.makers[read.array]
             grid = self.stages[maker].grid
-            found.update((maker, other) for box in read.region.boxes(block) for other in grid.meeting(box))
+            found.update(
+                (maker, other) for box in read.region.boxes(block) for other in grid.overlapping(box)
+            )
         return sorted(found - {task})
 
     def dependents(self, task: Task) -> list[Task]:
@@ -187,7 +189,7 @@ class StageGraph:
             table: dict[int, list[int]] = defaultdict(list)
             grid = self.stages[self.makers[read.array]].grid
             for task in range(self.stages[reader].tasks):
-                for block in {other for box in read.region.boxes(task) for other in grid.meeting(box)}:
+                for block in {other for box in read.region.boxes(task) for other in grid.overlapping(box)}:
                     table[block].append(task)
             self._tables[key] = table
         return self._tables[key]

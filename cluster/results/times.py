@@ -110,7 +110,7 @@ def _hold_up(times: Times, plan: Plan, block: int, step: int) -> None:
     weights = plan.cover.weights(step, plan.frame(block))
     for patch in owned_patches(plan.cover, step, plan.grid.box(block)):
         counts = weights.of(patch) != 0
-        for piece, home in plan.canvas.pieces(patch.box):
+        for piece, home in plan.canvas.split_at_edges(patch.box):
             at, here = times[home.slices_in(whole)], counts[piece.slices_in(patch.box)]
             at[here] = np.minimum(at[here], step)
 

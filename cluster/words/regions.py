@@ -79,7 +79,7 @@ class LabelLayer:
     regions: Mapping[int, int]
 
     def paint(self, ids: Ids, box: Box) -> None:
-        for piece, home in self.canvas.pieces(box):
+        for piece, home in self.canvas.split_at_edges(box):
             rows = self._under(home.y0, home.y1, self.height, self.file.height)
             columns = self._under(home.x0, home.x1, self.width, self.file.width)
             labels = self.file.sample(rows, columns)

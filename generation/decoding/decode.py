@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from generation.models.contracts import Codec
-from generation.models.turns import TURNS
+from generation.models.turns import LOADING
 from generation.sampling.denoise import NumericalError
 from storage.geometry import Box, Canvas
 from storage.light import strips
@@ -209,7 +209,7 @@ def _settled(parts: Sequence[Box], box: Box) -> list[int]:
 @torch.inference_mode()
 def decode_tile(codec: Codec, latents: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
     """(C, h, w) -> (h * scale, w * scale, 3) pixels in about [0, 1]."""
-    with TURNS.together():
+    with LOADING.together():
         decoded = codec.decode(torch.from_numpy(np.ascontiguousarray(latents))[None].to(device))
     return np.asarray((decoded[0].float() * 0.5 + 0.5).permute(1, 2, 0).cpu().numpy())
 

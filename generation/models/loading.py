@@ -35,7 +35,7 @@ from generation.models.sources import (
     borrows,
     folder_source,
 )
-from generation.models.turns import TURNS
+from generation.models.turns import LOADING
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +136,7 @@ def _load(source: Source, info: ModelInfo, dtype: str, device: str | torch.devic
 
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # same bytes every time
     try:
-        with TURNS.alone():
+        with LOADING.alone():
             return _family(source).load(source, info, getattr(torch, dtype), torch.device(device))
     except ModelError:
         raise

@@ -20,7 +20,7 @@ from generation.models.contracts import Conditioning
 from generation.models.errors import ModelError, first_line
 from generation.models.lora_fusing import fuse_loras
 from generation.models.sources import DROPPED, Source
-from generation.models.turns import TURNS
+from generation.models.turns import LOADING
 from generation.models.vae import load_vae
 from storage.geometry import Box
 
@@ -62,7 +62,7 @@ def with_encoders(pipeline: Any, device: torch.device, encode: Callable[[], Ends
     for encoder in encoders:
         encoder.to(device)
     try:
-        with TURNS.together(), torch.no_grad():
+        with LOADING.together(), torch.no_grad():
             return encode()
     finally:
         for encoder in encoders:

@@ -75,5 +75,5 @@ class Turns:
         return self._loader == threading.get_ident()
 
 
-TURNS = Turns()
+LOADING = Turns()
 """Of this process: its threads share what is set."""

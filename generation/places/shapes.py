@@ -74,7 +74,7 @@ class ShapeLayer:
 
     def paint(self, ids: Ids, box: Box) -> None:
         for polygon, bounds in zip(self.polygons, self.bounds, strict=True):
-            for dy, dx in self.canvas.images(bounds, box):
+            for dy, dx in self.canvas.wrapped_shifts(bounds, box):
                 common = bounds.shifted(dy, dx).intersection(box)
                 if common is not None:
                     ids[common.slices_in(box)][polygon.inside(common.shifted(-dy, -dx))] = self.region

@@ -40,7 +40,7 @@ class Remembered:
     def ids(self, box: Box) -> Ids:
         """(h, w) ids of a box, which may wrap."""
         out = np.empty(box.shape, np.int16)
-        for piece, home in self.canvas.pieces(box):
+        for piece, home in self.canvas.split_at_edges(box):
             out[piece.slices_in(box)] = self._at_home(home)
         return out
 

@@ -39,7 +39,7 @@ class Batching:
     def cells_in(self, block: Box) -> Iterator[Box]:
         """The cells of a block, which must be made of whole ones."""
         cells = self.cells
-        return (cells.box(index) for index in cells.meeting(block))
+        return (cells.box(index) for index in cells.overlapping(block))
 
     def sizes(self, evaluations: int) -> Iterator[int]:
         """For each of a cell's evaluations, how many its batch holds."""

@@ -19,9 +19,9 @@ from typing import Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.geometry import Box, Canvas, turns
+from storage.geometry import Box, Canvas, whole_turns
 
-TURNS = ((5**0.5 - 1) / 2, 2**0.5 - 1)
+IRRATIONALS = ((5**0.5 - 1) / 2, 2**0.5 - 1)
 """The golden and the silver section: no numbers are worse approximated by fractions."""
 
 
@@ -63,7 +63,7 @@ class Placement(Protocol):
     def reach(self) -> int:
         """Latents by which a patch may leave a box that holds its centre, on the side where it leaves it most."""
 
-    def meeting(self, step: int, box: Box) -> Iterator[Patch]:
+    def overlapping(self, step: int, box: Box) -> Iterator[Patch]:
         """Patches whose box meets `box`, each in every position in which it does, by rank, in the placement's order."""
 
     def count(self, step: int) -> int:
@@ -92,7 +92,7 @@ class Cover(Placement, Protocol):
 @lru_cache(maxsize=1024)
 def owned_patches(placement: Placement, step: int, block: Box) -> tuple[Patch, ...]:
     """The patches of a step that belong to a block, in the placement's order."""
-    return tuple(patch for patch in placement.meeting(step, block) if patch.belongs_to(block))
+    return tuple(patch for patch in placement.overlapping(step, block) if patch.belongs_to(block))
 
 
 @dataclass(frozen=True, order=True)
@@ -228,7 +228,7 @@ class ShiftedAxis:
             [self.seed % (1 << 64), self.axis], np.uint64
         )  # a list of large numbers would become floats
         start = np.random.Generator(np.random.Philox(key=key)).random()
-        return int((start + step * TURNS[self.axis]) % 1.0 * self.patch)
+        return int((start + step * IRRATIONALS[self.axis]) % 1.0 * self.patch)
 
 
 @dataclass(frozen=True)
@@ -243,10 +243,10 @@ class Product:
     def reach(self) -> int:
         return (max(self.y.patch, self.x.patch) + 1) // 2
 
-    def meeting(self, step: int, box: Box) -> Iterator[Patch]:
+    def overlapping(self, step: int, box: Box) -> Iterator[Patch]:
         wraps, height, width = self.canvas.topology, self.canvas.height, self.canvas.width
-        rows = _meeting(self.y, step, box.y0, box.y1, height * wraps.wraps_y)
-        columns = _meeting(self.x, step, box.x0, box.x1, width * wraps.wraps_x)
+        rows = _overlapping(self.y, step, box.y0, box.y1, height * wraps.wraps_y)
+        columns = _overlapping(self.x, step, box.x0, box.x1, width * wraps.wraps_x)
         for row, column in product(rows, columns):
             yield Patch(
                 Box(row.start, row.end, column.start, column.end),
@@ -267,13 +267,13 @@ def _intervals(axis: Axis, step: int) -> Intervals:
     return axis.intervals(step)
 
 
-def _meeting(axis: Axis, step: int, low: int, high: int, period: int) -> list[Interval]:
+def _overlapping(axis: Axis, step: int, low: int, high: int, period: int) -> list[Interval]:
     """The intervals, with all their whole turns on an axis that wraps, that meet [low, high); ascending."""
     intervals = _intervals(axis, step)
     first, last = intervals[0].start, intervals[-1].start + axis.patch
     return [
         interval.shifted(turn)
-        for turn in turns(first, last, low, high, period)
+        for turn in whole_turns(first, last, low, high, period)
         for interval in _between(intervals, low - axis.patch - turn, high - turn)
         if interval.end + turn > low
     ]
@@ -331,8 +331,8 @@ class BlendedAtLast:
     def reach(self) -> int:
         return max(self.owning.reach, self.blending.reach)
 
-    def meeting(self, step: int, box: Box) -> Iterator[Patch]:
-        return self._at(step).meeting(step, box)
+    def overlapping(self, step: int, box: Box) -> Iterator[Patch]:
+        return self._at(step).overlapping(step, box)
 
     def count(self, step: int) -> int:
         return self._at(step).count(step)

@@ -88,7 +88,7 @@ class Normaliser:
         self.window = window
         self.total = np.zeros(frame.shape)
         self.rank = np.full(frame.shape, NO_RANK)
-        for patch in placement.meeting(step, frame):
+        for patch in placement.overlapping(step, frame):
             self._add(patch)
 
     def _add(self, patch: Patch) -> None:
@@ -126,8 +126,8 @@ class _OfPlacement:
     def reach(self) -> int:
         return self.placement.reach
 
-    def meeting(self, step: int, box: Box) -> Iterator[Patch]:
-        return self.placement.meeting(step, box)
+    def overlapping(self, step: int, box: Box) -> Iterator[Patch]:
+        return self.placement.overlapping(step, box)
 
     def count(self, step: int) -> int:
         return self.placement.count(step)
@@ -168,7 +168,7 @@ class SignedWeights:
 
     def __init__(self, placement: Placement, step: int, frame: Box) -> None:
         total = np.zeros(frame.shape)
-        for patch in placement.meeting(step, frame):
+        for patch in placement.overlapping(step, frame):
             part = patch.owns.intersection(frame)
             if part is not None:
                 total[part.slices_in(frame)] += patch.weight

@@ -37,7 +37,7 @@ def noise(
     """(channels, h, w) standard normals of a latent box; on wrapping axes, coordinates are taken modulo the canvas."""
     out = np.empty((channels, *box.shape), np.float32)
     filled = 0
-    for piece, home in canvas.pieces(box):
+    for piece, home in canvas.split_at_edges(box):
         rows, columns = piece.slices_in(box)
         out[:, rows, columns] = _plane_noise(seed, purpose, step, draw, channels, home)
         filled += piece.area

@@ -112,7 +112,7 @@ class _Picture:
         """Sums over the frame -> over the canvas: what hangs over a border that wraps counts on the other side."""
         canvas, frame = self.sampler.canvas, self._frame
         total = np.zeros((len(sums), *canvas.box.shape), np.int64)
-        for dy, dx in canvas.images(frame, canvas.box):
+        for dy, dx in canvas.wrapped_shifts(frame, canvas.box):
             image = frame.shifted(dy, dx)
             common = image.intersection(canvas.box)
             assert common is not None
@@ -127,7 +127,7 @@ class _Picture:
 def wrapped(x: NDArray[np.float32], canvas: Canvas, box: Box) -> NDArray[np.float32]:
     """(C, h, w) of a box that may hang over borders that wrap, from (C, H, W) of the canvas."""
     out = np.empty((len(x), *box.shape), x.dtype)
-    for piece, home in canvas.pieces(box):
+    for piece, home in canvas.split_at_edges(box):
         out[(slice(None), *piece.slices_in(box))] = x[:, home.y0 : home.y1, home.x0 : home.x1]
     return out
 

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from generation.models.contracts import Conditioner, Conditioning, Denoiser
-from generation.models.turns import TURNS
+from generation.models.turns import LOADING
 from generation.sampling.batching import Batching
 from generation.sampling.covers import Patch
 from storage.geometry import Box
@@ -223,7 +223,7 @@ def _complete(
 @torch.inference_mode()
 def predicted(network: Network, entries: Sequence[BatchEntry], size: int) -> torch.Tensor:
     """(size, C, h, w) float32 predictions of up to so many entries; the last entry fills what is left of the batch."""
-    with TURNS.together():
+    with LOADING.together():
         return _predicted(network, [*entries, *[entries[-1]] * (size - len(entries))])
 
 

@@ -42,7 +42,7 @@ REGION = 4
 """Side, in patches, of the squares of the canvas that are planned, and kept, at once."""
 MARGIN = 2
 """Patches round a region that are tried first; more where they do not settle it."""
-COUNTED = 16
+COUNTED_REGIONS = 16
 """Regions that `count` plans; of larger canvases it draws so many and scales up."""
 USUAL = 2.2
 """Area of all patches of a step over that of a large canvas, by the serial rule."""
@@ -67,17 +67,17 @@ class RandomCover:
     def regions(self) -> Grid:
         return Grid(self.canvas, REGION * self.patch)
 
-    def meeting(self, step: int, box: Box) -> Iterator[Patch]:
-        near = self.regions.meeting(self.canvas.clip(box.expanded(self.patch)))
+    def overlapping(self, step: int, box: Box) -> Iterator[Patch]:
+        near = self.regions.overlapping(self.canvas.clip(box.expanded(self.patch)))
         picked = [patch for region in near for patch in picked_patches(self, step, region)]
         for patch in sorted(picked, key=lambda patch: patch.rank):
-            for dy, dx in self.canvas.images(patch.box, box):
+            for dy, dx in self.canvas.wrapped_shifts(patch.box, box):
                 yield patch.shifted(dy, dx)
 
     def count(self, step: int) -> int:
-        """Exact up to `COUNTED` regions; of larger canvases an estimate, within about 1 %."""
+        """Exact up to `COUNTED_REGIONS` regions; of larger canvases an estimate, within about 1 %."""
         regions = range(len(self.regions))
-        sample = regions if len(regions) <= COUNTED else Random(step).sample(regions, COUNTED)
+        sample = regions if len(regions) <= COUNTED_REGIONS else Random(step).sample(regions, COUNTED_REGIONS)
         counted = sum(len(picked_patches(self, step, region)) for region in sample)
         area = sum(self.regions.box(region).area for region in sample)
         return round(counted * (self.canvas.box.area / area))
@@ -117,8 +117,8 @@ class RandomGrid:
     def cells(self) -> Product:
         return shifted_tiling(self.canvas, self.patch - self.patch // STRAY, self.seed)
 
-    def meeting(self, step: int, box: Box) -> Iterator[Patch]:
-        near = {tile.owns for tile in self.cells.meeting(step, box.expanded(self.patch))}
+    def overlapping(self, step: int, box: Box) -> Iterator[Patch]:
+        near = {tile.owns for tile in self.cells.overlapping(step, box.expanded(self.patch))}
         strayed = sorted((self._strayed(step, cell) for cell in near), key=lambda p: (p.rank, p.box))
         first: dict[Box, Patch] = {}
         for patch in strayed:
@@ -157,7 +157,7 @@ def _strayed(low: int, high: int, patch: int, length: int | None, drawn: int) ->
 def lots(seed: int, step: int, box: Box, canvas: Canvas) -> Lots:
     """(h, w) of a latent box that is on the canvas or wraps round it; by place, as noise is. No two near are equal."""
     out = np.empty(box.shape, np.uint64)
-    for piece, home in canvas.pieces(box):
+    for piece, home in canvas.split_at_edges(box):
         out[piece.slices_in(box)] = _plane_lots(seed, step, home)
     return out
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from generation.decoding.decode import Blend, DecodeTile
 from generation.sampling.covers import Cover
 from generation.sampling.fusion import NO_RANK
-from storage.geometry import Box, Canvas, turns
+from storage.geometry import Box, Canvas, whole_turns
 
 Ids = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
@@ -85,7 +85,7 @@ def _images(positions: Positions, low: int, high: int, period: int) -> Positions
         return positions
     first, last = int(positions[0]), int(positions[-1])
     moved = np.concatenate(
-        [positions + t for t in turns(first, last + 1, low, high, period)] or [positions[:0]]
+        [positions + t for t in whole_turns(first, last + 1, low, high, period)] or [positions[:0]]
     )
     return np.asarray(moved[(low <= moved) & (moved < high)])
 
@@ -122,7 +122,7 @@ def counting(cover: Cover, step: int, box: Box) -> Ids:
     Kept, since both directions of lines ask for it. Not to be written to.
     """
     ids, rank = np.zeros(box.shape, np.uint64), np.full(box.shape, NO_RANK)
-    patches = list(cover.meeting(step, box))
+    patches = list(cover.overlapping(step, box))
     keys = np.random.default_rng(0).integers(2**64, size=len(patches), dtype=np.uint64)
     for patch, key in zip(patches, keys, strict=True):
         part = patch.owns.intersection(box)

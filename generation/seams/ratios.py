@@ -151,7 +151,7 @@ def _blocks(canvas: Canvas, side: int) -> Iterator[Box]:
 def _unwrapped(read: ReadPixels, canvas: Canvas, box: Box) -> NDArray[np.uint8]:
     """The pixels of a box that may wrap."""
     out = np.empty((*box.shape, 3), np.uint8)
-    for piece, home in canvas.pieces(box):
+    for piece, home in canvas.split_at_edges(box):
         out[piece.slices_in(box)] = read(home)
     return out
 

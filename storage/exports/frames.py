@@ -94,7 +94,7 @@ class Frames:
         pixels = np.empty((*seen.shape, 3), np.uint8)
         if not level_canvas.box.contains(seen):
             pixels[:] = GROUND
-        for piece, source in level_canvas.pieces(seen):
+        for piece, source in level_canvas.split_at_edges(seen):
             self._copy(level, source, pixels[piece.slices_in(seen)])
         return pixels
 

@@ -34,7 +34,7 @@ MOST_STRIP_ROWS = 512
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 COLOUR_OF_BYTES = {1: GREY, 2: GREY_ALPHA, 3: RGB, 4: RGBA}
-TURNS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+CHUNKS_OF_EXIF = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 """Chunks that may say that a picture is turned: EXIF, XMP, and EXIF as text, as ImageMagick writes it."""
 MOST_TOLD = 256
 
@@ -106,7 +106,11 @@ def _told(path: Path) -> list[tuple[bytes, bytes]]:
         file.seek(len(SIGNATURE))
         while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
             length, kind = int.from_bytes(head[:4], "big"), head[4:]
-            if kind not in (b"tRNS", b"acTL", *TURNS) or length > READ_BYTES or len(found) == MOST_TOLD:
+            if (
+                kind not in (b"tRNS", b"acTL", *CHUNKS_OF_EXIF)
+                or length > READ_BYTES
+                or len(found) == MOST_TOLD
+            ):
                 file.seek(length + 4, 1)
                 continue
             data = file.read(length)
@@ -118,7 +122,7 @@ def _told(path: Path) -> list[tuple[bytes, bytes]]:
 
 def _orientation(told: list[tuple[bytes, bytes]]) -> object:
     """What Pillow reads of it in a small PNG with the same chunks."""
-    chunks = [_chunk(kind, data) for kind, data in told if kind in TURNS]
+    chunks = [_chunk(kind, data) for kind, data in told if kind in CHUNKS_OF_EXIF]
     if not chunks:
         return None
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from generation.models.turns import TURNS
+from generation.models.turns import LOADING
 from generation.sampling.schedules.contract import Schedule
 from generation.sampling.schedules.diffusers_schedule import DiffusersSchedule
 from generation.sampling.schedules.edm_heun import edm_heun
@@ -30,7 +30,7 @@ def build_schedule(
     is the scheduler's own default. mu, linear_sigmas: what a flow model's pipeline passes to `set_timesteps` (the shift
     for the native patch; sigmas from 1 to 1/n). Raises ValueError where the scheduler cannot work with the model.
     """
-    with TURNS.together():
+    with LOADING.together():
         if name in NATIVE:
             return NATIVE[name](config, num_inference_steps)
         scheduler = build(name, config)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from generation.models.turns import TURNS
+from generation.models.turns import LOADING
 from generation.sampling.schedules.addressed_noise import AddressedNoise
 from generation.sampling.schedules.contract import Draw
 from generation.sampling.schedules.levels import levels_of
@@ -85,7 +85,7 @@ class DiffusersSchedule:
     def model_input(self, k: int, x: torch.Tensor) -> torch.Tensor:
         """What the network is shown of x[k]: same shape, pointwise."""
         flat = flatten(x)
-        with TURNS.together():
+        with LOADING.together():
             scaled = scaled_input(copied(self._snapshots[k].scheduler), flat, self.timesteps[k])
         return unflatten(scaled, x)
 
@@ -152,7 +152,7 @@ class DiffusersSchedule:
         scaled_input(scheduler, x, timestep)
         takes_eta = self._eta is not None and "eta" in inspect.signature(scheduler.step).parameters
         extra = {"eta": self._eta} if takes_eta else {}
-        with TURNS.together(), AddressedNoise(draw):
+        with LOADING.together(), AddressedNoise(draw):
             result: torch.Tensor = scheduler.step(prediction, timestep, x, return_dict=False, **extra)[0]
         return result
 
