@@ -138,7 +138,7 @@ def _torch_gets_huge_pages() -> bool:
 
 
 def _huge_kilobytes() -> int:
-    """Of this process, in huge pages."""
+    """Memory of this process that lies in huge pages."""
     try:
         told = Path("/proc/self/smaps_rollup").read_text()
     except OSError:  # before Linux 4.14

@@ -70,7 +70,7 @@ class Deadlines:
         self._longest[kind] = max(self._longest.get(kind, 0.0), seconds)
 
     def longest(self, kind: str) -> float:
-        """Of the tasks of a kind that are done; 0.0 before there is one."""
+        """Seconds of the longest done task of a kind; 0.0 before there is one."""
         return self._longest.get(kind, 0.0)
 
     def seconds(self, kind: str, expected: float, worker: str, given: float, losses: int) -> float:

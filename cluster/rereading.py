@@ -29,7 +29,7 @@ AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Rereading:
-    """As patient with what is read as a run is with its tasks. sleep: waits for so many seconds."""
+    """Reads again what could not be read, as patiently as a run tries its tasks. sleep: waits for so many seconds."""
 
     limits: Limits = LIMITS
     sleep: Callable[[float], None] = time.sleep
@@ -57,7 +57,7 @@ class Rereading:
             yield item, False
 
     def is_whole(self, look: Callable[[], bool]) -> bool:
-        """The same of one thing."""
+        """Whether one thing is whole, read as patiently as `damaged` reads many."""
         return all(whole for _, whole in self.whole([None], lambda _: look()))
 
     def _wait(self, errors: int, failed: Failed[T]) -> None:

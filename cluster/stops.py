@@ -88,7 +88,7 @@ def kept(theirs: int) -> Iterator[None]:
 
 
 def handlers() -> dict[int, Any]:
-    """Of each ending signal that is not ignored."""
+    """Signal -> what it does here, of each ending signal that is not ignored."""
     found = {number: signal.getsignal(number) for number in ENDING}
     return {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
 

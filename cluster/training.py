@@ -60,7 +60,7 @@ def workers_of(config: TrainConfig) -> int:
 
 
 def train_on_ray(config: TrainConfig, model: str, workers: int) -> None:
-    """The same on Ray Train. Raises TaskFailed, PackageMissing."""
+    """Train as `train` does, with several workers of Ray Train. Raises TaskFailed, PackageMissing."""
     try:
         import ray
         from ray.train import RunConfig, ScalingConfig

@@ -116,7 +116,7 @@ def _with_map(picture: Verdict, invented: Verdict) -> Verdict:
 
 
 def _on_batch(folder: Path) -> Verdict:
-    """Of its finished shards, which manifests tell of, and of the files beside them.
+    """The verdict on a batch: on its finished shards, which manifests tell of, and of the files beside them.
 
     The parts of other shards are read when a shard is put together.
     """
@@ -134,7 +134,7 @@ def _on_batch(folder: Path) -> Verdict:
 
 
 def _shards(folder: Path) -> int:
-    """As batch.json tells. Raises FormatError where it is none of ours."""
+    """How many shards batch.json tells of. Raises FormatError where it is none of ours."""
     from cluster.datasets.plan import FORMAT_VERSION, saved_in
 
     saved = saved_in(folder)

@@ -205,7 +205,7 @@ class JobTeller:
         )
 
     def _map(self, folder: Path, now: Status) -> Status | None:
-        """Of the job that invents a job's class map, before that job itself begins."""
+        """A look at the job that invents a job's class map, before that job itself begins."""
         waits = now.state == "not started" and is_job(folder / MAP)
         return self._follower(folder / MAP).look() if waits else None
 
@@ -297,7 +297,10 @@ class Passed:
         self.total = np.zeros(0, np.int64)
 
     def count(self, done: TaskSet, stages: int, blocks: int) -> NDArray[np.int64]:
-        """Of `blocks` blocks, in the first `stages` stages. Raises FormatError where a block is not among them."""
+        """Counts done tasks, of `blocks` blocks, in the first `stages` stages.
+
+        Raises FormatError where a block is not among them.
+        """
         if done is not self._done or len(self.total) != blocks:
             self._done, self._counted, self.total = done, {}, np.zeros(blocks, np.int64)
         for stage in done.stages_seen:
@@ -322,7 +325,7 @@ class Passed:
 
 
 def blocks_of(follower: Follower, passed: Passed) -> Blocks | None:
-    """Of the job as it was last looked at; None before its first array is there. Raises FormatError."""
+    """The blocks of a job as it was last looked at; None before its first array is there. Raises FormatError."""
     totals = [total for name, total in follower.events.stages if name.startswith("denoise")]
     grid = _grid(follower.folder)
     if grid is None or not totals:

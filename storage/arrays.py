@@ -46,7 +46,7 @@ DAMAGE = ("DATA_LOSS", "NOT_FOUND", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
 
 @lru_cache(maxsize=1)
 def context() -> ts.Context:
-    """Of all arrays that a process opens: one cache of bounded size."""
+    """TensorStore's context of all arrays that a process opens: one cache of bounded size."""
     return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
 
 
@@ -149,7 +149,7 @@ class ArrayStore:
         return lambda: _written(name, np.asarray(_finished(name, pending)))
 
     def bytes_of(self, spec: ArraySpec, chunk: tuple[int, ...]) -> int | None:
-        """Of one chunk as it lies there, by its place in the grid of chunks; None where it is missing.
+        """Bytes of one chunk as it lies there, by its place in the grid of chunks; None where it is missing.
 
         A look at the file's length where there is a file. Raises OSError.
         """
@@ -178,7 +178,7 @@ class ArrayStore:
     def begin_read_box(
         self, name: str, channels: slice, box: Box, canvas: Canvas
     ) -> Callable[[], NDArray[Any]]:
-        """The same in the background."""
+        """Begin to read a box, in the background; calling what comes back waits for it."""
         pieces = [
             (piece, self.begin_read(name, box_index(channels, home)))
             for piece, home in canvas.split_at_edges(box)
@@ -247,7 +247,7 @@ class ArrayStore:
 
 
 def _written(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    """The same values. Raises DamagedData where one of them is the filling of what was never written."""
+    """Values that were written. Raises DamagedData where one of them is the filling of what was never written."""
     if values.dtype.name in FILL:
         _, bits, fill = FILL[values.dtype.name]
         if (values.view(bits) == fill).any():

@@ -107,7 +107,7 @@ def check_values(text: str, most: int) -> None:
 
 
 def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
-    """Its value; pairs: makes an object. Raises DocumentError."""
+    """The value of a JSON text; pairs: makes an object. Raises DocumentError."""
     try:
         return json.loads(text, object_pairs_hook=pairs)
     except json.JSONDecodeError as error:
@@ -127,7 +127,7 @@ def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] 
 
 
 def parse_yaml(text: str) -> Any:
-    """Its value, None for an empty one. Raises DocumentError."""
+    """The value of a YAML text, None for an empty one. Raises DocumentError."""
     node = compose_yaml(text)
     try:
         return None if node is None else yaml.SafeLoader("").construct_document(node)
@@ -138,7 +138,10 @@ def parse_yaml(text: str) -> Any:
 
 
 def compose_yaml(text: str) -> yaml.Node | None:
-    """Its value as nodes. Raises DocumentError where it is no YAML, or too deep or too large once it is written out."""
+    """The value of a YAML text as nodes.
+
+    Raises DocumentError where it is no YAML, or too deep or too large once it is written out.
+    """
     try:
         _check_events(text)
         node: yaml.Node | None = yaml.compose(text, Loader=YAML_LOADER)

@@ -29,7 +29,7 @@ def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
 
 
 def replace_by(path: Path, write: Callable[[Path], None], *, durable: bool = True) -> None:
-    """The same of a file that `write` fills, under another name in the folder of `path`.
+    """Replace a file whole by one that `write` fills, under another name in the folder of `path`.
 
     Writers of the same content may overlap. Raises OSError, and what `write` raises; then the file is as it was.
     """

@@ -38,7 +38,7 @@ def tree_hash(path: Path) -> str:
 
 
 def content_hash(path: Path) -> str:
-    """The same, remembered for as long as the stamp is the same. Raises OSError where it cannot be read."""
+    """A file's hash, remembered for as long as the stamp is the same. Raises OSError where it cannot be read."""
     return _hash_when(path, stamp(path))
 
 

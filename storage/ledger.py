@@ -123,7 +123,9 @@ class LedgerRecord:
 
 
 class Ledger(LedgerRecord):
-    """The same, and appended to. For the one process that has claimed the job's folder, whose job.yaml is the job's.
+    """A ledger that is read and appended to.
+
+    For the one process that has claimed the job's folder, whose job.yaml is the job's.
 
     A damaged file is mended: lines that are none are left out; one without a header, or of another job, gets another
     name and is begun anew.

@@ -30,7 +30,9 @@ def write_superblock(
 def write_bands(
     outputs: Sequence[PyramidFormat], layout: PyramidLayout, task: PyramidTask, bands: Iterable[Pixels]
 ) -> None:
-    """The same from bands of rows, from the top: of any heights, and none is needed once the next is asked for."""
+    """Write every box of a task into every output, from bands of rows, from the top: of any heights, and none is
+    needed once the next is asked for.
+    """
     places = layout.writes(task)
     stored = [np.empty((*place.box.shape, 3), np.uint8) for place in places]
     rows, levels = _even(_strips_of(layout, task, bands)), iter(stored)
@@ -63,7 +65,7 @@ def _strips_of(layout: PyramidLayout, task: PyramidTask, bands: Iterable[Pixels]
 def _storing(
     bands: Iterable[NDArray[S]], level: Pixels8, encode: Callable[[NDArray[S]], Pixels8]
 ) -> Iterator[NDArray[S]]:
-    """The same bands, each written into its rows of a level as it passes."""
+    """Passes bands on, each written into its rows of a level as it passes."""
     top = 0
     for band in bands:
         level[top : top + len(band)] = encode(band)
@@ -72,7 +74,7 @@ def _storing(
 
 
 def _even(bands: Iterable[NDArray[S]]) -> Iterator[NDArray[S]]:
-    """The same rows in bands of even heights, for two make one of the next level; but for the last."""
+    """Rows in bands of even heights, for two make one of the next level; but for the last."""
     over: NDArray[S] | None = None
     for fresh in bands:
         band = fresh if over is None else np.concatenate([over, fresh])

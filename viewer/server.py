@@ -178,7 +178,7 @@ def build_gallery(root: Path, find: Callable[[], Sequence[Path]], teller: Teller
 
 
 def guarded(app: ASGIApp) -> ASGIApp:
-    """The same application, to its own names and its own pages only."""
+    """An application that answers to its own names and its own pages only."""
     return SafeAnswers(TrustedHostMiddleware(app, allowed_hosts=list(NAMES), www_redirect=False))
 
 

@@ -207,7 +207,7 @@ class Sheets:
         return self.tables.facts(path, group)[row - group.first]
 
     def _footers(self, sheet: Sheet) -> dict[str, Footer]:
-        """Of all files that are there; one that cannot be read is told of, not passed over."""
+        """The footers of all files that are there; one that cannot be read is told of, not passed over."""
         whole = self.folder.resolve()
         return {
             name: self.tables.footer(path)
@@ -325,7 +325,7 @@ def decoded(content: bytes) -> Image.Image:
 
 
 def small_view(content: bytes) -> bytes:
-    """Of a picture that is too large to be sent as it is stored."""
+    """A small view of a picture that is too large to be sent as it is stored."""
     return small_jpeg(content, SMALL_VIEW)
 
 

@@ -39,7 +39,7 @@ MOST_SEEN = 4096
 
 @cache
 def chunk_cache() -> ts.Context:
-    """Of all images of a server: shards' indices, and chunks that were read, so that neighbours cost less."""
+    """The cache of all images of a server: shards' indices, and chunks that were read, so that neighbours cost less."""
     return ts.Context({"cache_pool": {"total_bytes_limit": CHUNK_BYTES}})
 
 
@@ -216,7 +216,7 @@ class TilesOfImage:
 
 
 def reading(work: Callable[[], Answer], what: str = "the image") -> Callable[[], Answer]:
-    """The same work; what cannot be read is told in one line, and logged where nobody foresaw it."""
+    """Work that reads; what cannot be read is told in one line, and logged where nobody foresaw it."""
 
     def told() -> Answer:
         try:

@@ -78,7 +78,7 @@ class Teller(Protocol):
 
 
 class NothingTold:
-    """Of folders that are only looked at: no job, no preview."""
+    """What is told of folders that are only looked at: no job, no preview."""
 
     def status(self, folder: Path) -> Mapping[str, Any] | None:
         del folder

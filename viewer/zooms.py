@@ -42,7 +42,7 @@ ABOUT |= {"guidance_scale": "guidanceScale", "id": "id", "fingerprint": "fingerp
 
 
 class Drawn(NothingTold):
-    """Of pictures that are there, whole."""
+    """What is told of pictures that are there, whole."""
 
     def status(self, folder: Path) -> Mapping[str, Any]:
         del folder

@@ -91,7 +91,7 @@ def planned(
 
 
 def _map_info(settings: JobSpec, info: ModelInfo) -> ModelInfo | None:
-    """Of the map model that prompts may ask for."""
+    """The facts of the map model that prompts may ask for."""
     name = map_model(settings.model) if info.class_names else None
     return None if name is None else identified(describe(name))
 

@@ -39,7 +39,7 @@ ERRORS = pa.schema(
 
 
 def table_schema(batch: Batch) -> pa.Schema:
-    """Of the shards."""
+    """The columns of shards."""
     fields = [("id", pa.string()), ("image", IMAGE)]
     fields += [("mask", IMAGE)] if batch.masked else []
     fields += list(SCALARS.items())
@@ -50,13 +50,13 @@ def table_schema(batch: Batch) -> pa.Schema:
 
 
 def part_schema(batch: Batch) -> pa.Schema:
-    """Of the parts that shards are put together from: the same, with what became of each request."""
+    """The columns of the parts that shards are put together from: a shard's, with what became of each request."""
     own = [("index", pa.int64()), ("kind", pa.string()), ("error", pa.string()), ("size", pa.int64())]
     return pa.schema([pa.field(name, kind) for name, kind in own] + list(table_schema(batch)))
 
 
 def features(schema: pa.Schema) -> dict[str, Any]:
-    """As the library `datasets` describes the columns."""
+    """The columns as the library `datasets` describes them."""
     return {
         field.name: {"_type": "Image"}
         if field.type == IMAGE

@@ -27,7 +27,7 @@ class Part:
 
 
 def read_part(path: Path) -> Part:
-    """Of a finished part; its pictures are not read."""
+    """What a finished part holds; its pictures are not read."""
     table = pq.read_table(path, columns=["index", "kind"])
     return Part(
         tuple(table["index"].to_pylist()), Counter(kind or DRAWN for kind in table["kind"].to_pylist())

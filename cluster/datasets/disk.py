@@ -64,7 +64,9 @@ class DiskNeed:
 
 
 def disk_need(batch: Batch, extras: Extras, free: int | None = None) -> DiskNeed:
-    """Of a planned batch: its shards, the parts of the largest beside them, a large picture at work, the extras."""
+    """Bytes that a planned batch needs: for its shards, the parts of the largest beside them, a large picture at
+    work, the extras.
+    """
     extent = batch.extent
     typical = CLASS_MAP_MODEL if batch.info.class_names else OTHER_MODELS
     copies = 1 + extras.webdataset + extras.folders

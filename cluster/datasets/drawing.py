@@ -86,13 +86,13 @@ class BatchWorker:
             raise FormatError(str(error)) from None
 
     def _groups(self, shard: int) -> list[Group]:
-        """Of the shard at work; its requests are read once."""
+        """The groups of the shard at work; its requests are read once."""
         if self._shard[0] != shard:
             self._shard = (shard, groups_of(self.batch.shard(shard), self.batch.budget))
         return self._shard[1]
 
     def _giant_worker(self, task: GiantTask) -> Runs:
-        """Of the large request at work."""
+        """The worker of the large request at work."""
         with self._alone:
             key = (task.giant, task.of_map)
             if self._giant is None or self._giant[0] != key:

@@ -124,7 +124,10 @@ def _planned(
 
 
 def _filter_of(filter: str | Judge | None, settings: JobSpec) -> tuple[str | None, Judge | None]:
-    """Its name, and the function itself where that was given. Raises SpecError for what workers could not call."""
+    """A filter's name, and the function itself where that was given.
+
+    Raises SpecError for what workers could not call.
+    """
     if filter is None:
         return None, None
     if isinstance(filter, str):

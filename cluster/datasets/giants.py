@@ -84,7 +84,7 @@ def draw_giant(
 
 
 def _drawn(job: Job, on_event: OnEvent, tasks: GiantTasks) -> Picture:
-    """Of a request's job, once it is finished. What rots before it is read is made again, once."""
+    """The picture of a request's job, once that is finished. What rots before it is read is made again, once."""
     run(job, resume=True, on_event=waits_alone(on_event), make=tasks.of)
     try:
         return _picture(job)
@@ -111,7 +111,7 @@ def asked_job(batch: Batch, row: Asked) -> Job:
 
 
 def giant_job(batch: Batch, row: Asked) -> Job:
-    """The same as its folder tells it, once it has begun: it reads copies that lie there."""
+    """The job of a request as its folder tells it, once it has begun: it reads copies that lie there."""
     saved = job_file.load(_folder(batch, row)).spec
     spec = saved.model_copy(update={"allow_pickle": batch.spec.allow_pickle})
     job = prepare_described(spec, batch.info, check_fit=False, map_info=batch.map_info)
@@ -191,7 +191,7 @@ def _failed(row: Asked, error: Exception) -> dict[str, Any]:
 
 
 def _picture(job: Job) -> Picture:
-    """Of a finished job."""
+    """The picture of a finished job, and its classes."""
     outputs = outputs_for(job)
     whole = job.plan.layout.whole(0).box
     labels = outputs.labels

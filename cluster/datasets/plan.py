@@ -106,7 +106,7 @@ class Asked:
         return settings.model_copy(update=own)
 
     def job(self, batch: Batch, **update: Any) -> Job:
-        """That job, of the batch's model; `update` changes its spec.
+        """The job of this request, of the batch's model; `update` changes its spec.
 
         Raises SpecError where it cannot be drawn, or where its class map is no longer the one that was checked.
         """
@@ -132,7 +132,7 @@ class Extent:
     largest_giant: int = 0
 
     def with_shard(self, rows: list[Asked]) -> Extent:
-        """With the requests of one more shard."""
+        """The extent with the requests of one more shard."""
         shard = sum(row.width * row.height for row in rows)
         giants = [row.width * row.height for row in rows if row.giant]
         return Extent(
@@ -261,7 +261,7 @@ def _seeds(batch: Batch) -> str:
 
 
 def _first_seed(path: Path) -> int | None:
-    """Of the request in row 0; None where requests are not kept any more, or are half there."""
+    """The seed of the request in row 0; None where requests are not kept any more, or are half there."""
     try:
         with pq.ParquetFile(path) as file:
             return int(file.read_row_group(0, columns=["seed"])[0][0].as_py())
@@ -270,7 +270,10 @@ def _first_seed(path: Path) -> int | None:
 
 
 def _legend(batch: Batch) -> Legend:
-    """Of the masks. Region 0 is where there is none, which every request calls by its own prompt."""
+    """Names and colours of the masks' values.
+
+    Region 0 is where there is none, which every request calls by its own prompt.
+    """
     if not has_regions(batch.spec):
         return legend_of(batch.info)
     (_, colour), *regions = JobRegions(batch.spec, Canvas(1, 1), batch.info.scale, guided=False).legend()

@@ -43,7 +43,7 @@ def _has_failed(batch: Batch, shard: int) -> bool:
 
 
 def _forget_parts(batch: Batch) -> None:
-    """Of shards that are not put together yet."""
+    """Forget failed requests in parts of shards that are not put together yet."""
     for part in (batch.work / PARTS).glob("*/*.parquet"):
         found = part_at(part)
         if found is None or found.kinds[FAILED]:

@@ -359,7 +359,7 @@ def _summary(batch: Batch, manifests: list[Manifest]) -> Summary:
 
 
 def read_success(folder: Path) -> Summary | None:
-    """Of a finished batch; None where there is none, or none that can be read, for it can be found anew."""
+    """The summary of a finished batch; None where there is none, or none that can be read, for it can be found anew."""
     try:
         return Summary(**json.loads((folder / SUCCESS).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):

@@ -126,7 +126,7 @@ class Held:
 
 
 def legend_of_job(job: Job) -> Legend:
-    """Of its classes or its regions; empty where it has neither."""
+    """Names and colours of a job's classes or regions; empty where it has neither."""
     return legend_of(job.info) if job.regions is None else job.regions.legend()
 
 

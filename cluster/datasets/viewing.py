@@ -133,7 +133,7 @@ def _named(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Path, re.Ma
 
 
 def _missing(folder: Path) -> Iterator[list[dict[str, Any]]]:
-    """Of each whole shard and each part."""
+    """Requests without a picture, of each whole shard and each part."""
     for path in sorted((folder / MANIFESTS).glob("train-*.json")):
         yield json.loads(path.read_bytes())["missing"]
     for name, path in _files(folder):

@@ -73,7 +73,7 @@ def _megapixel(job: Job, codec: Any, device: Any) -> float:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Of the second time, unless the first took so long that warming up cannot have mattered."""
+    """Seconds that work takes the second time, unless the first took so long that warming up cannot have mattered."""
     for _ in range(2):
         began = time.perf_counter()
         work()

@@ -100,7 +100,10 @@ class Closing:
     def _not_as_written(
         self, stages: Collection[int], *, tasks: TaskSet | None = None, serving: bool = False
     ) -> Iterator[Task]:
-        """Of these stages. tasks: only of these, None of all. serving: what does not serve later tasks as well."""
+        """Tasks of these stages whose output is not as it was written.
+
+        tasks: only of these, None of all. serving: what does not serve later tasks as well.
+        """
         entries = (entry for entry in self._ledger.written(stages) if tasks is None or entry.task in tasks)
         for entry, whole in self._reading.whole(entries, self._is_whole):
             if not whole or (serving and not self.outputs.serves(entry.task)):
@@ -155,7 +158,7 @@ class Closing:
         return tasks, [path for path, written in files if bytes_of_file(path) != written.bytes]
 
     def _standing(self) -> Iterator[tuple[int, TaskSet]]:
-        """Of each stage the tasks whose output should be there: all that is kept, else what a later task will read."""
+        """Stage by stage, tasks whose output should be there: all that is kept, else what a later task will read."""
         plan, done = self.outputs.plan, self._ledger.done
         for stage in range(len(plan.stages)):
             yield stage, done if stage in self._kept else TaskSet(to_be_read(plan, done, stage))

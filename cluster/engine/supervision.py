@@ -56,7 +56,7 @@ class Tasks(Protocol):
     """What the tasks of a job or a batch are."""
 
     def named(self, task: Task) -> Named:
-        """Its names."""
+        """What people call a task."""
 
     def expected_seconds(self, task: Task) -> float:
         """How long it should take; 0.0 where nobody knows."""
@@ -242,7 +242,7 @@ class Supervisor:
             self._executor.give_up(task, Hung(f"{worker} gave no answer for {_seconds(limit)} s"))
 
     def _waited_for(self, look: Look) -> str:
-        """In words; "" where tasks take no longer than others of their kind did."""
+        """What is waited for, in words; "" where tasks take no longer than others of their kind did."""
         if look.lack:
             return look.lack
         now = self._clock()

@@ -229,7 +229,7 @@ class Worker:
             self.labels.write_superblock(task, self._classes(latents)[inside])
 
     def _latents(self, box: Box) -> NDArray[np.float32]:
-        """Of a tile, which is decoded next."""
+        """The latents of a tile, which is decoded next."""
         give_back_memory()
         return self.store.read_box(LATENTS, slice(0, self.plan.channels), box, self.plan.canvas)
 

@@ -69,7 +69,9 @@ class WorkersUp:
 
 @dataclass(frozen=True)
 class RowsDone:
-    """Of a batch, after each of its tasks: requests drawn, filtered, failed, and whole shards, of all runs together."""
+    """How far a batch is, after each of its tasks: requests drawn, filtered, failed, and whole shards, of all runs
+    together.
+    """
 
     drawn: int
     filtered: int

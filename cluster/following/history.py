@@ -221,7 +221,7 @@ class Events:
 
     @property
     def seconds(self) -> float:
-        """Of all runs, without the time between them."""
+        """Seconds of all runs, without the time between them."""
         return self.earlier_seconds + (self.run.seconds if self.run else 0.0)
 
 

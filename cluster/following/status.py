@@ -140,7 +140,8 @@ def state_of(run: Run | None, now: datetime, folder: Path) -> State:
 
 
 def _seconds_left(run: Run, groups: Iterable[GroupStatus]) -> float | None:
-    """Of all groups, by the mean time of their tasks in this run; None while one that has tasks left has not begun.
+    """Seconds that all groups will take, by the mean time of their tasks in this run; None while one that has tasks
+    left has not begun.
 
     Groups that have not begun are taken to be as fast, task by task, as the last that has.
     """

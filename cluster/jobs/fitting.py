@@ -55,7 +55,7 @@ def workers_here(spec: JobSpec) -> int:
 
 
 def most_workers(plan: Plan) -> int:
-    """As many as free memory holds, at least one."""
+    """Workers that free memory holds, at least one."""
     return max(1, int(available_memory() * MEMORY_SHARE) // worker_bytes(plan))
 
 

@@ -71,7 +71,10 @@ def originals_of(spec: JobSpec, folder: Path) -> dict[str, str]:
 def lost_copies(
     spec: JobSpec, contents: Mapping[str, str], originals: Mapping[str, str], reading: Rereading = REREADING
 ) -> list[Lost]:
-    """Of the copies that a saved spec names. contents: what they were, by field; originals: where they came from."""
+    """Which copies that a saved spec names are missing or damaged.
+
+    contents: what they were, by field; originals: where they came from.
+    """
     copies = {
         name: path
         for name in INPUTS

@@ -68,7 +68,7 @@ class Job:
         return files | dict(self.inputs)
 
     def reading(self, spec: JobSpec) -> Job:
-        """The same job where its files lie elsewhere: `spec` differs in their paths only."""
+        """This job where its files lie elsewhere: `spec` differs in their paths only."""
         regions = None if self.regions is None else replace(self.regions, spec=spec)
         return replace(self, spec=spec, regions=regions, plan=replace(self.plan, regions=regions))
 
@@ -89,7 +89,10 @@ def prepare_described(
     map_info: ModelInfo | None = None,
     note: Note = unnoted,
 ) -> Job:
-    """The same, of a model whose facts are known. map_info: of the map model beside it, where that is known, too."""
+    """Resolve and plan a job of a model whose facts are known.
+
+    map_info: of the map model beside it, where that is known, too.
+    """
     info = identified(info)
     asked, spec = spec, resolve(spec, info)
     check_words(spec, info)
@@ -126,7 +129,7 @@ def unreadable(spec: JobSpec, inputs: Mapping[str, str]) -> Job:
 
 
 def _within_memory(spec: JobSpec, plan: Plan, note: Note) -> JobSpec:
-    """Of workers that nobody asked for, no more than memory holds; the picture is the same."""
+    """A spec with no more workers than memory holds, where nobody asked for a number; the picture is the same."""
     most = most_workers(plan)
     if spec.workers is None or spec.workers <= most:
         return spec

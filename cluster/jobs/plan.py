@@ -280,7 +280,10 @@ class Plan:
 
     @cached_property
     def spent(self) -> EvaluationCount:
-        """Of all steps. Patches with regions are looked at one by one, of large jobs a sample of COUNTED_PATCHES."""
+        """Evaluations of all steps.
+
+        Patches with regions are looked at one by one, of large jobs a sample of COUNTED_PATCHES.
+        """
         if self.regions is None and not self.batching.padded:
             return self._spent(self.patches, self.patches)
         if self.patches <= COUNTED_PATCHES or self.regions is None:
@@ -289,7 +292,7 @@ class Plan:
         return self._sampled()
 
     def spent_on(self, k: int, box: Box) -> EvaluationCount:
-        """Of the patches that a box of latents owns at step k."""
+        """Evaluations of the patches that a box of latents owns at step k."""
         patches = owned_patches(self.cover, k, box)
         if self.regions is None:
             return self._spent(len(patches), len(patches))
@@ -297,7 +300,7 @@ class Plan:
         return self._spent(sum(words for words, _ in counts), sum(nulls for _, nulls in counts))
 
     def _spent(self, words: int, nulls: int) -> EvaluationCount:
-        """Of one block's evaluations, or of many blocks' where batches are not padded."""
+        """The count of one block's evaluations, or of many blocks' where batches are not padded."""
         nulls = nulls if self.guided else 0
         return EvaluationCount(words, nulls, self.batching.seats(words) + self.batching.seats(nulls))
 

@@ -124,7 +124,7 @@ def guessed_evaluation(info: ModelInfo, device: str) -> float:
 
 
 def task_seconds(plan: Plan, pace: Pace, task: Task) -> float:
-    """Of one task, roughly: where patches have regions, as if each had one."""
+    """Seconds of one task, roughly: where patches have regions, as if each had one."""
     if plan.stages[task[0]].kind == DENOISE:
         return plan.batches(task) * plan.batching.size * (2 if plan.guided else 1) * pace.evaluation
     return plan.layout.superblock**2 / 1e6 * pace.megapixel

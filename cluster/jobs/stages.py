@@ -33,7 +33,7 @@ class Margin:
 
     @classmethod
     def around(cls, width: int) -> Margin:
-        """The same on all four sides."""
+        """A margin of one width on all four sides."""
         return cls(width, width, width, width)
 
     def of(self, box: Box) -> Box:

@@ -101,8 +101,9 @@ class Seams:
 
     @property
     def strongest(self) -> Row | None:
-        """Of the kinds that are a seam, the one that surely is farthest from 1: where lattices share lines, the one
-        whose lines they are. What encoding did counts where the picture itself has no seam."""
+        """The strongest of the kinds that are a seam: the one that surely is farthest from 1: where lattices share
+        lines, the one whose lines they are. What encoding did counts where the picture itself has no seam.
+        """
         encoded = {kind.name for kind in self.kinds if kind.encoded}
         seams = [row for row in self.rows if row.is_seam]
         seams = [row for row in seams if row.name not in encoded] or seams

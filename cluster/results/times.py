@@ -141,7 +141,7 @@ def picture_of(reached: Reached) -> Image.Image:
 
 
 def _colour(position: float) -> tuple[int, int, int]:
-    """Of [0, 1], between the anchors."""
+    """The colour of a position in [0, 1], between the anchors."""
     places = np.linspace(0, 1, len(ANCHORS))
     red, green, blue = (round(float(np.interp(position, places, channel))) for channel in ANCHORS.T)
     return red, green, blue

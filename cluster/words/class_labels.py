@@ -275,7 +275,7 @@ def _label(path: Path, key: Any) -> tuple[int, int, bool]:
 
 
 def _class_id(path: Path, key: Any, value: Any, legend: Legend) -> int:
-    """Of a name, an id, or "none"."""
+    """The class id that a name, an id or "none" stands for."""
     if value is None or str(value).strip().lower() == "none":
         return NO_CLASS
     names = {name.lower(): index for index, (name, _) in enumerate(legend)}

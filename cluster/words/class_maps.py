@@ -152,7 +152,9 @@ class InventedMap:
         return Remembered(Cleaned(self, self.cells, self.cleaned), self.cells) if self.cleaned else self
 
     def ids(self, home: Box) -> NDArray[np.uint8]:
-        """Of a box of cells, before any cleaning; its neighbours are read too, as the legend's votes need them."""
+        """The class ids of a box of cells, before any cleaning; its neighbours are read too, as the legend's votes
+        need them.
+        """
         seen = self.cells.clip(home.expanded(1))
         planes = self.store.read_box(LATENTS, slice(0, len(self.legend.names)), seen, self.cells)
         return self.legend.ids(planes)[home.slices_in(seen)]

@@ -170,7 +170,7 @@ def decode_box(
 def decode_bands(
     codec: Codec, tiling: Blend, box: Box, read: ReadLatents, device: torch.device
 ) -> Iterator[NDArray[np.float32]]:
-    """The same in strips of few rows (h, W, 3), from the top, each as soon as no tile still to come reaches it.
+    """Decode a box in strips of few rows (h, W, 3), from the top, each as soon as no tile still to come reaches it.
 
     So a lattice of tiles is held row by row; a blend in several passes, as a whole until the last of them.
     """

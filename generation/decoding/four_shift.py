@@ -74,7 +74,8 @@ class FourShift:
 
 
 def window(start: int, seam: int | None, end: int, low: int, high: int, scale: int) -> NDArray[np.float64]:
-    """Of a tile [start, end) over the pixels of [low, high): sin^2 from 0 at its ends to 1 at the seam that it hides.
+    """The weights of a tile [start, end) over the pixels of [low, high): sin^2 from 0 at its ends to 1 at the seam
+    that it hides.
 
     A tile that hides none is laid down whole. Where the seam is in the middle, this is the Hann window.
     """
@@ -111,7 +112,7 @@ class _Axis:
         return k * self.length // self.count
 
     def middle(self, k: int) -> int:
-        """Of tile k: where the moved tile round its first seam ends, and that round its second begins."""
+        """The middle of tile k: where the moved tile round its first seam ends, and that round its second begins."""
         return (self.seam(k) + self.seam(k + 1)) // 2
 
     def spans(self, low: int, high: int, move: bool) -> Iterator[_Span]:

@@ -41,7 +41,10 @@ class Raster:
 
     @classmethod
     def of(cls, height: int, width: int, reach: int, longest: int = LONGEST) -> Raster:
-        """As fine as it may be: one pixel a latent, or `longest` pixels. reach: latents of a frame beyond its block."""
+        """The raster of a picture, as fine as it may be: one pixel a latent, or `longest` pixels.
+
+        reach: latents of a frame beyond its block.
+        """
         cell = -(-max(height, width) // longest)
         return cls(height, width, cell, min(cell, reach + 1, height, width))
 

@@ -55,7 +55,9 @@ def _left_out(source: Source, part: str) -> str:
 
 
 def _is_network(source: Source, part: str) -> bool:
-    """Of what is there, parts with a config.json are networks; others are processors of pictures, and the like."""
+    """Whether a part is a network: of what is there, parts with a config.json are; others are processors of pictures,
+    and the like.
+    """
     if part == "scheduler" or "Tokenizer" in str(class_in(source.index, part)):
         return False
     return f"{part}/config.json" in source.listing or not _files_of(source, part)

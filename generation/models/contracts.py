@@ -100,7 +100,7 @@ class Conditioner(Protocol):
         """The conditioning of the patches that read these latent boxes; first axis len(boxes)."""
 
     def unconditional(self, boxes: Sequence[Box]) -> Conditioning:
-        """The same for the guidance's other end: the negative prompt, or the null class."""
+        """What patches are told at the guidance's other end: the negative prompt, or the null class."""
 
 
 @dataclass(frozen=True)

@@ -260,7 +260,7 @@ def _parameters_bytes(source: Source) -> int:
 
 
 def _loaded_bytes(source: Source, size: int) -> int:
-    """Of all weights in memory, with `size` bytes a number; the codec's are float32."""
+    """Bytes of all weights in memory, with `size` bytes a number; the codec's are float32."""
     files = [
         (source.place(path), source.listing[path], part)
         for part in source.stored

@@ -204,7 +204,7 @@ class WishConditioner:
         return self._planes(np.stack([self.wish.read(box) for box in boxes]))
 
     def unconditional(self, boxes: Sequence[Box]) -> Conditioning:
-        """The same without shares."""
+        """What patches are told without shares."""
         return self._planes(np.zeros((len(boxes), len(self.wish.names), *boxes[0].shape), np.float32))
 
     def _planes(self, shares: NDArray[np.float32]) -> Conditioning:

@@ -32,7 +32,7 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 @dataclass(frozen=True)
 class PromptConditioner:
-    """The same words for every patch: tensors whose first axis is 1, repeated without copying."""
+    """One prompt for every patch: tensors whose first axis is 1, repeated without copying."""
 
     positive: Conditioning
     negative: Conditioning

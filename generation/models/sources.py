@@ -150,7 +150,7 @@ class Vae:
 
     @property
     def config_files(self) -> tuple[Path, ...]:
-        """Its own configuration, if it has one."""
+        """The autoencoder's own configuration, if it has one."""
         return () if self.source is None else (self.source.place(f"{self.part}/config.json"),)
 
     @property
@@ -161,14 +161,14 @@ class Vae:
         return tuple(self.source.place(path) for path in self.source.weights(self.part))
 
     def config(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        """Its configuration; of a file that of the model's own autoencoder."""
+        """The autoencoder's configuration; of a single file that of the model's own autoencoder."""
         if self.source is None:
             return {**model, "latent_channels": self._channels()}
         own = self.source.read(f"{self.part}/config.json")
         return completed(str(own.get("_class_name") or AUTOENCODER), own)
 
     def _channels(self) -> int:
-        """Of the latents that a file's decoder reads: its first convolution's weights are (out, in, 3, 3)."""
+        """Channels of the latents that a file's decoder reads: its first convolution's weights are (out, in, 3, 3)."""
         assert self.single is not None
         shapes = shapes_in(self.single)
         return next(shape[1] for name, shape in shapes.items() if name.endswith("decoder.conv_in.weight"))

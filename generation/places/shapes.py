@@ -27,7 +27,7 @@ class Polygon:
 
     @classmethod
     def of(cls, rings: Iterable[Sequence[tuple[float, float]]], scale: float) -> Polygon:
-        """Of rings of (x, y) in pixels, whether they repeat their first point at the end or not."""
+        """A polygon of rings of (x, y) in pixels, whether they repeat their first point at the end or not."""
         found: list[Points] = []
         for ring in rings:
             points = np.array(ring, np.float64).reshape(-1, 2)[:, ::-1] / scale

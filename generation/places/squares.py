@@ -31,7 +31,7 @@ class ReadsIds(Protocol):
 
 @dataclass(frozen=True)
 class Remembered:
-    """The same ids, of which the source is asked by squares on the canvas. Satisfies ReadsIds."""
+    """Ids of a source that is asked by squares on the canvas, each once. Satisfies ReadsIds."""
 
     source: ReadsIds
     canvas: Canvas

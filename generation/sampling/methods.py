@@ -37,7 +37,7 @@ class Method:
     blend_last: int
 
     def cover(self, canvas: Canvas, patch: int, evaluations: int) -> Cover:
-        """Of all evaluations, of which a solver may take two a step. patch: latents on a side."""
+        """The cover of all evaluations, of which a solver may take two a step. patch: latents on a side."""
         return Normalised(self._placement(canvas, patch, evaluations), self.window)
 
     def _placement(self, canvas: Canvas, patch: int, evaluations: int) -> Placement:

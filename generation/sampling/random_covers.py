@@ -289,7 +289,7 @@ class _Line:
         return max(first, 0), min(last, self.length - 1)
 
     def rivals(self, low: int, high: int, cell: int) -> _Rivals:
-        """Of the cells of a window [low, high)."""
+        """The rivals of the cells of a window [low, high)."""
         begins = range(low, high, cell)
         spans = [(self.matters(a)[0], self.matters(min(a + cell, high) - 1)[1]) for a in begins]
         known = [low <= first and last < high for first, last in spans]

@@ -47,7 +47,7 @@ class Lattice(Protocol):
         """How many pixels off those lines are that a line is compared with."""
 
     def lines(self, direction: int, box: Box, cell: int) -> Lines:
-        """Its lines in a box of whole cells, which may leave a canvas that wraps."""
+        """The lattice's lines in a box of whole cells, which may leave a canvas that wraps."""
 
 
 def steps_beside(step: int) -> tuple[int, ...]:

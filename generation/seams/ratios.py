@@ -57,7 +57,7 @@ class Tally:
         return cls(np.zeros(shape), np.zeros(shape), np.zeros(shape))
 
     def seam(self, *directions: int) -> Seam:
-        """Of the lines of these directions; of all where none is named."""
+        """The seam of the lines of these directions; of all where none is named."""
         chosen = list(directions or (HORIZONTAL, VERTICAL))
         on, beside, length = (sums[chosen].ravel() for sums in (self.on, self.beside, self.length))
         return compared(on, beside, length)

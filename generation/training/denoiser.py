@@ -62,7 +62,7 @@ class Batch:
     steps: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """These latents and planes on a device."""
         moved = (tensor.to(device) for tensor in (self.latents, self.classes, self.noise, self.steps))
         return Batch(*moved)
 

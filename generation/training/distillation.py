@@ -48,7 +48,7 @@ class Batch:
     classes: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """These targets on a device."""
         return Batch(self.noise.to(device), self.classes.to(device))
 
 

@@ -50,7 +50,7 @@ class Shelf(Protocol):
         """The picture, as Pillow opens it: not decoded yet."""
 
     def class_map(self, index: int) -> Image.Image | None:
-        """Its class map, if it has one."""
+        """The picture's class map, if it has one."""
 
 
 @dataclass(frozen=True)

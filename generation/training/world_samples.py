@@ -28,7 +28,7 @@ CALM = Calm(0.65, until=400.0, one_from=900.0)
 
 @dataclass(frozen=True)
 class UniformWish:
-    """The same mix everywhere: shares by class name, none for no wish."""
+    """One mix everywhere: shares by class name, none for no wish."""
 
     mix: Mapping[str, float]
     names: tuple[str, ...] = CLASS_NAMES

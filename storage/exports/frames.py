@@ -53,7 +53,9 @@ class Frames:
 
     @property
     def kept_tiles(self) -> int:
-        """As far as they fit: a frame's tiles at their smallest, those of the level after it, some that come next."""
+        """The tiles that are kept, as far as they fit: a frame's tiles at their smallest, those of the level after
+        it, some that come next.
+        """
         edge = self.picture.layout.tile
         rows, columns = (
             ceil(2 * (LEAST_DETAIL * size + 2 * REACH) / edge) + 1 for size in (self.height, self.width)

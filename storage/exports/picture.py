@@ -79,7 +79,7 @@ class Picture:
         return image_root(self.folder).joinpath("zarr.json").is_file()
 
     def as_tiles(self) -> Picture | None:
-        """The same picture, read from its Deep Zoom tiles, if it has them."""
+        """This picture, read from its Deep Zoom tiles, if it has them."""
         if self.tiles is None:
             return None
         tiles, lossless = self.tiles, self.tiles.encoding == "png"

@@ -92,7 +92,7 @@ def write_deep_zoom(view: View, path: Path, name: str, wishes: Wishes, on_progre
 
 
 def write_szi(view: View, path: Path, name: str, wishes: Wishes, on_progress: OnProgress) -> None:
-    """The same in one file, in a folder called `name`."""
+    """Write Deep Zoom tiles in one file, in a folder called `name`."""
     tiles = encoded(view, wishes)
     index = DeepZoom(path, view.layout, tiles.encoding, wishes.quality)
     total = count(view.layout, view.layout.deep_levels)

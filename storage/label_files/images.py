@@ -65,13 +65,13 @@ def _check_exact(image: ImageFile, path: Path) -> None:
 
 
 def _reaches_to_255(image: ImageFile) -> bool:
-    """Of a PPM, in bytes or as text: whether its values are those of bytes; Pillow stretches others to them."""
+    """Whether the values of a PPM, in bytes or as text, are those of bytes; Pillow stretches others to them."""
     codec, _, _, told = image.tile[0]
     return image.mode != "1" and (codec == "raw" or (isinstance(told, tuple) and told[1] == 255))
 
 
 def _is_lossless(path: Path) -> bool:
-    """Of a WebP: whether its picture is a VP8L, and not a VP8. Of an animation, that of its first frame."""
+    """Whether the picture of a WebP is a VP8L, and not a VP8. Of an animation, that of its first frame."""
     with path.open("rb") as file:
         file.seek(12)
         while len(head := file.read(8)) == 8:

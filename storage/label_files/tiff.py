@@ -124,7 +124,7 @@ def open_tiff(path: Path) -> ChunkedLabels:
 
 
 def tiff_chunks(path: Path) -> TiffChunks:
-    """The same, before anything remembers chunks."""
+    """The chunks of a TIFF, before anything remembers them."""
     import tifffile
 
     try:
@@ -186,7 +186,7 @@ def _check_kind(path: Path, page: Any) -> None:
 
 
 def _masked(labels: TiffChunks, mask: ChunkedLabels) -> TiffChunks:
-    """With NONE where the mask is 0; what the file says is no data is none there, too."""
+    """Labels with NONE where the mask is 0; what the file says is no data is none there, too."""
     hidden = labels.hidden if labels.nodata is None else (*labels.hidden, labels.nodata)
     return replace(labels, mask=mask, nodata=NONE, hidden=hidden, dtype=with_none(labels.dtype))
 

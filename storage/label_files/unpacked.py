@@ -60,7 +60,7 @@ def _chained(first: LabelArray, others: Iterator[LabelArray]) -> Iterator[LabelA
 
 
 def _of_rows(parts: Iterator[LabelArray], rows: int) -> Iterator[LabelArray]:
-    """The same rows in strips of so many, the last one filled up with zeros."""
+    """Rows in strips of so many, the last one filled up with zeros."""
     waiting: list[NDArray[np.integer]] = []
     for part in parts:
         waiting.append(part)

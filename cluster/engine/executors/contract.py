@@ -17,7 +17,7 @@ class Runs(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the machine and process."""
+        """The machine and process, as outcomes tell them."""
 
     def begin(self, task: Task) -> Begun:
         """Do one, or what of it should not wait for others. Its output is durable when there is an outcome.

@@ -210,7 +210,7 @@ class RayActors:
         self._waking[member.handle.name.remote()] = member
 
     def _fit(self) -> None:
-        """As many members as the cluster has room for now; those that work are left alone.
+        """Keep as many members as the cluster has room for now; those that work are left alone.
 
         One that was up and does not answer any more is hung. One that never was up may wait for room for ever.
         """
@@ -266,7 +266,7 @@ def resources_of_cluster() -> dict[str, float]:
 
 
 def cluster_workers(gpus: int, threads: int) -> int:
-    """As many workers as the joined cluster has room for: one a GPU, or one for each `threads` processors."""
+    """How many workers the joined cluster has room for: one a GPU, or one for each `threads` processors."""
     resources = resources_of_cluster()
     room = resources.get("GPU", 0) if gpus else resources.get("CPU", 0) // threads
     return max(1, int(room))
