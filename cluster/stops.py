@@ -47,11 +47,28 @@ class Stops:
         last: the process ends with what is done in here. After a signal, others must not change how: they are ignored.
         """
         with handled_by(self) as before:
+            _INSTALLED.append(self)
             try:
                 yield
             finally:
+                _INSTALLED.remove(self)
                 if last and self.first is not None:
                     before.update(dict.fromkeys(before, signal.SIG_IGN))
+
+
+_INSTALLED: list[Stops] = []
+"""Those of this process, whose calls are under way."""
+
+
+def is_heard() -> bool:
+    """Whether a signal has come that ends the call, whatever has become of the exception that it raised."""
+    return any(stops.first is not None for stops in _INSTALLED)
+
+
+def check() -> None:
+    """Raises KeyboardInterrupt where a signal has come: its own is lost where a destructor was running."""
+    if is_heard():
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -232,12 +232,16 @@ def _digest(number: int) -> str:
 
 
 def check_header(line: bytes, path: Path) -> Mapping[str, Any]:
-    """The first line of a ledger. Raises FormatError where it is of another version."""
+    """The first line of a ledger.
+
+    Raises FormatError where it is of another version, ValueError where it is nobody's: no version is no number.
+    """
     header: Mapping[str, Any] = json.loads(line)
-    if header.get("format") != _FORMAT or header.get("version") != VERSION:
-        raise FormatError(
-            f"{path} has version {header.get('version')!r} of its format; this program reads {VERSION}"
-        )
+    version = header.get("version")
+    if header.get("format") != _FORMAT or type(version) is not int:
+        raise ValueError(f"{path} does not begin as a ledger does")
+    if version != VERSION:
+        raise FormatError(f"{path} has version {version} of its format; this program reads {VERSION}")
     return header
 
 
@@ -246,12 +250,12 @@ def _is_ours(path: Path, fingerprint: str) -> bool:
     try:
         with path.open("rb") as file:
             line = file.readline()
-        header = json.loads(line)
-    except (FileNotFoundError, ValueError, RecursionError):
+        header = check_header(line, path)
+    except FormatError:
+        raise
+    except (FileNotFoundError, ValueError, AttributeError, RecursionError):
         return False
-    if not line.endswith(b"\n") or not isinstance(header, dict) or header.get("format") != _FORMAT:
-        return False
-    return check_header(line, path).get("fingerprint") == fingerprint
+    return line.endswith(b"\n") and header.get("fingerprint") == fingerprint
 
 
 def _mend(path: Path, fingerprint: str) -> None:

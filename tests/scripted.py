@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
 from math import inf
 from pathlib import Path
@@ -22,9 +23,10 @@ from cluster.engine.outcomes import Outcome
 from cluster.engine.queueing import Queue
 from cluster.engine.supervision import Named, Supervisor
 from cluster.following.events import Event
-from cluster.jobs.stages import Stage, Task
+from cluster.jobs.stages import Grown, Margin, Read, Stage, StageGraph, Task
 from cluster.patience import LIMITS, Limits
 from cluster.spec.fields import JobSpec
+from storage.geometry import Canvas, Grid
 from storage.task_set import TaskSet
 
 # --- what is to be done ----------------------------------------------------------------------------------------------
@@ -37,23 +39,19 @@ class Strip:
     blocks: int = 4
     steps: int = 3
 
-    @property
-    def stages(self) -> list[Stage]:
-        return [Stage(f"draw {step}", self.blocks) for step in range(self.steps)]
+    @cached_property
+    def graph(self) -> StageGraph:
+        grid = Grid(Canvas(1, self.blocks), 1)
+        beside = Grown(grid, Margin(left=1, right=1))
+        return StageGraph(
+            tuple(
+                Stage(f"draw {k}", "draw", k, grid, (Read(f"x{k - 1}", beside),) if k else (), (f"x{k}",))
+                for k in range(self.steps)
+            )
+        )
 
     def tasks(self) -> list[Task]:
         return [(step, block) for step in range(self.steps) for block in range(self.blocks)]
-
-    def dependencies(self, task: Task) -> list[Task]:
-        return self._beside(task, -1)
-
-    def dependents(self, task: Task) -> list[Task]:
-        return self._beside(task, 1)
-
-    def _beside(self, task: Task, way: int) -> list[Task]:
-        stage, block = task[0] + way, task[1]
-        inside = range(max(0, block - 1), min(self.blocks, block + 2))
-        return [(stage, other) for other in inside] if 0 <= stage < self.steps else []
 
     def batches(self, task: Task) -> int:
         return 1
@@ -89,7 +87,7 @@ def drive(
     for outcome in supervisor.outcomes(queue):
         if outcome.error is not None:
             raise supervisor.failure(outcome)
-        assert all(before in done for before in strip.dependencies(outcome.task))
+        assert all(before in done for before in strip.graph.dependencies(outcome.task))
         done.add(outcome.task)
         queue.release_after(outcome.task)
         run.ended.append(outcome.task)

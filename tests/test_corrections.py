@@ -26,7 +26,7 @@ from cluster.engine.executors.in_process import InProcess
 from cluster.engine.work import JobWork
 from cluster.jobs.job import prepare_described
 from cluster.spec.fields import SpecError
-from generation.models import corrections
+from generation.models import corrections, scheduling
 from generation.models.contracts import ModelInfo
 from generation.models.loading import describe, load
 from generation.sampling.schedules import names as schedules
@@ -203,7 +203,7 @@ def test_what_classes_take_by_default() -> None:
         signature = inspect.signature(getattr(diffusers, name).__init__).parameters
         clips = "clip_sample" in signature and signature["clip_sample"].default is True
         assert clips == bool(corrections.completed(name, {}).get("clip_sample")), name
-        assert ("steps_offset" not in signature) == (name in corrections.WITHOUT_OFFSET), name
+        assert ("steps_offset" not in signature) == (name in scheduling.WITHOUT_OFFSET), name
 
 
 @pytest.mark.parametrize("who", ["the configuration", "a flag against it"])

@@ -66,8 +66,14 @@ def test_tasks_that_the_job_has_not_are_left_out(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\n", b"rot\n", b'{"format": "hyperm', b'{"stage": 0, "block": 1}\n']
-)
+    "content",
+    [
+        b"", b"\n", b"rot\n", b'{"format": "hyperm', b'{"stage": 0, "block": 1}\n', b"7\n",
+        b'{"format": "hypermosaic-ledger", "verrion": 4, "fingerprint": "abc"}\n',
+        b'{"format": "hypermosaic-ledger", "version": "4", "fingerprint": "abc"}\n',
+        b'{"format": "hypermosaic-leiger", "version": 4, "fingerprint": "abc"}\n',
+    ],
+)  # fmt: skip
 def test_a_file_without_a_header_is_as_good_as_none(content: bytes, path: Path) -> None:
     path.write_bytes(content)
     with opened(path) as ledger:

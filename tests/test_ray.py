@@ -59,7 +59,7 @@ def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def on_ray(job: Job, on_event: Any = lambda event, executor: None) -> dict[str, bytes]:
-    executor = RayActors(job)
+    executor = RayActors(JobWork(job))
     try:
         run(job, executor, lambda event: on_event(event, executor))
     finally:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from generation.models.loading import describe
 from generation.sampling.schedules.addressed_noise import AddressedNoise
 from generation.sampling.schedules.building import build_schedule
 from generation.sampling.schedules.names import NATIVE_NAMES, SHORT_NAMES
@@ -121,3 +122,24 @@ def test_latents_beyond_one_are_not_clipped_unless_the_model_asks(name: str) -> 
         schedule = build_schedule(name, config if asked is None else config | {"clip_sample": asked}, 4)
         x, _ = schedule.step(3, clean * 0, [], clean, lambda n: torch.zeros(64))
         assert float(x.max()) == pytest.approx(reached, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "message"),
+    [
+        ("pndm", 3, "PNDMScheduler takes 4 steps or more, not 3"),
+        (
+            "euler_a",
+            3,
+            "EulerAncestralDiscreteScheduler leads to no numbers in 3 evaluations at this model's",
+        ),
+        (
+            "dpm_2_a",
+            2,
+            "KDPM2AncestralDiscreteScheduler leads to no numbers in 3 evaluations at this model's",
+        ),
+    ],
+)
+def test_too_few_steps_are_refused_before_anything_runs(name: str, steps: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_schedule(name, describe("embedded").scheduler_config, steps)

@@ -15,6 +15,7 @@ from engine import files_of
 from typer.testing import CliRunner
 
 from cluster.commands.app import app
+from cluster.stops import Stops, check
 
 PROGRAM = [sys.executable, "-m", "cluster.cli"]
 PICTURE = ["generate", "desert", "--size", "256x256", "--num-inference-steps", "8", "--block", "64", "--seed", "5",
@@ -125,3 +126,25 @@ def test_on_a_full_disk_nothing_done_is_lost(undisturbed: dict[str, bytes], tmp_
     assert "Traceback" not in errors
     assert told["resumed"][0] == 0, told["resumed"]
     assert files_of(kept) == undisturbed
+
+
+def test_a_signal_whose_exception_a_library_swallowed_is_heard_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a destructor: what it raises is printed, and forgotten."""
+    stops = Stops(leave=lambda code: None)
+
+    class Freed:
+        def __del__(self) -> None:
+            stops(signal.SIGTERM)
+
+    check()
+    with stops.installed():
+        check()
+        raised: list[type[BaseException]] = []
+        monkeypatch.setattr(sys, "unraisablehook", lambda found: raised.append(found.exc_type))
+        Freed()
+        assert raised == [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    check()

@@ -150,7 +150,7 @@ def test_whoever_runs_the_loop_may_mend_what_failed() -> None:
     supervisor = Supervisor(fake, STRIP, lambda event: None, clock=clock)
     for outcome in supervisor.outcomes(queue):
         if outcome.error is not None:
-            for maker in STRIP.dependencies(outcome.task):
+            for maker in STRIP.graph.dependencies(outcome.task):
                 done.discard(maker)
             queue.renew(supervisor.under_way)
             continue

@@ -114,6 +114,8 @@ def told(error: BaseException) -> str:
         return f"the disk is full ({one_line(error)}); nothing done is lost: free some space"
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return "the port is taken; choose another with --port, or --port 0 for a free one"
+    if isinstance(error, BlockingIOError) and error.strerror:  # a folder that is another process's
+        return error.strerror
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's, of a GPU
         return "out of memory; use fewer --workers, a smaller --batch-size or --block"
     return one_line(error)

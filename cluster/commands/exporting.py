@@ -35,7 +35,8 @@ def export(
         str | None, _option(f"{NAMES} (default: by the ending of --out).", metavar="NAME")
     ] = None,
     out: Annotated[
-        Path | None, _option("Where (default: beside DIR, with the format's ending).", metavar="PATH")
+        Path | None,
+        _option("Where (default: beside DIR, with the format's ending).", "--out", "-o", metavar="PATH"),
     ] = None,
     quality: Annotated[
         int | None,

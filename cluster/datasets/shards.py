@@ -122,7 +122,8 @@ def is_as_told(shard: Path, manifest: Path) -> bool:
     """
     try:
         told = _manifest_at(manifest)
-        return shard.stat().st_size == told.bytes and file_hash(shard) == told.sha256
+        named = Path(told.file).name == shard.name
+        return named and shard.stat().st_size == told.bytes and file_hash(shard) == told.sha256
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
 

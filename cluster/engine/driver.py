@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
+from cluster import stops
 from cluster.engine.closing import Closing
 from cluster.engine.executors.contract import Executor
 from cluster.engine.outcomes import Outcome
@@ -70,6 +71,9 @@ def run(
         on_event(JobInterrupted())
         raise Interrupted from None
     except Exception as error:
+        if stops.is_heard():  # a library has made another error of it
+            on_event(JobInterrupted())
+            raise Interrupted from error
         on_event(JobFailed(f"{type(error).__name__}: {error}"))
         raise
     on_event(JobFinished(time.perf_counter() - began))

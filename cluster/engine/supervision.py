@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from cluster import stops
 from cluster.engine.executors.contract import Executor, Look
 from cluster.engine.outcomes import Outcome
 from cluster.following.events import OnEvent, TaskRetried, Waiting, WorkersUp, group_of
@@ -120,6 +121,7 @@ class Supervisor:
         """
         self._hear()
         while queue or self._given or self._paused:
+            stops.check()
             self._give_out(queue, prepare)
             meanwhile()
             outcome = self._executor.next(self._patience())

@@ -44,8 +44,8 @@ from generation.models.errors import first_line
 from storage.containers import cores
 
 IN_FLIGHT = 2
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("cluster", "generation", "storage")
+ROOT = Path(__file__).parents[3]
+PACKAGES = ("cluster", "generation", "storage", "viewer")
 """Sent to the nodes of a cluster, so that they run the code of whoever submits the job."""
 LOST = (RayActorError, NodeDiedError, ObjectLostError, OutOfMemoryError)
 """The worker is gone, or what it told; not the task's fault, and another may do it."""

@@ -164,6 +164,11 @@ class DiffusersSchedule:
             following = copied(states[-1])
             probe = self._advance(following, k, probe, probe * 0.5, lambda n: torch.full((1, 1, 1, PAD), 0.3))
             states.append(following)
+        if not bool(torch.isfinite(probe).all()):
+            raise ValueError(
+                f"scheduler {type(scheduler).__name__} leads to no numbers in {len(self.timesteps)} evaluations at "
+                "this model's noise levels; take more steps, or another scheduler"
+            )
         return [self._snapshot(state, k) for k, state in enumerate(states)]
 
     def _snapshot(self, scheduler: Any, k: int) -> Snapshot:

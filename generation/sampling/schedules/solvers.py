@@ -16,6 +16,8 @@ NO_CLIPPING = {"clip_sample": False}
 
 _OTHER_LEVELS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
+LEAST_STEPS = {"PNDMScheduler": 4}
+"""Steps that a solver begins with, whose number is fixed."""
 MEMORYLESS = ("DDIMScheduler", "DDPMScheduler")
 """Schedulers whose steps depend on the timestep alone, so that they can begin at any without being told."""
 
@@ -72,7 +74,15 @@ def _refuse_levels_beyond_a_flow(scheduler: Any, class_name: str) -> None:
 
 
 def set_timesteps(scheduler: Any, steps: int, mu: float | None, linear_sigmas: bool) -> None:
-    """Tell it how many steps it takes, and what a flow model's pipeline passes beside."""
+    """Tell it how many steps it takes, and what a flow model's pipeline passes beside.
+
+    Raises ValueError for fewer than its first ones need.
+    """
+    least = LEAST_STEPS.get(type(scheduler).__name__, 1)
+    if steps < least and not scheduler.config.get("skip_prk_steps"):
+        raise ValueError(
+            f"scheduler {type(scheduler).__name__} takes {least} steps or more, not {steps}; choose another, as ddim"
+        )
     takes = inspect.signature(scheduler.set_timesteps).parameters
     shift = {"mu": mu} if mu is not None and "mu" in takes else {}
     if linear_sigmas and "sigmas" in takes and not scheduler.config.get("use_flow_sigmas"):
