@@ -27,6 +27,7 @@ from harm import StopsAfter, cut, empty, flip, remove
 from cluster import api
 from cluster.engine import continuing
 from cluster.engine.driver import Interrupted
+from cluster.engine.work import JobWork
 from cluster.following.events import unheard
 from cluster.spec.fields import JobSpec
 
@@ -65,7 +66,7 @@ class Bench:
     def prepare(self) -> None:
         for name, stop in (("early", EARLY), ("late", LATE), ("finished", ALL)):
             job = continuing.prepared(JobSpec(**PICTURE, out=self.root / name), check_fit=False)
-            executor = StopsAfter.of(job)
+            executor = StopsAfter.of(JobWork(job))
             executor.left = stop
             try:
                 api.run(job, resume=True, on_event=unheard, make=lambda work, made=executor: made)
