@@ -96,7 +96,8 @@ def test_a_name_is_known_without_loading_a_library() -> None:
     )
     assert printed.stdout.strip() == "set()"
     with pytest.raises(
-        ValueError, match="unknown scheduler 'edm_huen'; choose one of ddim, .*, edm_heun or a class"
+        ValueError,
+        match="unknown scheduler 'edm_huen'; did you mean edm_heun[?] There are ddim, .*, edm_heun, or a class",
     ):
         check_name("edm_huen")
 

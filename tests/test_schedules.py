@@ -90,7 +90,7 @@ def test_history_that_no_later_step_reads_is_not_kept() -> None:
 
 
 def test_unknown_and_unsuitable_schedulers_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown scheduler 'eulr'; choose one of ddim"):
+    with pytest.raises(ValueError, match="unknown scheduler 'eulr'; did you mean euler[?] There are ddim"):
         build_schedule("eulr", {}, 5)
     with pytest.raises(ValueError, match="needs a flow-matching model"):
         build_schedule("flow_euler", {}, 5)

@@ -64,7 +64,8 @@ def _repair(context: typer.Context, folder: Path, allow_pickle: bool) -> None:
 
 def said(verdict: Verdict) -> str:
     """What was found, in a line."""
-    many = f"{verdict.read} output{'s' * (verdict.read != 1)}"
+    there = max(verdict.read, len(verdict.damaged))
+    many = f"{there} output{'s' * (there != 1)}"
     if verdict.is_whole:
         rest = "" if verdict.finished else "; it is not finished"
         return f"{verdict.folder} is whole: {many} read{rest}"

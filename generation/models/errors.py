@@ -22,7 +22,8 @@ LONGEST_CAUSE = 200
 
 def first_line(error: BaseException | str, longest: int = LONGEST_CAUSE) -> str:
     """An error of a library as the end of one line of ours; the second line too, where the first announces it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", str(error))  # names of classes as people write them
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     return shortened(" ".join(lines[: 2 if lines[0].endswith(":") else 1]), longest)
 
 

@@ -6,6 +6,7 @@ ours              edm_heun, Karras et al. 2022, Algorithm 2 (generation/sampling
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -65,8 +66,10 @@ def resolve(name: str) -> tuple[str, dict[str, Any]]:
         return SHORT_NAMES[name]
     if name in CLASS_NAMES:
         return name, {}
-    known = ", ".join((*SHORT_NAMES, *NATIVE_NAMES))
-    raise ValueError(f"unknown scheduler {name!r}; choose one of {known} or a class name of them")
+    known = (*SHORT_NAMES, *NATIVE_NAMES)
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {near[0]}? There are" if near else "choose one of"
+    raise ValueError(f"unknown scheduler {name!r}; {meant} {', '.join(known)}, or a class name of them")
 
 
 def takes_eta(name: str) -> bool:
