@@ -97,7 +97,7 @@ def test_a_name_is_known_without_loading_a_library() -> None:
     assert printed.stdout.strip() == "set()"
     with pytest.raises(
         ValueError,
-        match="unknown scheduler 'edm_huen'; did you mean edm_heun[?] There are ddim, .*, edm_heun, or a class",
+        match="unknown scheduler 'edm_huen'; did you mean edm_heun[?] There are ddim, .*, or a class",
     ):
         check_name("edm_huen")
 

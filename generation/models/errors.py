@@ -1,5 +1,9 @@
 """What goes wrong with a model, said in one line. Knows no family and no file format."""
 
+from __future__ import annotations
+
+import re
+
 
 class ModelError(ValueError):
     """A model cannot be found, read or used as asked; the message names the value and what is accepted."""
