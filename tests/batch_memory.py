@@ -49,7 +49,7 @@ def make(model: Path, out: Path, requests: int) -> None:
     given = {"prompt", "seed", "width", "height"}
     batch = planned(spec, describe(str(model)), table, given, None, Sizes(shard_bytes=SHARD_BYTES))
     enter(batch, resume=False)
-    running.run(batch, Extras(), unheard, lambda work: InProcess(BatchWorker(work, Stub())))
+    running.run(batch, Extras(), unheard, lambda work: InProcess(BatchWorker(work.batch, Stub())))
 
 
 def peak_bytes(model: Path, out: Path, requests: int) -> int:

@@ -75,7 +75,7 @@ def planned(
     with pq.ParquetWriter(batch.work / UNCLAIMED, SCHEMA) as writer:
         for rows in _shards(_checked(batch, table, given), sizes.shard_bytes, batch.masked):
             for row in rows:
-                digest.update(json.dumps(_identity(row), sort_keys=True).encode())
+                digest.update(json.dumps(identity_of(row), sort_keys=True).encode())
             writer.write_table(
                 pa.Table.from_pylist([row.row() for row in rows], SCHEMA), row_group_size=len(rows)
             )
@@ -96,7 +96,7 @@ def _map_info(settings: JobSpec, info: ModelInfo) -> ModelInfo | None:
     return None if name is None else identified(describe(name))
 
 
-def _identity(row: Asked) -> dict[str, Any]:
+def identity_of(row: Asked) -> dict[str, Any]:
     """What is told only where it is given is left out elsewhere: batches from before there was it stay the same."""
     unsaid = [
         name

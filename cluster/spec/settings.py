@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from cluster.spec.facts import Fact, if_given
 
-PICTURE, MODEL, RUN = "Picture", "Model", "Run"
+GROUPS = PICTURE, MODEL, RUN = "Picture", "Model", "Run"
 """Groups of settings, in the order in which --help shows them."""
 
 
