@@ -54,6 +54,12 @@ def test_descriptions_are_sentences_that_fit(name: str) -> None:
     )
 
 
+def test_help_of_the_class_tells_all_fields() -> None:
+    lines = (JobSpec.__doc__ or "").splitlines()
+    assert "    tile: Side of a tile in pixels (default: 512)." in lines
+    assert {line.strip().partition(":")[0] for line in lines} > set(SETTINGS)
+
+
 def test_groups_stand_together() -> None:
     """So that --help shows them in one order, whatever the command."""
     groups = [setting.group for setting in SETTINGS.values() if setting.group is not None]

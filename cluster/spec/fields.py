@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cluster.spec import facts
-from cluster.spec.messages import EMBEDDED, one_line
-from cluster.spec.paths import absolute, absolute_lora, absolute_model, address_of
+from cluster.spec.messages import one_line
+from cluster.spec.paths import EMBEDDED, absolute, absolute_lora, absolute_model, address_of
 from cluster.spec.region_fields import MOST_FEATHER, BoxRegion, LabelRegion, box_regions, label_regions
-from cluster.spec.settings import MODEL, RUN, Input, Setting, aliases_of, settings_of
+from cluster.spec.settings import MODEL, RUN, Input, Setting, aliases_of, described, settings_of
 from generation.sampling import methods
 
 TopologyName = Literal["plane", "ring", "torus"]
@@ -45,23 +45,24 @@ class SpecError(ValueError):
 class JobSpec(BaseModel):
     """One picture to make, and where and how to make it. Sizes are in pixels unless said otherwise.
 
-    Each field's Setting says what it is, and `hypermosaic generate --help` shows them all. None leaves a choice to the
-    model's files, the method or the machine. Raises SpecError, on construction, for the first field that is wrong.
+    None leaves a choice to the model's files, the method or the machine. Raises SpecError, on construction, for the
+    first field that is wrong.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    # A setting is a paragraph; with an argument a line, each would take a third of a page.
     # fmt: off
     prompt: Annotated[str, Setting(
         "What the picture shows.", aliases=("label",), metavar="PROMPT", hint="say in words what the picture shows",
         fact=facts.always, column="string", batch="What pictures show, where a row does not say it.", page="prompt",
     )]
     width: Annotated[int, Field(ge=1, le=LONGEST_SIDE), Setting(
-        "The sides apart, in pixels.", metavar="N", hint="give pixels, as in --size 4096x4096", fact=facts.size,
+        "Width in pixels.", metavar="N", hint="give pixels, as in --size 4096x4096", fact=facts.size,
         column="int32",
     )]
     height: Annotated[int, Field(ge=1, le=LONGEST_SIDE), Setting(
-        "The other one.", metavar="N", hint="give pixels, as in --size 4096x4096", fact=facts.elsewhere,
+        "Height in pixels.", metavar="N", hint="give pixels, as in --size 4096x4096", fact=facts.elsewhere,
         column="int32",
     )]
     negative_prompt: Annotated[str, Setting(
@@ -286,6 +287,7 @@ class JobSpec(BaseModel):
 
 
 SETTINGS: Mapping[str, Setting] = settings_of(JobSpec)
+JobSpec.__doc__ = f"{JobSpec.__doc__}\n{described(JobSpec)}\n"
 INPUTS: Mapping[str, Input] = {
     name: about.input for name, about in SETTINGS.items() if about.input is not None
 }

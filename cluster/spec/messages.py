@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from cluster.spec.paths import EMBEDDED
 from cluster.spec.settings import Setting, aliases_of
 
-EMBEDDED = "embedded"
 QUOTES = "'\""
 
 

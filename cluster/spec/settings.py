@@ -96,6 +96,14 @@ def words(setting: Setting, field: FieldInfo, *, batch: bool = False) -> str:
     return text.replace("{default}", _said(field.default))
 
 
+def described(spec: type[BaseModel]) -> str:
+    """A line for each field, as help() of its class shows them."""
+    settings = settings_of(spec)
+    return "\n".join(
+        f"    {name}: {words(settings[name], field)}" for name, field in spec.model_fields.items()
+    )
+
+
 def _said(default: object) -> str:
     if isinstance(default, tuple):
         return ",".join(map(str, default))
