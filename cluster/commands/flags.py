@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from cluster.spec.fields import SETTINGS, SIZE, JobSpec, SpecError
 from cluster.spec.job_file import canonical, read_fields, with_seed_drawn
-from cluster.spec.settings import RUN, Setting, flag_type, flags_of, words
+from cluster.spec.settings import RUN, Setting, flag_type, flags_of, help_of
 
 REQUESTS = "Requests"
 """Group of what rows of a batch may say; the flags are for those that do not."""
@@ -103,7 +103,7 @@ def _own_parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
 
 
 def _parameters(batch: bool) -> Iterator[inspect.Parameter]:
-    """Of all settings, in the order of the fields."""
+    """The flags of all settings, in the order of the fields."""
     for name, field in JobSpec.model_fields.items():
         setting = SETTINGS[name]
         if name in BEFORE:
@@ -117,7 +117,7 @@ def _parameters(batch: bool) -> Iterator[inspect.Parameter]:
 def _parameter(name: str, setting: Setting, field: FieldInfo, batch: bool) -> inspect.Parameter:
     of_rows = setting.column or setting is SIZE
     shown: dict[str, Any] = {
-        "help": words(setting, field, batch=batch),
+        "help": help_of(setting, field, batch=batch),
         "rich_help_panel": REQUESTS if batch and of_rows else setting.group,
         "metavar": setting.metavar,
         "show_default": False,

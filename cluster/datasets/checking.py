@@ -97,7 +97,10 @@ def _map_info(settings: JobSpec, info: ModelInfo) -> ModelInfo | None:
 
 
 def identity_of(row: Asked) -> dict[str, Any]:
-    """What is told only where it is given is left out elsewhere: batches from before there was it stay the same."""
+    """What of a request belongs to the identity of its batch.
+
+    A setting that is told where it is given is left out elsewhere, so that older batches stay what they are.
+    """
     unsaid = [
         name
         for name, value in row.told.items()

@@ -77,22 +77,22 @@ class Asked:
         return cls(**own, told={name: row[name] for name in TOLD})
 
     def row(self) -> dict[str, Any]:
-        """Its row of SCHEMA."""
+        """The request as a row of SCHEMA."""
         return {**{name: getattr(self, name) for name in (*OWN, *FOUND)}, **self.told}
 
     @property
     def width(self) -> int:
-        """In pixels."""
+        """Width of the picture, in pixels."""
         return int(self.told["width"])
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Height of the picture, in pixels."""
         return int(self.told["height"])
 
     @property
     def steps(self) -> int:
-        """Of denoising."""
+        """Denoising steps."""
         return int(self.told["num_inference_steps"])
 
     def spec(self, settings: JobSpec) -> JobSpec:

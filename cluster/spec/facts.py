@@ -21,23 +21,23 @@ Fact = Callable[[Any, str, Mapping[str, str]], dict[str, Any]]
 
 
 def always(spec: Any, name: str, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Its value; of a file, the content, and None without one."""
+    """The setting's value; for a file, its content, and None without one."""
     return {name: _plain(getattr(spec, name), inputs.get(name))}
 
 
 def if_given(spec: Any, name: str, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Its value where it is not the default."""
+    """The setting's value where it is not the default."""
     given = getattr(spec, name) != type(spec).model_fields[name].default
     return always(spec, name, inputs) if given else {}
 
 
 def never(spec: Any, name: str, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Nothing: it changes no pixel."""
+    """No fact: the setting changes no pixel."""
     return {}
 
 
 def elsewhere(spec: Any, name: str, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Nothing itself: it is told with another setting, or by the contents of the model's files."""
+    """No fact: the setting is told with another one, or by the contents of the model's files."""
     return {}
 
 
@@ -51,27 +51,27 @@ def _plain(value: Any, content: str | None) -> Any:
 
 
 def size(spec: Any, name: str, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Both sides, in one."""
+    """Both sides of the picture, as one fact."""
     return {"size": [spec.width, spec.height]}
 
 
 def file_names(spec: Any, name: str, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Names alone, with weights, of files whose content is among the model's."""
+    """File names and weights alone, for the contents are among those of the model's files."""
     return {name: [Path(one).name for one in getattr(spec, name)]}
 
 
 def where_read(spec: Any, name: str, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Its value with the methods that overlap; others do not read it."""
+    """The setting's value with the methods that overlap; others do not read it."""
     return {name: getattr(spec, name) if spec.method in methods.OVERLAPPING else None}
 
 
 def null_alone(spec: Any, name: str, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Whether guidance leaves the prompt out; any other is in guidance_scale."""
+    """Whether the prompt is left out; any other guidance is told with guidance_scale."""
     return {"unconditional": True} if getattr(spec, name) == 0 else {}
 
 
 def of_regions(spec: Any, name: str, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """All of them, where there are places for them."""
+    """All that regions are told, where there are places for them."""
     if spec.regions is None and not spec.region_box:
         return {}
     told = {"labels": spec.region, "boxes": spec.region_box}

@@ -58,31 +58,29 @@ class Setting:
 
 
 def settings_of(spec: type[BaseModel]) -> dict[str, Setting]:
-    """Field -> what is known of it. Raises TypeError for a field that says nothing of itself."""
+    """What is known of each field, by name. Raises TypeError for a field that says nothing of itself."""
     found = {}
     for name, field in spec.model_fields.items():
-        described = [one for one in field.metadata if isinstance(one, Setting)]
-        if len(described) != 1:
-            raise TypeError(
-                f"{spec.__name__}.{name} has {len(described)} Settings in its annotation, not one"
-            )
-        found[name] = described[0]
+        own = [one for one in field.metadata if isinstance(one, Setting)]
+        if len(own) != 1:
+            raise TypeError(f"{spec.__name__}.{name} has {len(own)} Settings in its annotation, not one")
+        found[name] = own[0]
     return found
 
 
 def flags_of(name: str, setting: Setting) -> tuple[str, ...]:
-    """("--num-inference-steps", "--steps"), the field's own name first."""
+    """Flags of a setting, the field's own name first: ("--num-inference-steps", "--steps")."""
     own = setting.flags or (as_flag(name),)
     return own + tuple(as_flag(alias) for alias in setting.aliases)
 
 
 def as_flag(name: str) -> str:
-    """ "batch_size" -> "--batch-size"."""
+    """The flag of a name: --batch-size for "batch_size"."""
     return f"--{name.replace('_', '-')}"
 
 
 def aliases_of(settings: Mapping[str, Setting]) -> dict[str, str]:
-    """Other name -> field: aliases, and flags that are called otherwise than their field."""
+    """Other names -> fields: aliases, and flags that are called otherwise than their field."""
     found: dict[str, str] = {}
     for name, setting in settings.items():
         flags = (flag[2:].replace("-", "_") for flag in flags_of(name, setting) if flag.startswith("--"))
@@ -90,17 +88,17 @@ def aliases_of(settings: Mapping[str, Setting]) -> dict[str, str]:
     return found
 
 
-def words(setting: Setting, field: FieldInfo, *, batch: bool = False) -> str:
-    """Its sentence for --help, with the field's default in its place."""
+def help_of(setting: Setting, field: FieldInfo, *, batch: bool = False) -> str:
+    """The sentence of a setting for --help, with the field's default where it says {default}."""
     text = setting.batch if batch and setting.batch else setting.help
     return text.replace("{default}", _said(field.default))
 
 
 def described(spec: type[BaseModel]) -> str:
-    """A line for each field, as help() of its class shows them."""
+    """A line for each field of a class, for its help()."""
     settings = settings_of(spec)
     return "\n".join(
-        f"    {name}: {words(settings[name], field)}" for name, field in spec.model_fields.items()
+        f"    {name}: {help_of(settings[name], field)}" for name, field in spec.model_fields.items()
     )
 
 
