@@ -13,7 +13,7 @@ from cluster.datasets.names import DATA, MANIFESTS, NAME, SUCCESS, is_batch
 from cluster.jobs.inputs import Lost, lost_copies
 from cluster.rereading import REREADING
 from cluster.spec import job_file
-from cluster.spec.identity import INPUTS
+from cluster.spec.fields import INPUTS
 from storage.claim import Claim
 from storage.fingerprint import FormatError
 from storage.ledger import is_readable

@@ -82,9 +82,9 @@ def test_settings_by_other_names(tmp_path: Path) -> None:
         "prompt": "desert", "num_inference_steps": 2, "guidance_scale": 3, "scheduler": "euler",
         "width": 512, "height": 512, "seed": "Random",
     }  # fmt: skip
-    spec = SpecFlags(config=tmp_path / "spec.yaml", num_inference_steps="5", height="64").spec()
+    spec = SpecFlags({"config": tmp_path / "spec.yaml", "num_inference_steps": "5", "height": "64"}).spec()
     assert (spec.num_inference_steps, spec.width, spec.height) == (5, 512, 64)
-    assert spec.seed != SpecFlags(config=tmp_path / "spec.yaml").spec().seed
+    assert spec.seed != SpecFlags({"config": tmp_path / "spec.yaml"}).spec().seed
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def asked(index: int, **fields: Any) -> Asked:
         "guidance_scale": 1.0, "num_inference_steps": 3, "classes": None, "classes_hash": None,
         "giant": False, "patches": 2,
     }  # fmt: skip
-    return Asked(**{**values, **fields})
+    return Asked.of({**values, **fields})
 
 
 def test_groups_hold_each_request_once_up_to_the_budget() -> None:
@@ -147,8 +147,7 @@ def test_groups_hold_each_request_once_up_to_the_budget() -> None:
     assert sorted(row.index for group in groups for row in group.rows) == list(range(12))
     assert all(sum(row.patches for row in group.rows) <= 6 or len(group.rows) == 1 for group in groups)
     assert all(
-        len({(row.num_inference_steps, row.guidance_scale > 1) for row in group.rows}) == 1
-        for group in groups
+        len({(row.steps, row.told["guidance_scale"] > 1) for row in group.rows}) == 1 for group in groups
     )
     assert [group.rows[0].index for group in groups if group.giant] == [9]
 

@@ -108,10 +108,10 @@ def test_flags_fill_what_rows_leave_out(model: Path, tmp_path: Path) -> None:
         {"id": "c", "seed": None},
     ]
     asked = plan(model, tmp_path, rows_at_hand(rows), seed=100, guidance_scale=2.0).shard(0)
-    assert [(row.prompt, row.seed, row.num_inference_steps) for row in asked] == [
+    assert [(row.told["prompt"], row.told["seed"], row.steps) for row in asked] == [
         ("sea", 100, 3), ("wood", 9, 2), ("sea", 102, 3),
     ]  # fmt: skip
-    assert {(row.width, row.height, row.guidance_scale) for row in asked} == {(64, 48, 2.0)}
+    assert {(row.width, row.height, row.told["guidance_scale"]) for row in asked} == {(64, 48, 2.0)}
 
 
 def test_paths_of_class_maps_start_at_the_table(model: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_paths_of_class_maps_start_at_the_table(model: Path, tmp_path: Path) -> 
     Image.fromarray(np.zeros((12, 16), np.uint8)).save(tmp_path / "maps" / "a.png")
     (tmp_path / "r.csv").write_text("id,classes\na,maps/a.png\n")
     (row,) = plan(model, tmp_path / "out", table_at(tmp_path / "r.csv")).shard(0)
-    assert row.classes == str(tmp_path / "maps" / "a.png")
+    assert row.told["classes"] == str(tmp_path / "maps" / "a.png")
 
 
 def test_the_order_and_the_sizes_make_the_shards(model: Path, tmp_path: Path) -> None:

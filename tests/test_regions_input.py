@@ -175,18 +175,19 @@ def test_more_regions_than_labels_can_tell_are_refused(inputs: Path) -> None:
 
 
 def test_flags_yaml_and_the_saved_job_are_one(inputs: Path) -> None:
-    flags = SpecFlags(
-        prompt="a meadow", size="96x64", model="model", regions=Path("map.png"),
-        region=["3=dense pine forest", " 4 = a lake = deep "], region_box=["10%, 20%, 30%,40%=a red barn"],
-        region_feather="24", out=Path("job"),
-    ).spec()  # fmt: skip
+    given = {
+        "prompt": "a meadow", "size": "96x64", "model": "model", "regions": Path("map.png"),
+        "region": ["3=dense pine forest", " 4 = a lake = deep "], "region_box": ["10%, 20%, 30%,40%=a red barn"],
+        "region_feather": "24", "out": Path("job"),
+    }  # fmt: skip
+    flags = SpecFlags(given).spec()
     written = {
         "prompt": "a meadow", "size": "96x64", "model": "model", "regions": "map.png",
         "region": {3: "dense pine forest", 4: {"prompt": "a lake = deep"}},
         "region_box": [{"10%,20%,30%,40%": "a red barn"}], "region-feather": 24, "out": "job",
     }  # fmt: skip
     (inputs / "spec.yaml").write_text(yaml.safe_dump(written))
-    assert SpecFlags(config=Path("spec.yaml")).spec() == flags
+    assert SpecFlags({"config": Path("spec.yaml")}).spec() == flags
     assert JobSpec(**json.loads(flags.model_dump_json())) == flags
     assert [(region.label, region.prompt) for region in flags.region] == [
         ("3", "dense pine forest"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 from engine import INFO
@@ -15,7 +15,6 @@ from cluster.spec import choices, job_file
 from cluster.spec.choices import BLOCK, resolve
 from cluster.spec.fields import JobSpec, SpecError
 from cluster.spec.identity import picture_facts
-from cluster.spec.keywords import SpecFields
 from storage.fingerprint import FormatError, fingerprint
 
 GOOD: dict[str, Any] = {"prompt": "islands", "width": 96, "height": 64, "out": Path("out/x")}
@@ -83,10 +82,6 @@ def test_specs_are_frozen_and_travel() -> None:
     assert pickle.loads(pickle.dumps(whole)) == whole
     with pytest.raises(ValueError, match="frozen"):
         whole.width = 3
-
-
-def test_keyword_arguments_and_fields_are_the_same() -> None:
-    assert set(get_type_hints(SpecFields)) == set(JobSpec.model_fields)
 
 
 # --- resolve ---------------------------------------------------------------------------------------------------------

@@ -5,32 +5,31 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cluster.commands.boundary import FAILURE
-from cluster.commands.flags import PICTURE, PLACE, RUN, seeded, slug
+from cluster.commands.flags import NONE_GIVEN, REQUESTS, SpecFlags, seeded, slug, with_spec_flags
 from cluster.commands.making import ASK_BYTES, Debug, Yes, agree, shorter, shown, waited_for
 from cluster.commands.session import session_of
-from cluster.spec.job_file import canonical, read_fields
+from cluster.spec.settings import RUN
 from cluster.wording import gigabytes
 
 if TYPE_CHECKING:
     from cluster.datasets.disk import DiskNeed
     from cluster.spec.fields import JobSpec
 
-TABLE, FILES = "Requests", "Files"
+FILES = "Files"
 
 
 def _flag(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
 
 
-Text = str | None
-
-
+@partial(with_spec_flags, batch=True)
 def batch(
     context: typer.Context,
     requests: Annotated[
@@ -40,118 +39,16 @@ def batch(
     n_images: Annotated[
         int | None,
         _flag(
-            "So many pictures of the same label, instead of a table.", TABLE, "--n-images", "-n", metavar="N"
+            "So many pictures of the same label, instead of a table.",
+            REQUESTS,
+            "--n-images",
+            "-n",
+            metavar="N",
         ),
     ] = None,
-    prompt: Annotated[
-        Text, _flag("What pictures show, where a row does not say it.", TABLE, "--label", "--prompt")
-    ] = None,
-    image_size: Annotated[
-        Text,
-        _flag(
-            "Size in pixels, where a row does not say it.",
-            TABLE,
-            "--image-size",
-            "--size",
-            metavar="SIZE",
-        ),
-    ] = None,
-    width: Annotated[Text, _flag("The sides apart, in pixels.", TABLE, metavar="N")] = None,
-    height: Annotated[Text, _flag("The other one.", TABLE, metavar="N")] = None,
-    seed: Annotated[
-        Text, _flag("Seed of row 0, where rows have none, or random (default: 0).", TABLE, metavar="N")
-    ] = None,
-    cond_scale: Annotated[
-        Text, _flag("Guidance as null + (1 + C) (conditional - null), as in generate.", PICTURE, metavar="C")
-    ] = None,
-    guidance_scale: Annotated[
-        Text,
-        _flag(
-            "Classifier-free guidance, instead (default: the model's).",
-            PICTURE,
-            "--guidance-scale",
-            "--cfg-scale",
-            metavar="X",
-        ),
-    ] = None,
-    num_inference_steps: Annotated[
-        Text,
-        _flag(
-            "Denoising steps (default: the model's).",
-            PICTURE,
-            "--sampling-steps",
-            "--num-inference-steps",
-            "--steps",
-            metavar="T",
-        ),
-    ] = None,
-    negative_prompt: Annotated[Text, _flag("What they should not show.", PICTURE)] = None,
-    method: Annotated[Text, _flag("How patches join, as in generate.", PICTURE)] = None,
-    overlap: Annotated[
-        Text, _flag("Share of a patch that the next one covers.", PICTURE, metavar="SHARE")
-    ] = None,
-    blend_last: Annotated[
-        Text, _flag("Last steps in which patches blend, as in generate.", PICTURE, metavar="N")
-    ] = None,
-    decode: Annotated[Text, _flag("hann (default) or four-shift, as in generate.", PICTURE)] = None,
-    scheduler: Annotated[
-        Text, _flag("As in generate (default: the model's).", PICTURE, "--scheduler", "--sampler")
-    ] = None,
-    eta: Annotated[Text, _flag("Noise of DDIM-like schedulers, 0 to 1.", PICTURE, metavar="X")] = None,
-    topology: Annotated[Text, _flag("plane (default), ring or torus.", PICTURE)] = None,
-    class_labels: Annotated[
-        Path | None,
-        _flag("What the labels of rows' class maps mean, as in generate.", PICTURE, metavar="FILE"),
-    ] = None,
-    clean_map: Annotated[
-        Text, _flag("Remove specks of fewer cells from class maps, as in generate.", PICTURE, metavar="N")
-    ] = None,
-    regions: Annotated[
-        Path | None,
-        _flag("Map of labels, or GeoJSON shapes, stretched over every picture.", PICTURE, metavar="MAP"),
-    ] = None,
-    region: Annotated[
-        list[str] | None,
-        _flag("What a label of the map shows; repeat for more.", PICTURE, metavar="LABEL=PROMPT"),
-    ] = None,
-    region_box: Annotated[
-        list[str] | None,
-        _flag("What a box of every picture shows; repeat for more.", PICTURE, metavar="X,Y,W,H=PROMPT"),
-    ] = None,
-    region_feather: Annotated[
-        Text, _flag("Pixels over which neighbours blend (default: 0).", PICTURE, metavar="PIXELS")
-    ] = None,
-    model: Annotated[
-        Text, _flag("As in generate (default: embedded).", PLACE, metavar="ID|PATH|embedded")
-    ] = None,
-    loras: Annotated[
-        list[str] | None, _flag("LoRA to fuse; repeat for more.", PLACE, "--lora", metavar="ID|PATH[:WEIGHT]")
-    ] = None,
-    allow_pickle: Annotated[
-        bool, _flag("Load weights that are not safetensors.", PLACE, "--allow-pickle")
-    ] = False,
-    config_from: Annotated[
-        Text, _flag("Configuration of a single file, as in generate.", PLACE, metavar="ID|DIR")
-    ] = None,
-    vae: Annotated[Text, _flag("Autoencoder, as in generate.", PLACE, metavar="ID|PATH")] = None,
-    prediction_type: Annotated[Text, _flag("What the model predicts, as in generate.", PLACE)] = None,
-    rescale_zero_snr: Annotated[
-        bool | None,
-        _flag(
-            "It was trained down to pure noise, as in generate.",
-            PLACE,
-            "--rescale-zero-snr",
-        ),
-    ] = None,
-    timestep_spacing: Annotated[Text, _flag("Training steps to take, as in generate.", PLACE)] = None,
-    dtype: Annotated[Text, _flag("float32, float16 or bfloat16 (default: by device).", PLACE)] = None,
-    device: Annotated[Text, _flag("cpu or cuda (default: cuda where there is one).", PLACE)] = None,
-    out: Annotated[
-        Path | None,
-        _flag("Folder of the dataset (default: out/TABLE or LABEL).", FILES, "--out", "-o", metavar="DIR"),
-    ] = None,
+    flags: SpecFlags = NONE_GIVEN,
     filter: Annotated[
-        Text,
+        str | None,
         _flag(
             "Judge of pictures: False leaves one out, a number is its score.",
             FILES,
@@ -160,15 +57,6 @@ def batch(
     ] = None,
     webdataset: Annotated[bool, _flag("Write WebDataset tars too.", FILES, "--webdataset")] = False,
     folders: Annotated[bool, _flag("Write plain folders of PNGs too.", FILES, "--folders")] = False,
-    config: Annotated[
-        Path | None, _flag("YAML file of settings; flags override it.", RUN, metavar="FILE")
-    ] = None,
-    batch_size: Annotated[
-        Text, _flag("Patches of one evaluation (default: 4, on GPUs 16).", RUN, metavar="B")
-    ] = None,
-    executor: Annotated[Text, _flag("ray (default; local, or on RAY_ADDRESS) or in-process.", RUN)] = None,
-    workers: Annotated[Text, _flag("Workers (default: every core, or every GPU).", RUN, metavar="N")] = None,
-    threads: Annotated[Text, _flag("CPU threads of a worker (default: 1).", RUN, metavar="N")] = None,
     resume: Annotated[bool, _flag("Go on where DIR holds this batch.", RUN, "--resume")] = False,
     retry_failed: Annotated[
         bool, _flag("The same, and draw requests that failed once more.", RUN, "--retry-failed")
@@ -181,27 +69,14 @@ def batch(
 ) -> None:
     """Make a dataset of many pictures: Parquet shards with images, masks, prompts and seeds.
 
-    A table has the columns id, prompt (or label), seed, width and height; negative_prompt, guidance_scale,
-    num_inference_steps and classes where rows say more. What a row leaves out comes from the flags.
+    A table has a column id, and columns that are called like the flags under Requests (classes, too: a path or the
+    bytes of an image). What a row leaves out comes from the flags.
     """
     session = session_of(context)
     session.debug |= debug
-    given = {
-        "prompt": prompt, "seed": seed, "cond_scale": cond_scale,
-        "guidance_scale": guidance_scale, "negative_prompt": negative_prompt,
-        "num_inference_steps": num_inference_steps, "method": method, "overlap": overlap, "scheduler": scheduler,
-        "eta": eta, "topology": topology, "model": model, "loras": loras or None, "dtype": dtype, "device": device,
-        "allow_pickle": allow_pickle or None, "batch_size": batch_size, "executor": executor, "workers": workers,
-        "threads": threads, "class_labels": class_labels, "blend_last": blend_last, "decode": decode,
-        "clean_map": clean_map, "regions": regions, "region": region or None, "region_box": region_box or None,
-        "region_feather": region_feather, "config_from": config_from, "vae": vae, "prediction_type": prediction_type,
-        "rescale_zero_snr": rescale_zero_snr, "timestep_spacing": timestep_spacing,
-    }  # fmt: skip
-    fields = {} if config is None else read_fields(config, allow_pickle)
-    given |= {"size": image_size, "width": width, "height": height}
-    asked = fields | canonical({name: value for name, value in given.items() if value is not None})
+    asked = flags.fields()
     fields = seeded(asked)
-    fields["out"] = out or fields.get("out") or _folder(requests, fields)
+    fields.setdefault("out", _folder(requests, fields))
 
     if (requests is None) != (n_images is None):  # otherwise the table is refused below, in the next line
         what = _asked(requests, n_images, str(fields.get("prompt", "")))

@@ -1,6 +1,7 @@
 """The flags that describe a picture, for every command that takes one. Knows flags and YAML; checks no value.
 
-A command takes one parameter `flags: SpecFlags`; `with_spec_flags` shows typer the single flags in its place.
+A command takes one parameter `flags: SpecFlags`; `with_spec_flags` shows typer the single flags in its place, which
+follow from the Settings of JobSpec's fields.
 """
 
 from __future__ import annotations
@@ -8,239 +9,54 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from pydantic.fields import FieldInfo
 
-from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.fields import SETTINGS, SIZE, JobSpec, SpecError
 from cluster.spec.job_file import canonical, read_fields, with_seed_drawn
+from cluster.spec.settings import RUN, Setting, flag_type, flags_of, help_of
 
-PICTURE, PLACE, RUN = "Picture", "Model", "Run"
-
-
-def _flag(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
+REQUESTS = "Requests"
+"""Group of what rows of a batch may say; the flags are for those that do not."""
+CONFIG = Setting("YAML file of settings; flags override it.", RUN, metavar="FILE")
+BEFORE = {"width": ("size", SIZE, FieldInfo(annotation=str))}
+AFTER = {"out": ("config", CONFIG, FieldInfo(annotation=Path))}
+"""Field -> what is a flag before or after it, and no field itself."""
 
 
 @dataclass(frozen=True)
 class SpecFlags:
-    """None, or an empty list, where a flag was not given: then the YAML file's value counts, then the default."""
+    """What was given of `settings`, `size` and `config`, by name: None, or an empty list, where it was not."""
 
-    prompt: Annotated[
-        str | None, typer.Argument(help="What the picture shows.", metavar="PROMPT", show_default=False)
-    ] = None
-    size: Annotated[
-        str | None, _flag("Size in pixels; one number is a square (default: 2048).", PICTURE, metavar="SIZE")
-    ] = None
-    width: Annotated[str | None, _flag("The sides apart, in pixels.", PICTURE, metavar="N")] = None
-    height: Annotated[str | None, _flag("The other one.", PICTURE, metavar="N")] = None
-    model: Annotated[
-        str | None,
-        _flag(
-            "embedded (the default), a folder, a .safetensors file or a hub id.",
-            PLACE,
-            metavar="ID|PATH|embedded",
-        ),
-    ] = None
-    loras: Annotated[
-        list[str] | None, _flag("LoRA to fuse; repeat for more.", PLACE, "--lora", metavar="ID|PATH[:WEIGHT]")
-    ] = None
-    allow_pickle: Annotated[
-        bool | None,
-        _flag("Load weights that are not safetensors; that can run code.", PLACE, "--allow-pickle"),
-    ] = None
-    config_from: Annotated[
-        str | None,
-        _flag(
-            "Configuration of a single file, and the parts it lacks: diffusers' layout.",
-            PLACE,
-            metavar="ID|DIR",
-        ),
-    ] = None
-    vae: Annotated[
-        str | None, _flag("Autoencoder in place of the model's own.", PLACE, metavar="ID|PATH")
-    ] = None
-    prediction_type: Annotated[
-        str | None,
-        _flag("What it predicts: epsilon, v_prediction or sample (default: as its files say).", PLACE),
-    ] = None
-    rescale_zero_snr: Annotated[
-        bool | None,
-        _flag(
-            "It was trained down to pure noise (default: as its files say).",
-            PLACE,
-            "--rescale-zero-snr",
-        ),
-    ] = None
-    timestep_spacing: Annotated[
-        str | None,
-        _flag("Training steps to take: leading, trailing or linspace (default: as its files say).", PLACE),
-    ] = None
-    negative_prompt: Annotated[str | None, _flag("What it should not show.", PICTURE)] = None
-    method: Annotated[
-        str | None,
-        _flag(
-            "How patches join: shifted (the usual default), hann, uniform, gaussian, random-patch, random-grid.",
-            PICTURE,
-        ),
-    ] = None
-    overlap: Annotated[
-        str | None,
-        _flag("Share of a patch that the next one covers, below 1 (default: 0.5).", PICTURE, metavar="SHARE"),
-    ] = None
-    blend_last: Annotated[
-        str | None,
-        _flag(
-            "Last steps in which patches that never blend else do (default: a quarter; random-patch: 0).",
-            PICTURE,
-            metavar="N",
-        ),
-    ] = None
-    decode: Annotated[
-        str | None,
-        _flag(
-            "How decoded tiles join: hann (default), or four-shift, slower, for comparison (docs/seams.md).",
-            PICTURE,
-        ),
-    ] = None
-    scheduler: Annotated[
-        str | None,
-        _flag(
-            "ddim, euler, dpmpp_2m, edm_heun, ... or a diffusers class (default: the model's).",
-            PICTURE,
-            "--scheduler",
-            "--sampler",
-        ),
-    ] = None
-    num_inference_steps: Annotated[
-        str | None,
-        _flag(
-            "Denoising steps (default: the model's).",
-            PICTURE,
-            "--num-inference-steps",
-            "--steps",
-            metavar="N",
-        ),
-    ] = None
-    guidance_scale: Annotated[
-        str | None,
-        _flag(
-            "Classifier-free guidance; 1 is none (default: the model's).",
-            PICTURE,
-            "--guidance-scale",
-            "--cfg-scale",
-            metavar="X",
-        ),
-    ] = None
-    cond_scale: Annotated[
-        str | None,
-        _flag("Guidance counted from 0: 1 + X in its place; 0 ignores the prompt.", PICTURE, metavar="X"),
-    ] = None
-    eta: Annotated[str | None, _flag("Noise of DDIM-like schedulers, 0 to 1.", PICTURE, metavar="X")] = None
-    seed: Annotated[
-        str | None,
-        _flag("Whole number that picks the picture, or random (default: 0).", PICTURE, metavar="N"),
-    ] = None
-    classes: Annotated[
-        Path | None,
-        _flag(
-            "Map of class ids or colours, of any size: PNG, TIFF or Zarr (docs/masks.md).",
-            PICTURE,
-            metavar="MAP",
-        ),
-    ] = None
-    class_labels: Annotated[
-        Path | None,
-        _flag("What the map's labels mean: YAML, JSON or CSV of label and class.", PICTURE, metavar="FILE"),
-    ] = None
-    clean_map: Annotated[
-        str | None,
-        _flag("Remove specks of fewer cells from the class map (default: 0, none).", PICTURE, metavar="N"),
-    ] = None
-    regions: Annotated[
-        Path | None,
-        _flag(
-            "Map of labels, or GeoJSON shapes, whose places have prompts of their own.",
-            PICTURE,
-            metavar="MAP",
-        ),
-    ] = None
-    region: Annotated[
-        list[str] | None,
-        _flag("What a label of the map shows; repeat for more.", PICTURE, metavar="LABEL=PROMPT"),
-    ] = None
-    region_box: Annotated[
-        list[str] | None,
-        _flag(
-            "What a box shows, in pixels or percent; repeat for more, the last on top.",
-            PICTURE,
-            metavar="X,Y,W,H=PROMPT",
-        ),
-    ] = None
-    region_feather: Annotated[
-        str | None, _flag("Pixels over which neighbours blend (default: 0).", PICTURE, metavar="PIXELS")
-    ] = None
-    topology: Annotated[
-        str | None, _flag("plane (default), ring (left joins right) or torus (all sides join).", PICTURE)
-    ] = None
-    dtype: Annotated[str | None, _flag("float32, float16 or bfloat16 (default: by device).", PLACE)] = None
-    device: Annotated[str | None, _flag("cpu or cuda (default: cuda where there is one).", PLACE)] = None
-    out: Annotated[
-        Path | None, _flag("Folder of the result (default: out/PROMPT).", RUN, "--out", "-o", metavar="DIR")
-    ] = None
-    config: Annotated[
-        Path | None, _flag("YAML file of settings; flags override it.", RUN, metavar="FILE")
-    ] = None
-    executor: Annotated[str | None, _flag("ray (default; local, or on RAY_ADDRESS) or in-process.", RUN)] = (
-        None
-    )
-    workers: Annotated[
-        str | None, _flag("Workers (default: every core or GPU, as memory allows).", RUN, metavar="N")
-    ] = None
-    threads: Annotated[str | None, _flag("CPU threads of a worker (default: 1).", RUN, metavar="N")] = None
-    batch_size: Annotated[
-        str | None, _flag("Patches of one evaluation (default: 4, on GPUs 16).", RUN, metavar="N")
-    ] = None
-    block: Annotated[
-        str | None, _flag("Side of a task's square, in latents (default: 128 or more).", RUN, metavar="N")
-    ] = None
-    preview_every: Annotated[
-        str | None,
-        _flag(
-            "Steps between previews of what a block becomes; 0: none (default: a quarter of the steps).",
-            RUN,
-            metavar="N",
-        ),
-    ] = None
-    outputs: Annotated[
-        str | None,
-        _flag("What to write, by commas (default: ome-zarr,deep-zoom).", RUN, "--output", metavar="NAMES"),
-    ] = None
-    tile: Annotated[str | None, _flag("Side of a tile in pixels (default: 512).", RUN, metavar="N")] = None
-    tile_format: Annotated[
-        str | None, _flag("Encoding of Deep Zoom tiles: jpg, png or webp (default: jpg).", RUN)
-    ] = None
+    given: Mapping[str, Any]
+
+    def fields(self) -> dict[str, Any]:
+        """The YAML file's settings and the flags, which override them, by the names of JobSpec's fields."""
+        flags = {name: value for name, value in self.given.items() if value is not None and value != []}
+        config = flags.pop("config", None)
+        said = {} if config is None else read_fields(config, bool(flags.get("allow_pickle")))
+        return said | canonical(flags)
 
     def spec(self) -> JobSpec:
         """Defaults, then the YAML file, then the flags; a random seed is drawn, and said. Raises SpecError."""
-        given = {} if self.config is None else read_fields(self.config, bool(self.allow_pickle))
-        flags = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "config"}
-        given |= canonical(
-            {name: value for name, value in flags.items() if value is not None and value != []}
-        )
-        given = seeded(given)
-        if "prompt" not in given:
+        fields = seeded(self.fields())
+        if "prompt" not in fields:
             raise SpecError(
                 "the prompt is missing; say what the picture shows, as in: hypermosaic generate archipelago"
             )
-        if "width" not in given and "height" not in given:
-            given |= {"width": 2048, "height": 2048}
-        given.setdefault("out", Path("out") / slug(str(given["prompt"])))
-        return JobSpec(**given)
+        if "width" not in fields and "height" not in fields:
+            fields |= {"width": 2048, "height": 2048}
+        fields.setdefault("out", Path("out") / slug(str(fields["prompt"])))
+        return JobSpec(**fields)
+
+
+NONE_GIVEN = SpecFlags({})
 
 
 def seeded(given: dict[str, Any]) -> dict[str, Any]:
@@ -257,28 +73,58 @@ def slug(prompt: str) -> str:
     return words[:40].strip("-") or "picture"
 
 
-def with_spec_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the parameter `flags` of a command by the fields of SpecFlags, as typer reads them."""
-    hints = get_type_hints(SpecFlags, include_extras=True)
-    shown = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[field.name]
-        )
-        for field in fields(SpecFlags)
-    ]
-    own_hints = get_type_hints(command, include_extras=True)
-    own = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=own_hints[name])
-        for name, parameter in inspect.signature(command).parameters.items()
-        if name != "flags"
-    ]
+def with_spec_flags(command: Callable[..., None], *, batch: bool = False) -> Callable[..., None]:
+    """Replace the parameter `flags` of a command by the flags of all settings, as typer reads them, in its place.
+
+    batch: whether the command makes many pictures, whose settings rows may say.
+    """
+    shown = list(_parameters(batch))
+    own = _own_parameters(command)
+    place = [parameter.name for parameter in own].index("flags")
+    parameters = [*own[:place], *shown, *own[place + 1 :]]
 
     @wraps(command)
     def called(**values: Any) -> None:
-        flags = SpecFlags(**{field.name: values.pop(field.name) for field in fields(SpecFlags)})
+        flags = SpecFlags({parameter.name: values.pop(parameter.name) for parameter in shown})
         command(flags=flags, **values)
 
-    vars(called)["__signature__"] = inspect.Signature([*shown, *own])
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in [*shown, *own]}
+    vars(called)["__signature__"] = inspect.Signature(parameters)
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del vars(called)["__wrapped__"]
     return called
+
+
+def _own_parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
+    hints = get_type_hints(command, include_extras=True)
+    return [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+    ]
+
+
+def _parameters(batch: bool) -> Iterator[inspect.Parameter]:
+    """The flags of all settings, in the order of the fields."""
+    for name, field in JobSpec.model_fields.items():
+        setting = SETTINGS[name]
+        if name in BEFORE:
+            yield _parameter(*BEFORE[name], batch)
+        if setting.group is not None and not (batch and setting.batch is None):
+            yield _parameter(name, setting, field, batch)
+        if name in AFTER:
+            yield _parameter(*AFTER[name], batch)
+
+
+def _parameter(name: str, setting: Setting, field: FieldInfo, batch: bool) -> inspect.Parameter:
+    of_rows = setting.column or setting is SIZE
+    shown: dict[str, Any] = {
+        "help": help_of(setting, field, batch=batch),
+        "rich_help_panel": REQUESTS if batch and of_rows else setting.group,
+        "metavar": setting.metavar,
+        "show_default": False,
+    }
+    if name == "prompt" and not batch:
+        how = typer.Argument(**{**shown, "rich_help_panel": None})
+    else:
+        how = typer.Option(*flags_of(name, setting), **shown)
+    kind: Any = Annotated[flag_type(setting, field), how]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)

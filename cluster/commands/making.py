@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.commands.flags import RUN, SpecFlags, with_spec_flags
+from cluster.commands.flags import SpecFlags, with_spec_flags
 from cluster.commands.session import Session, session_of
 from cluster.commands.streams import console
 from cluster.engine import continuing
@@ -23,6 +23,7 @@ from cluster.machine import environment
 from cluster.spec import job_file
 from cluster.spec.fields import ExecutorName, JobSpec, SpecError
 from cluster.spec.paths import absolute, here
+from cluster.spec.settings import RUN
 from cluster.wording import duration, gigabytes
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from cluster.datasets.plan import (
     FULL_BATCHES,
     LEAST_GROUPS,
     MOST_ROWS,
-    OF_ROWS,
     SCHEMA,
     UNCLAIMED,
     Asked,
@@ -31,11 +30,12 @@ from cluster.datasets.plan import (
     facts_of,
     worst_bytes,
 )
-from cluster.datasets.requests import Placed, Table
+from cluster.datasets.requests import OF_ROWS, Placed, Table
 from cluster.jobs.inputs import kept
 from cluster.jobs.job import canvas_of, check_words, prepare_described, schedule_of
 from cluster.spec.choices import resolve
-from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.facts import if_given
+from cluster.spec.fields import SETTINGS, JobSpec, SpecError
 from cluster.spec.identity import identified, inputs_of
 from cluster.spec.paths import absolute
 from cluster.words.regions import regions_of
@@ -75,9 +75,9 @@ def planned(
     with pq.ParquetWriter(batch.work / UNCLAIMED, SCHEMA) as writer:
         for rows in _shards(_checked(batch, table, given), sizes.shard_bytes, batch.masked):
             for row in rows:
-                digest.update(json.dumps(_identity(row), sort_keys=True).encode())
+                digest.update(json.dumps(identity_of(row), sort_keys=True).encode())
             writer.write_table(
-                pa.Table.from_pylist([vars(row) for row in rows], SCHEMA), row_group_size=len(rows)
+                pa.Table.from_pylist([row.row() for row in rows], SCHEMA), row_group_size=len(rows)
             )
             extent = extent.with_shard(rows)
             total, shards, patches = total + len(rows), shards + 1, patches + sum(row.patches for row in rows)
@@ -96,10 +96,18 @@ def _map_info(settings: JobSpec, info: ModelInfo) -> ModelInfo | None:
     return None if name is None else identified(describe(name))
 
 
-def _identity(row: Asked) -> dict[str, Any]:
-    facts = dict(vars(row))
-    facts["classes"] = facts.pop("classes_hash")
-    return facts
+def identity_of(row: Asked) -> dict[str, Any]:
+    """What of a request belongs to the identity of its batch.
+
+    A setting that is told where it is given is left out elsewhere, so that older batches stay what they are.
+    """
+    unsaid = [
+        name
+        for name, value in row.told.items()
+        if SETTINGS[name].fact is if_given and value == JobSpec.model_fields[name].default
+    ]
+    facts = {**row.row(), "classes": row.classes_hash}
+    return {name: value for name, value in facts.items() if name not in ("classes_hash", *unsaid)}
 
 
 def _shards(rows: Iterator[Asked], limit: int, masked: bool) -> Iterator[list[Asked]]:
@@ -121,7 +129,7 @@ def _shards(rows: Iterator[Asked], limit: int, masked: bool) -> Iterator[list[As
 
 def _checked(batch: Batch, table: Table, given: set[str]) -> Iterator[Asked]:
     seen: dict[bytes, str] = {}
-    schedules: set[int | None] = set()
+    schedules: set[int] = set()
     known: Known = set()
     for index, placed in enumerate(table.read(given)):
         key = hashlib.blake2b(placed.values["id"].encode(), digest_size=12).digest()
@@ -134,9 +142,9 @@ def _checked(batch: Batch, table: Table, given: set[str]) -> Iterator[Asked]:
         try:
             _check_present(placed, given)
             asked = _asked(batch, index, placed, table.folder, known)
-            if asked.num_inference_steps not in schedules:
+            if asked.steps not in schedules:
                 schedule_of(asked.spec(batch.spec), batch.info)
-                schedules.add(asked.num_inference_steps)
+                schedules.add(asked.steps)
         except ValueError as error:
             kind = type(error) if isinstance(error, SpecError) else SpecError
             raise kind(f"{placed.place}: {error}") from None
@@ -178,11 +186,12 @@ def _asked(batch: Batch, index: int, placed: Placed, folder: Path, known: Known)
     if giant:
         prepare_described(spec, batch.info, check_fit=True, map_info=batch.map_info)
     rows, columns = (_along(length, batch.info.patch, spec) for length in (canvas.height, canvas.width))
-    return Asked(
-        index, name, spec.prompt, spec.negative_prompt, spec.seed, spec.width, spec.height,
-        spec.guidance_scale or 0.0, spec.num_inference_steps or 1,
-        None if spec.classes is None else str(spec.classes), content, giant, rows * columns,
-    )  # fmt: skip
+    told = {field: _told(getattr(spec, field)) for field in OF_ROWS}
+    return Asked(index, name, told, content, giant, rows * columns)
+
+
+def _told(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def _along(length: int, patch: int, spec: JobSpec) -> int:

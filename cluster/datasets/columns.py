@@ -19,20 +19,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cluster.datasets.plan import Asked, Batch
+from cluster.datasets.requests import OF_ROWS
 from cluster.datasets.small import NO_CLASS, Picture
+from cluster.spec.fields import INPUTS, SETTINGS
 from storage.formats.labels import Legend
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+ORDER = ("prompt", "negative_prompt", "seed", "width", "height", "num_inference_steps", "guidance_scale")
+"""Columns of settings that come first; files, which lie on this machine, are none."""
 SCALARS = {
-    "prompt": pa.string(),
-    "negative_prompt": pa.string(),
-    "seed": pa.uint64(),
-    "width": pa.int32(),
-    "height": pa.int32(),
-    "num_inference_steps": pa.int32(),
-    "guidance_scale": pa.float64(),
-    "fingerprint": pa.string(),
+    name: pa.type_for_alias(SETTINGS[name].column)
+    for name in (*ORDER, *(name for name in OF_ROWS if name not in (*ORDER, *INPUTS)))
 }
+SCALARS |= {"fingerprint": pa.string()}
 ERRORS = pa.schema(
     [("id", pa.string()), ("index", pa.int64()), ("kind", pa.string()), ("error", pa.string())]
 )
@@ -68,7 +67,7 @@ def features(schema: pa.Schema) -> dict[str, Any]:
 def drawn_row(row: Asked, picture: Picture, fingerprint: str, score: float | None) -> dict[str, Any]:
     """A request's row of a part."""
     values: dict[str, Any] = {"index": row.index, "id": row.id, "fingerprint": fingerprint, "score": score}
-    values |= {name: getattr(row, name) for name in SCALARS if name != "fingerprint"}
+    values |= {name: row.told[name] for name in SCALARS if name != "fingerprint"}
     values["image"] = {"bytes": png(Image.fromarray(picture.pixels)), "path": f"{row.index:08d}.png"}
     size = len(values["image"]["bytes"])
     if picture.classes is not None:

@@ -28,7 +28,7 @@ def groups_of(rows: Sequence[Asked], budget: int) -> list[Group]:
         if row.giant:
             groups.append(Group((row,), giant=True))
             continue
-        key = (row.num_inference_steps, row.guidance_scale > 1)
+        key = (row.steps, row.told["guidance_scale"] > 1)
         packed = open_groups.setdefault(key, [])
         if packed and sum(other.patches for other in packed) + row.patches > budget:
             groups.append(Group(tuple(packed)))

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from cluster.datasets.names import NAME, REQUESTS, WORK
+from cluster.datasets.requests import OF_ROWS
 from cluster.jobs.job import Job, prepare_described
-from cluster.spec.fields import JobSpec, SpecError
+from cluster.spec.fields import INPUTS, SETTINGS, JobSpec, SpecError
 from cluster.spec.identity import PICTURE_VERSION, check_inputs, model_facts, picture_facts
 from cluster.spec.paths import model_in_public
 from cluster.spec.prediction import correction_facts
@@ -48,62 +49,60 @@ ROW_BYTES = 4096
 FULL_BATCHES, LEAST_GROUPS = 16, 8
 """Batches of patches that a group of requests is packed to at each step; fewer where there would be few groups."""
 
-SCHEMA = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("id", pa.string()),
-        ("prompt", pa.string()),
-        ("negative_prompt", pa.string()),
-        ("seed", pa.uint64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("guidance_scale", pa.float64()),
-        ("num_inference_steps", pa.int32()),
-        ("classes", pa.string()),
-        ("classes_hash", pa.string()),
-        ("giant", pa.bool_()),
-        ("patches", pa.int32()),
-    ]
-)
-OF_ROWS = (
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "width",
-    "height",
-    "guidance_scale",
-    "num_inference_steps",
-    "classes",
-)
+OWN = {"index": pa.int64(), "id": pa.string()}
+FOUND = {"classes_hash": pa.string(), "giant": pa.bool_(), "patches": pa.int32()}
+TOLD = {name: pa.type_for_alias(SETTINGS[name].column) for name in OF_ROWS}
+SCHEMA = pa.schema(list({**OWN, **TOLD, **FOUND}.items()))
 
 
 @dataclass(frozen=True)
 class Asked:
     """One checked request. patches: of one step, at most. giant: of more than one block, a job of its own.
 
-    classes, classes_hash: where its class map lies, and the SHA-256 of what was there when it was checked.
+    told: what rows may say, by field of JobSpec, made definite; files as text. classes_hash: the SHA-256 of what was in
+    its class map when it was checked.
     """
 
     index: int
     id: str
-    prompt: str
-    negative_prompt: str
-    seed: int
-    width: int
-    height: int
-    guidance_scale: float
-    num_inference_steps: int
-    classes: str | None
+    told: Mapping[str, Any]
     classes_hash: str | None
     giant: bool
     patches: int
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Asked:
+        """The request of a row of SCHEMA."""
+        own = {name: row[name] for name in (*OWN, *FOUND)}
+        return cls(**own, told={name: row[name] for name in TOLD})
+
+    def row(self) -> dict[str, Any]:
+        """The request as a row of SCHEMA."""
+        return {**{name: getattr(self, name) for name in (*OWN, *FOUND)}, **self.told}
+
+    @property
+    def width(self) -> int:
+        """Width of the picture, in pixels."""
+        return int(self.told["width"])
+
+    @property
+    def height(self) -> int:
+        """Height of the picture, in pixels."""
+        return int(self.told["height"])
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps."""
+        return int(self.told["num_inference_steps"])
+
     def spec(self, settings: JobSpec) -> JobSpec:
         """The job that `generate` would do with the same settings."""
-        own: dict[str, Any] = {name: getattr(self, name) for name in OF_ROWS}
-        own["classes"] = None if self.classes is None else Path(self.classes)
-        own["class_labels"] = None if self.classes is None else settings.class_labels
-        return settings.model_copy(update=own)
+        own = {
+            name: Path(value) if name in INPUTS and value is not None else value
+            for name, value in self.told.items()
+        }
+        labels = None if own["classes"] is None else settings.class_labels
+        return settings.model_copy(update={**own, "class_labels": labels})
 
     def job(self, batch: Batch, **update: Any) -> Job:
         """The job of this request, of the batch's model; `update` changes its spec.
@@ -175,7 +174,7 @@ class Batch:
     def shard(self, number: int) -> list[Asked]:
         """The requests of one shard, in order."""
         with pq.ParquetFile(self.work / REQUESTS) as file:
-            return [Asked(**row) for row in file.read_row_group(number).to_pylist()]
+            return [Asked.of(row) for row in file.read_row_group(number).to_pylist()]
 
     def shard_name(self, number: int) -> str:
         return f"train-{number:05d}-of-{self.shards:05d}"
@@ -282,11 +281,7 @@ def _legend(batch: Batch) -> Legend:
 
 def facts_of(batch: Batch) -> dict[str, Any]:
     """What determines the files of a batch, but for its requests."""
-    settings = {
-        name: value
-        for name, value in picture_facts(batch.spec, batch.inputs).items()
-        if name not in (*OF_ROWS, "size")
-    }
+    settings = picture_facts(batch.spec, batch.inputs, [name for name in SETTINGS if name not in OF_ROWS])
     maps = () if batch.map_info is None else (batch.map_info,)
     sizes = [batch.sizes.shard_bytes, batch.sizes.group_bytes]
     return {

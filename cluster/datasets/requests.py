@@ -1,9 +1,10 @@
 """Tables of requests: CSV, JSON lines, Parquet or rows at hand, read as a stream. Knows columns; knows no model.
 
-    id, prompt (or label), seed, width, height
-    negative_prompt, guidance_scale, num_inference_steps, classes      where a row says more
+    id, prompt (or label), width, height     of each row, or of the flags
+    seed, negative_prompt, guidance_scale, num_inference_steps, classes, ...     where a row says more
 
-What a row leaves out comes from the flags; a seed that is left out is the flags' seed plus the row's number.
+The columns are the settings whose description names one. What a row
+leaves out comes from the flags; a seed that is left out is the flags' seed plus the row's number.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.spec.fields import SpecError
+from cluster.spec.fields import SETTINGS, JobSpec, SpecError
+from cluster.spec.settings import aliases_of
 from storage.documents import DocumentError, parse_json, text_lines
 
-NEEDED = ("id", "prompt", "seed", "width", "height")
-OPTIONAL = ("negative_prompt", "guidance_scale", "num_inference_steps", "classes")
-COLUMNS = (*NEEDED, *OPTIONAL)
-ALIASES = {"label": "prompt"}
-WHOLE = ("seed", "width", "height", "num_inference_steps")
-NUMBERS = (*WHOLE, "guidance_scale")
+OF_ROWS = tuple(name for name, setting in SETTINGS.items() if setting.column)
+"""Settings that rows may say."""
+NEEDED = ("id", *(name for name in OF_ROWS if JobSpec.model_fields[name].is_required()))
+COLUMNS = ("id", *OF_ROWS)
+ALIASES: Mapping[str, str] = aliases_of({name: SETTINGS[name] for name in OF_ROWS})
+WHOLE = tuple(name for name in OF_ROWS if SETTINGS[name].column.startswith(("int", "uint")))
+NUMBERS = (*WHOLE, *(name for name in OF_ROWS if SETTINGS[name].column == "double"))
 LONGEST_ID = 200
 FORMATS = (".csv", ".jsonl", ".ndjson", ".parquet")
 
@@ -78,10 +81,8 @@ class Table:
                 near = difflib.get_close_matches(str(name), [*COLUMNS, *ALIASES], n=1)
                 meant = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(COLUMNS)}"
                 raise SpecError(f"{where} has an unknown column {name!r}{meant}")
-        if "prompt" in names and "label" in names:
-            raise SpecError(f"{where} has both prompt and label, which are the same; leave one out")
-        present = {ALIASES.get(name, name) for name in names}
-        missing = [name for name in NEEDED if name not in present | given]
+        present = _by_our_names(names, where)
+        missing = [name for name in NEEDED if name not in {*present, *given}]
         if missing:
             flags = {"prompt": "--label", "width": "--image-size", "height": "--image-size"}
             hint = f", or give {flags[missing[0]]}" if missing[0] in flags else ""
@@ -109,6 +110,18 @@ class Table:
                 "characters"
             )
         return values
+
+
+def _by_our_names(names: Iterable[str], where: str) -> dict[str, str]:
+    """Our name -> the column's. Raises SpecError where two columns are the same."""
+    found: dict[str, str] = {}
+    for name in names:
+        ours = ALIASES.get(name, name)
+        if ours in found:
+            both = " and ".join(sorted((found[ours], name), key=lambda one: one != ours))
+            raise SpecError(f"{where} has both {both}, which are the same; leave one out")
+        found[ours] = name
+    return found
 
 
 def table_at(path: Path) -> Table:

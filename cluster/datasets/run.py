@@ -173,7 +173,7 @@ def left_of(batch: Batch) -> Left:
 
 def _seconds(batch: Batch, group: Group) -> float:
     """How long a group of small requests should take."""
-    evaluations = sum(2 * row.patches * row.num_inference_steps for row in group.rows)
+    evaluations = sum(2 * row.patches * row.steps for row in group.rows)
     return evaluations * guessed_evaluation(batch.info, batch.spec.device or "cpu")
 
 

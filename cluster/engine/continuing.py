@@ -10,8 +10,7 @@ from cluster.engine.running import is_job
 from cluster.jobs.inputs import lost_copies
 from cluster.machine import ask_for_huge_pages
 from cluster.spec import job_file
-from cluster.spec.fields import ExecutorName, JobSpec, SpecError
-from cluster.spec.identity import INPUTS
+from cluster.spec.fields import INPUTS, ExecutorName, JobSpec, SpecError
 from storage.fingerprint import FormatError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.spec import job_file
-from cluster.spec.fields import JobSpec, is_panorama
+from cluster.spec.fields import SETTINGS, JobSpec, is_panorama
 from cluster.spec.paths import model_in_public
 from cluster.words.legend import legend_of
 from storage.exports import metadata
@@ -157,17 +157,20 @@ def outputs_for(job: Job) -> Outputs:
 
 def about(spec: JobSpec, fingerprint: str) -> dict[str, str | int | float]:
     """What made a picture, for its page: settings of a resolved spec. No path of the machine that made it is told."""
-    facts: dict[str, str | int | float | None] = {
-        "prompt": spec.prompt,
-        "negativePrompt": spec.negative_prompt or None,
-        "seed": spec.seed if spec.seed <= EXACT_IN_JAVASCRIPT else str(spec.seed),
+    facts = {setting.page: getattr(spec, name) for name, setting in SETTINGS.items() if setting.page}
+    facts |= {
         "model": model_in_public(spec.model),
-        "scheduler": spec.scheduler,
-        "steps": spec.num_inference_steps,
-        "guidanceScale": "unconditional" if spec.cond_scale == 0 else spec.guidance_scale,
-        "method": spec.method,
-        "topology": spec.topology,
         "fingerprint": fingerprint,
         "version": job_file.versions()["hypermosaic"],
     }
-    return {name: value for name, value in facts.items() if value is not None}
+    if spec.cond_scale == 0:
+        facts["guidanceScale"] = "unconditional"
+    return {name: _shown(value) for name, value in facts.items() if value not in (None, "")}
+
+
+def _shown(value: Any) -> str | int | float:
+    """As the page reads it back: whole numbers that JavaScript would round are text."""
+    exact = (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= EXACT_IN_JAVASCRIPT
+    )
+    return value if exact else str(value)

@@ -14,9 +14,8 @@ from cluster.following.events import JobFinished, OnEvent, as_map
 from cluster.following.history import Events, set_damaged_events_aside
 from cluster.following.progress import EVENTS, JsonLines, fan_out
 from cluster.jobs.inputs import FOLDER, kept, originals_of
-from cluster.spec import job_file
-from cluster.spec.fields import JobSpec, SpecError
-from cluster.spec.identity import INPUTS
+from cluster.spec import facts, job_file
+from cluster.spec.fields import INPUTS, SETTINGS, SpecError
 from storage import claim
 from storage.claim import Claim
 from storage.files import is_leftover, remove_leftovers
@@ -164,12 +163,10 @@ def _way_on(saved: job_file.SavedJob, job: Job) -> str:
 
 
 def _other_settings(saved: job_file.SavedJob, job: Job) -> list[str]:
-    free = ("out", "executor", "workers", "block", "preview_every", "allow_pickle", "commits")
-    names = [
-        name
-        for name in JobSpec.model_fields
-        if name not in (*free, *INPUTS) and getattr(saved.spec, name) != getattr(job.spec, name)
+    told = [
+        name for name, setting in SETTINGS.items() if setting.fact is not facts.never and name not in INPUTS
     ]
+    names = [name for name in told if getattr(saved.spec, name) != getattr(job.spec, name)]
     return [*names, *(name for name in INPUTS if saved.files.get(name) != job.inputs.get(name))]
 
 

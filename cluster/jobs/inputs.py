@@ -15,8 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from cluster.rereading import REREADING, Rereading
-from cluster.spec.fields import JobSpec, SpecError
-from cluster.spec.identity import INPUTS
+from cluster.spec.fields import INPUTS, JobSpec, SpecError
 from storage.files import sync
 from storage.fingerprint import content_hash, tree_hash
 

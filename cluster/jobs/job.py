@@ -13,8 +13,8 @@ from cluster.jobs.fitting import check_fits, most_workers
 from cluster.jobs.models import described
 from cluster.jobs.plan import Plan
 from cluster.spec.choices import BLOCK, DTYPES, resolve
-from cluster.spec.fields import JobSpec, SpecError
-from cluster.spec.identity import INPUTS, identified, inputs_of, job_facts, model_facts
+from cluster.spec.fields import INPUTS, JobSpec, SpecError
+from cluster.spec.identity import identified, inputs_of, job_facts, model_facts
 from cluster.spec.prediction import lost_settings, scheduler_config
 from generation.models.contracts import ModelInfo
 from generation.models.errors import ModelError, first_line

@@ -9,20 +9,18 @@ Every message is one line: the value, the limit, what to change.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from cluster.spec.paths import absolute, absolute_lora, absolute_model, address_of
+from cluster.spec import facts
+from cluster.spec.messages import one_line
+from cluster.spec.paths import EMBEDDED, absolute, absolute_lora, absolute_model, address_of
 from cluster.spec.region_fields import MOST_FEATHER, BoxRegion, LabelRegion, box_regions, label_regions
+from cluster.spec.settings import MODEL, RUN, Input, Setting, aliases_of, described, settings_of
 from generation.sampling import methods
-
-if TYPE_CHECKING:
-    pass
 
 TopologyName = Literal["plane", "ring", "torus"]
 Decode = Literal["hann", "four-shift"]
@@ -37,8 +35,6 @@ Spacing = Literal["leading", "trailing", "linspace"]
 LONGEST_SIDE = 10_000_000
 FLATTEST = 8
 """Width of a ring for each of its height; flatter ones are little to look around in."""
-EMBEDDED = "embedded"
-QUOTES = "'\""
 MOST_CLEANED = 64
 
 
@@ -49,81 +45,175 @@ class SpecError(ValueError):
 class JobSpec(BaseModel):
     """One picture to make, and where and how to make it. Sizes are in pixels unless said otherwise.
 
-    prompt, negative_prompt: words; a class-map model knows a few only. width, height: of the picture.
-    model: "embedded", a folder in diffusers' layout, a .safetensors file, or a hub id[@revision].
-    config_from: a folder or hub id in diffusers' layout that configures a single file, and has the parts it lacks.
-    vae: the autoencoder to use in place of the model's own: a file, a folder or a hub id.
-    loras: path_or_id[:weight] each. allow_pickle: load weights that are not safetensors, which can run code.
-    commits: name on the hub, of the model or a LoRA -> the commit to take it at; of others it is settled when they are
-    described.
-    method: how patches become one picture (docs/methods.md). overlap: share of a patch, in [0, 1), that it has in
-    common with the next; read by hann, uniform and gaussian only. Not given, both are the model's own, if it has some.
-    blend_last: last steps in which the patches of the other methods overlap by a quarter, and blend; None is a quarter
-    of the steps, none of random-patch. decode: how decoded tiles become one picture.
-    scheduler, num_inference_steps, guidance_scale, eta: as in diffusers; None is the model's default.
-    prediction_type, rescale_zero_snr, timestep_spacing: how the model's noise was set up in training; None is as the
-    model's files say.
-    cond_scale: guidance as null + (1 + cond_scale) (conditional - null), in place of guidance_scale; 0 is null alone.
-    seed: in [0, 2**64). topology: which sides join.
-    classes: labels of any size, for class-map models: PNG, TIFF or Zarr. class_labels: what they mean (docs/masks.md).
-    clean_map: cells below which specks of a class map go; 0 keeps all.
-    regions: a map of labels of any size, stretched over the picture, or shapes as GeoJSON; region: what labels are
-    told; region_box: what boxes are told; region_feather: pixels over which neighbours blend (docs/regions.md).
-    dtype, device: of the network; None is float16 on a GPU (bfloat16 of flow models), where there is one, else float32
-    on the CPU.
-    batch_size: patches in one evaluation. block: side, in latents, of the square that one task works on.
-    threads: CPU threads of a worker. outputs, tile, tile_format: what is written, the side of its tiles, the
-    encoding of Deep Zoom's. executor, workers: what runs the tasks; None is every core or GPU of this machine, or of
-    the cluster that RAY_ADDRESS names.
-    preview_every: steps between two previews of a block while it is denoised; 0 is none, None a quarter of the steps.
-    out: the folder of the job. Raises SpecError, on construction, for the first field that is wrong.
+    None leaves a choice to the model's files, the method or the machine. Raises SpecError, on construction, for the
+    first field that is wrong.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    prompt: str
-    negative_prompt: str = ""
-    width: int = Field(ge=1, le=LONGEST_SIDE)
-    height: int = Field(ge=1, le=LONGEST_SIDE)
-    model: str = Field("embedded", min_length=1)
-    config_from: str | None = Field(None, min_length=1)
-    vae: str | None = Field(None, min_length=1)
-    loras: tuple[str, ...] = ()
-    allow_pickle: bool = False
-    commits: Mapping[str, str] = Field(default_factory=dict)
-    method: methods.Name = "shifted"
-    overlap: float = Field(0.5, ge=0, lt=1)
-    blend_last: int | None = Field(None, ge=0, le=1000)
-    decode: Decode = "hann"
-    scheduler: str | None = None
-    num_inference_steps: int | None = Field(None, ge=1, le=1000)
-    guidance_scale: float | None = Field(None, ge=0)
-    cond_scale: float | None = Field(None, ge=0)
-    eta: float | None = Field(None, ge=0, le=1)
-    prediction_type: PredictionType | None = None
-    rescale_zero_snr: bool | None = None
-    timestep_spacing: Spacing | None = None
-    seed: int = Field(0, ge=0, lt=2**64)
-    classes: Path | None = None
-    class_labels: Path | None = None
-    clean_map: int = Field(0, ge=0, le=MOST_CLEANED)
-    regions: Path | None = None
-    region: tuple[LabelRegion, ...] = ()
-    region_box: tuple[BoxRegion, ...] = ()
-    region_feather: float = Field(0.0, ge=0, le=MOST_FEATHER)
-    topology: TopologyName = "plane"
-    dtype: DType | None = None
-    device: Device | None = None
-    batch_size: int | None = Field(None, ge=1, le=4096)
-    block: int | None = Field(None, ge=1, le=8192)
-    threads: int = Field(1, ge=1, le=1024)
-    outputs: tuple[Output, ...] = Field(("ome-zarr", "deep-zoom"), min_length=1)
-    tile: int = Field(512, ge=16, le=4096)
-    tile_format: TileFormat = "jpg"
-    executor: ExecutorName = "ray"
-    workers: int | None = Field(None, ge=1, le=100_000)
-    preview_every: int | None = Field(None, ge=0, le=1000)
-    out: Path
+    # A setting is a paragraph; with an argument a line, each would take a third of a page.
+    # fmt: off
+    prompt: Annotated[str, Setting(
+        "What the picture shows.", aliases=("label",), metavar="PROMPT", hint="say in words what the picture shows",
+        fact=facts.always, column="string", batch="What pictures show, where a row does not say it.", page="prompt",
+    )]
+    width: Annotated[int, Field(ge=1, le=LONGEST_SIDE), Setting(
+        "Width in pixels.", metavar="N", hint="give pixels, as in --size 4096x4096", fact=facts.size,
+        column="int32",
+    )]
+    height: Annotated[int, Field(ge=1, le=LONGEST_SIDE), Setting(
+        "Height in pixels.", metavar="N", hint="give pixels, as in --size 4096x4096", fact=facts.elsewhere,
+        column="int32",
+    )]
+    negative_prompt: Annotated[str, Setting(
+        "What it should not show.", fact=facts.always, column="string", page="negativePrompt",
+    )] = ""
+    method: Annotated[methods.Name, Setting(
+        "How patches join: shifted (the usual default), hann, uniform, gaussian, random-patch, random-grid.",
+        fact=facts.always, page="method",
+    )] = "shifted"
+    overlap: Annotated[float, Field(ge=0, lt=1), Setting(
+        "Share of a patch that the next one covers, below 1 (default: {default}).", metavar="SHARE",
+        hint="give a share of the patch, such as 0.5", fact=facts.where_read,
+    )] = 0.5
+    blend_last: Annotated[int | None, Field(ge=0, le=1000), Setting(
+        "Last steps in which patches that never blend else do (default: a quarter; random-patch: 0).", metavar="N",
+        hint="a quarter of the steps is usual, 0 leaves the borders of the last steps", fact=facts.always,
+    )] = None
+    decode: Annotated[Decode, Setting(
+        "How decoded tiles join: {default} (default), or four-shift, slower, for comparison (docs/seams.md).",
+    )] = "hann"
+    scheduler: Annotated[str | None, Setting(
+        "ddim, euler, dpmpp_2m, edm_heun, ... or a diffusers class (default: the model's).", aliases=("sampler",),
+        fact=facts.always, page="scheduler",
+    )] = None
+    num_inference_steps: Annotated[int | None, Field(ge=1, le=1000), Setting(
+        "Denoising steps (default: the model's).", aliases=("steps", "sampling_steps"), metavar="N",
+        fact=facts.always, column="int32", page="steps",
+    )] = None
+    guidance_scale: Annotated[float | None, Field(ge=0), Setting(
+        "Classifier-free guidance; 1 is none (default: the model's).", aliases=("cfg_scale",), metavar="X",
+        hint="1 switches guidance off, 7.5 is usual for text models", fact=facts.always, column="double",
+        page="guidanceScale",
+    )] = None
+    cond_scale: Annotated[float | None, Field(ge=0), Setting(
+        "Guidance counted from 0: 1 + X in its place; 0 ignores the prompt.", metavar="X",
+        hint="3 is usual, 0 ignores the prompt", fact=facts.null_alone,
+    )] = None
+    eta: Annotated[float | None, Field(ge=0, le=1), Setting(
+        "Noise of DDIM-like schedulers, 0 to 1.", metavar="X", fact=facts.always,
+    )] = None
+    seed: Annotated[int, Field(ge=0, lt=2**64), Setting(
+        "Whole number that picks the picture, or random (default: {default}).", metavar="N",
+        hint="any whole number from 0 on will do", fact=facts.always, column="uint64",
+        batch="Seed of row 0, where rows have none, or random (default: {default}).", page="seed",
+    )] = 0
+    classes: Annotated[Path | None, Setting(
+        "Map of class ids or colours, of any size: PNG, TIFF or Zarr (docs/masks.md).", metavar="MAP",
+        fact=facts.always, input=Input("class map", "give the path of an image"), column="string", batch=None,
+    )] = None
+    class_labels: Annotated[Path | None, Setting(
+        "What the map's labels mean: YAML, JSON or CSV of label and class.", metavar="FILE",
+        input=Input("class labels", "give the path of a YAML, JSON or CSV file"),
+        batch="What the labels of rows' class maps mean: YAML, JSON or CSV of label and class.",
+    )] = None
+    clean_map: Annotated[int, Field(ge=0, le=MOST_CLEANED), Setting(
+        "Remove specks of fewer cells from the class map (default: {default}, none).", metavar="N",
+        hint="give a number of cells, 0 for none; 4 to 8 are usual",
+    )] = 0
+    regions: Annotated[Path | None, Setting(
+        "Map of labels, or GeoJSON shapes, whose places have prompts of their own.", metavar="MAP",
+        fact=facts.of_regions, input=Input("regions", "--regions takes a picture of labels or a GeoJSON file"),
+        batch="Map of labels, or GeoJSON shapes, stretched over every picture.",
+    )] = None
+    region: Annotated[tuple[LabelRegion, ...], Setting(
+        "What a label of the map shows; repeat for more.", metavar="LABEL=PROMPT", repeats=True, fact=facts.elsewhere,
+    )] = ()
+    region_box: Annotated[tuple[BoxRegion, ...], Setting(
+        "What a box shows, in pixels or percent; repeat for more, the last on top.", metavar="X,Y,W,H=PROMPT",
+        repeats=True, fact=facts.elsewhere,
+    )] = ()
+    region_feather: Annotated[float, Field(ge=0, le=MOST_FEATHER), Setting(
+        "Pixels over which neighbours blend (default: {default}).", metavar="PIXELS", fact=facts.elsewhere,
+        hint="give pixels, 0 for hard borders; 64 is a good start",
+    )] = 0.0
+    topology: Annotated[TopologyName, Setting(
+        "{default} (default), ring (left joins right) or torus (all sides join).", fact=facts.always, page="topology",
+    )] = "plane"
+    model: Annotated[str, Field(min_length=1), Setting(
+        "embedded (the default), a folder, a .safetensors file or a hub id.", MODEL, metavar="ID|PATH|embedded",
+        fact=facts.elsewhere, page="model",
+    )] = EMBEDDED
+    loras: Annotated[tuple[str, ...], Setting(
+        "LoRA to fuse; repeat for more.", MODEL, ("--lora",), metavar="ID|PATH[:WEIGHT]", repeats=True,
+        fact=facts.file_names,
+    )] = ()
+    allow_pickle: Annotated[bool, Setting(
+        "Load weights that are not safetensors; that can run code.", MODEL, fact=facts.never,
+    )] = False
+    config_from: Annotated[str | None, Field(min_length=1), Setting(
+        "Configuration of a single file, and the parts it lacks: diffusers' layout.", MODEL, metavar="ID|DIR",
+        fact=facts.elsewhere,
+    )] = None
+    vae: Annotated[str | None, Field(min_length=1), Setting(
+        "Autoencoder in place of the model's own.", MODEL, metavar="ID|PATH", fact=facts.elsewhere,
+    )] = None
+    commits: Annotated[Mapping[str, str], Setting(
+        "Name on the hub -> the commit to take it at; of others it is settled when they are described.", None,
+        fact=facts.never,
+    )] = Field(default_factory=dict)
+    prediction_type: Annotated[PredictionType | None, Setting(
+        "What it predicts: epsilon, v_prediction or sample (default: as its files say).", MODEL,
+    )] = None
+    rescale_zero_snr: Annotated[bool | None, Setting(
+        "It was trained down to pure noise (default: as its files say).", MODEL,
+    )] = None
+    timestep_spacing: Annotated[Spacing | None, Setting(
+        "Training steps to take: leading, trailing or linspace (default: as its files say).", MODEL,
+    )] = None
+    dtype: Annotated[DType | None, Setting(
+        "float32, float16 or bfloat16 (default: by device).", MODEL, fact=facts.always,
+    )] = None
+    device: Annotated[Device | None, Setting(
+        "cpu or cuda (default: cuda where there is one).", MODEL, fact=facts.always,
+    )] = None
+    out: Annotated[Path, Setting(
+        "Folder of the result (default: out/PROMPT).", RUN, ("--out", "-o"), metavar="DIR",
+        hint="name the folder to write to", fact=facts.never,
+        batch="Folder of the dataset (default: out/TABLE or LABEL).",
+    )]
+    executor: Annotated[ExecutorName, Setting(
+        "{default} (default; local, or on RAY_ADDRESS) or in-process.", RUN, fact=facts.never,
+    )] = "ray"
+    workers: Annotated[int | None, Field(ge=1, le=100_000), Setting(
+        "Workers (default: every core or GPU, as memory allows).", RUN, metavar="N", fact=facts.never,
+        batch="Workers (default: every core, or every GPU).",
+    )] = None
+    threads: Annotated[int, Field(ge=1, le=1024), Setting(
+        "CPU threads of a worker (default: {default}).", RUN, metavar="N", fact=facts.always,
+    )] = 1
+    batch_size: Annotated[int | None, Field(ge=1, le=4096), Setting(
+        "Patches of one evaluation (default: 4, on GPUs 16).", RUN, metavar="N", fact=facts.always,
+    )] = None
+    block: Annotated[int | None, Field(ge=1, le=8192), Setting(
+        "Side of a task's square, in latents (default: 128 or more).", RUN, metavar="N", fact=facts.never, batch=None,
+    )] = None
+    preview_every: Annotated[int | None, Field(ge=0, le=1000), Setting(
+        "Steps between previews of what a block becomes; 0: none (default: a quarter of the steps).", RUN,
+        metavar="N", hint="give a number of steps, or 0 for no preview", fact=facts.never, batch=None,
+    )] = None
+    outputs: Annotated[tuple[Output, ...], Field(min_length=1), Setting(
+        "What to write, by commas (default: {default}).", RUN, ("--output",), metavar="NAMES",
+        hint=f"name one or both of {', '.join(get_args(Output))}", fact=facts.always, batch=None,
+    )] = ("ome-zarr", "deep-zoom")
+    tile: Annotated[int, Field(ge=16, le=4096), Setting(
+        "Side of a tile in pixels (default: {default}).", RUN, metavar="N", hint="512 is usual", fact=facts.always,
+        batch=None,
+    )] = 512
+    tile_format: Annotated[TileFormat, Setting(
+        "Encoding of Deep Zoom tiles: jpg, png or webp (default: {default}).", RUN, fact=facts.always, batch=None,
+    )] = "jpg"
+    # fmt: on
 
     if not TYPE_CHECKING:  # type checkers see the fields as the arguments
 
@@ -131,7 +221,7 @@ class JobSpec(BaseModel):
             try:
                 super().__init__(**fields)
             except ValidationError as error:
-                raise SpecError(_one_line(error, str(fields.get("model", EMBEDDED)))) from None
+                raise SpecError(one_line(error, SETTINGS, str(fields.get("model", EMBEDDED)))) from None
 
     @field_validator("prompt")
     @classmethod
@@ -196,72 +286,19 @@ class JobSpec(BaseModel):
         return tuple(name for name in get_args(Output) if name in outputs)
 
 
-HINTS: Mapping[str, str] = {
-    "width": "give pixels, as in --size 4096x4096",
-    "height": "give pixels, as in --size 4096x4096",
-    "overlap": "give a share of the patch, such as 0.5",
-    "blend_last": "a quarter of the steps is usual, 0 leaves the borders of the last steps",
-    "guidance_scale": "1 switches guidance off, 7.5 is usual for text models",
-    "cond_scale": "3 is usual, 0 ignores the prompt",
-    "seed": "any whole number from 0 on will do",
-    "clean_map": "give a number of cells, 0 for none; 4 to 8 are usual",
-    "region_feather": "give pixels, 0 for hard borders; 64 is a good start",
-    "tile": "512 is usual",
-    "preview_every": "give a number of steps, or 0 for no preview",
-    "outputs": f"name one or both of {', '.join(get_args(Output))}",
-    "prompt": "say in words what the picture shows",
-    "out": "name the folder to write to",
+SETTINGS: Mapping[str, Setting] = settings_of(JobSpec)
+JobSpec.__doc__ = f"{JobSpec.__doc__}\n{described(JobSpec)}\n"
+INPUTS: Mapping[str, Input] = {
+    name: about.input for name, about in SETTINGS.items() if about.input is not None
 }
-
-
-def _one_line(invalid: ValidationError, model: str) -> str:
-    """The first thing that is wrong, with the value, the limit and what to change. model: that is asked for."""
-    error = invalid.errors(include_url=False)[0]
-    name, value, limits = str(error["loc"][0]), error["input"], error.get("ctx", {})
-    hint = f"; {HINTS[name]}" if name in HINTS else ""
-    if name == "num_inference_steps":
-        hint = f"; leave it out for {_own_steps(model)}"
-    match error["type"]:
-        case "value_error":
-            return str(limits["error"])
-        case "extra_forbidden":
-            near = difflib.get_close_matches(name, JobSpec.model_fields, n=1)
-            meant = f"did you mean {near[0]}?" if near else "hypermosaic generate --help names them all"
-            return f"unknown setting {_short(name).strip(QUOTES)}; {meant}"
-        case "literal_error":
-            return f"unknown {name.removesuffix('s')} {value!r}; choose {str(limits['expected']).replace(chr(39), '')}"
-        case "missing":
-            return f"{name} is missing{hint}"
-        case "greater_than_equal" | "greater_than" | "less_than" | "less_than_equal":
-            return f"{name} {_short(value).strip(QUOTES)} is out of range: it {_lower(error['msg'])}{hint}"
-        case "too_short":
-            return f"{name} is empty{hint}"
-    return f"{name} {_short(value)} cannot be used: {_lower(error['msg'])}{hint}"
-
-
-def _own_steps(model: str) -> str:
-    """ "the model's own 12", of a model that is here: to ask the hub would take long."""
-    from generation.models import loading
-    from generation.models.errors import ModelError
-
-    if model.partition("/")[0] == EMBEDDED or Path(model).is_dir():
-        with suppress(ModelError):
-            return f"the model's own {loading.describe(model).num_inference_steps}"
-    return "the model's own number"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _lower(message: str) -> str:
-    """pydantic's sentence as a part of ours."""
-    text = message.removeprefix("Input ")
-    return text[:1].lower() + text[1:]
-
-
-# --- what the model and the machine settle ---------------------------------------------------------------------------
+"""Fields that name files of the user's."""
+SIZE = Setting(
+    "Size in pixels; one number is a square (default: 2048).", aliases=("image_size",), metavar="SIZE",
+    batch="Size in pixels, where a row does not say it; one number is a square.",
+)  # fmt: skip
+"""Of `size`, which stands for width and height in flags and YAML."""
+ALIASES: Mapping[str, str] = aliases_of({**SETTINGS, "size": SIZE})
+"""What settings are called elsewhere."""
 
 
 def is_panorama(spec: JobSpec) -> bool:

@@ -8,35 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.spec.fields import JobSpec, SpecError
-from cluster.spec.prediction import correction_facts, prediction_facts
+from cluster.spec.fields import INPUTS, SETTINGS, JobSpec, SpecError
+from cluster.spec.prediction import correction_facts
 from generation.models.contracts import ModelInfo
 from generation.models.errors import ModelError
-from generation.sampling import methods
 from storage.containers import cores
 from storage.fingerprint import content_hash
 
 PICTURE_VERSION = 5
 """Raised whenever the same spec starts to give other pixels."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """A field of a spec that names a file of the user's. name: as messages call it; hint: what to give."""
-
-    name: str
-    hint: str
-
-
-INPUTS: Mapping[str, Input] = {
-    "classes": Input("class map", "give the path of an image"),
-    "class_labels": Input("class labels", "give the path of a YAML, JSON or CSV file"),
-    "regions": Input("regions", "--regions takes a picture of labels or a GeoJSON file"),
-}
 
 
 def job_facts(spec: JobSpec, info: ModelInfo, inputs: Mapping[str, str], map: str | None) -> dict[str, Any]:
@@ -49,54 +33,18 @@ def job_facts(spec: JobSpec, info: ModelInfo, inputs: Mapping[str, str], map: st
 # --- the spec --------------------------------------------------------------------------------------------------------
 
 
-def picture_facts(spec: JobSpec, inputs: Mapping[str, str] | None = None) -> dict[str, Any]:
+def picture_facts(
+    spec: JobSpec, inputs: Mapping[str, str] | None = None, names: Iterable[str] = SETTINGS
+) -> dict[str, Any]:
     """What of a resolved spec determines the pixels, as plain JSON values. The model's files are not among it.
 
-    inputs: what `inputs_of` found, where that is known.
+    inputs: what `inputs_of` found, where that is known. names: settings to tell, where not all.
     """
     inputs = inputs_of(spec) if inputs is None else inputs
-    facts: dict[str, Any] = {
-        "prompt": spec.prompt,
-        "negative_prompt": spec.negative_prompt,
-        "size": [spec.width, spec.height],
-        "loras": [Path(lora).name for lora in spec.loras],  # their content is among the model's files
-        "method": spec.method,
-        "overlap": spec.overlap if spec.method in methods.OVERLAPPING else None,
-        "blend_last": spec.blend_last,
-        "scheduler": spec.scheduler,
-        "num_inference_steps": spec.num_inference_steps,
-        "guidance_scale": spec.guidance_scale,
-        "eta": spec.eta,
-        "seed": spec.seed,
-        "classes": inputs.get("classes"),
-        "topology": spec.topology,
-        "dtype": spec.dtype,
-        "device": spec.device,
-        "batch_size": spec.batch_size,
-        "threads": spec.threads,
-        "outputs": list(spec.outputs),
-        "tile": spec.tile,
-        "tile_format": spec.tile_format,
-    }
-    if "class_labels" in inputs:
-        facts |= {"class_labels": inputs["class_labels"]}
-    if spec.clean_map:
-        facts |= {"clean_map": spec.clean_map}
-    if spec.decode != "hann":
-        facts |= {"decode": spec.decode}
-    if spec.regions is not None or spec.region_box:
-        facts |= {"regions": _region_facts(spec, inputs)}
-    facts |= prediction_facts(spec)
-    return facts | {"unconditional": True} if spec.cond_scale == 0 else facts
-
-
-def _region_facts(spec: JobSpec, inputs: Mapping[str, str]) -> dict[str, Any]:
-    told = {"labels": spec.region, "boxes": spec.region_box}
-    return {
-        "map": inputs.get("regions"),
-        "feather": spec.region_feather,
-        **{name: [one.model_dump() for one in regions] for name, regions in told.items()},
-    }
+    facts: dict[str, Any] = {}
+    for name in names:
+        facts |= SETTINGS[name].fact(spec, name, inputs)
+    return facts
 
 
 # --- files of the user -----------------------------------------------------------------------------------------------

@@ -30,8 +30,7 @@ from typing import Any
 
 import yaml
 
-from cluster.spec.fields import JobSpec, SpecError
-from cluster.spec.identity import INPUTS
+from cluster.spec.fields import ALIASES, INPUTS, JobSpec, SpecError
 from cluster.spec.paths import absolute
 from storage.documents import MOST_BYTES, DocumentError, parse_yaml, read_text
 from storage.files import replace_file
@@ -158,16 +157,6 @@ def versions() -> Mapping[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-ALIASES = {
-    "steps": "num_inference_steps",
-    "sampling_steps": "num_inference_steps",
-    "cfg_scale": "guidance_scale",
-    "sampler": "scheduler",
-    "image_size": "size",
-}
-"""What settings are called elsewhere."""
 
 
 def read_fields(path: Path, allow_pickle: bool = False) -> dict[str, Any]:

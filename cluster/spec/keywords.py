@@ -1,4 +1,8 @@
-"""The fields of JobSpec as keyword arguments of the functions that people call. Knows names and types alone."""
+"""The fields of JobSpec as keyword arguments of the functions that people call. Knows names and types alone.
+
+Type checkers read no program that would make this of JobSpec, so it is written out; a test compares the two. Paths may
+be text here, and regions whatever `region_fields` reads.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +28,9 @@ class SpecFields(TypedDict, total=False):
     """The fields of JobSpec as keyword arguments; `prompt`, `width`, `height` and `out` are required."""
 
     prompt: str
-    negative_prompt: str
     width: int
     height: int
-    model: str
-    config_from: str | None
-    vae: str | None
-    loras: tuple[str, ...]
-    allow_pickle: bool
-    commits: Mapping[str, str]
+    negative_prompt: str
     method: methods.Name
     overlap: float
     blend_last: int | None
@@ -42,9 +40,6 @@ class SpecFields(TypedDict, total=False):
     guidance_scale: float | None
     cond_scale: float | None
     eta: float | None
-    prediction_type: PredictionType | None
-    rescale_zero_snr: bool | None
-    timestep_spacing: Spacing | None
     seed: int
     classes: Path | str | None
     class_labels: Path | str | None
@@ -54,15 +49,24 @@ class SpecFields(TypedDict, total=False):
     region_box: Mapping[str, Any] | Sequence[Any]
     region_feather: float
     topology: TopologyName
+    model: str
+    loras: tuple[str, ...]
+    allow_pickle: bool
+    config_from: str | None
+    vae: str | None
+    commits: Mapping[str, str]
+    prediction_type: PredictionType | None
+    rescale_zero_snr: bool | None
+    timestep_spacing: Spacing | None
     dtype: DType | None
     device: Device | None
+    out: Path | str
+    executor: ExecutorName
+    workers: int | None
+    threads: int
     batch_size: int | None
     block: int | None
-    threads: int
+    preview_every: int | None
     outputs: tuple[Output, ...]
     tile: int
     tile_format: TileFormat
-    executor: ExecutorName
-    workers: int | None
-    preview_every: int | None
-    out: Path | str

@@ -9,6 +9,8 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+EMBEDDED = "embedded"
+"""The model that comes with the program, or a folder of its kind in it: "embedded/fast"."""
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
@@ -32,7 +34,7 @@ def address_of(path: Path) -> str | None:
 def absolute_model(name: str) -> str:
     """A model's name: of a folder or file here its path, any other as it is, "embedded/fast" and ids on the hub."""
     first, *inside = name.split("/")
-    is_embedded = first == "embedded" and ".." not in inside
+    is_embedded = first == EMBEDDED and ".." not in inside
     return name if is_embedded or not _exists(name) else str(absolute(name))
 
 

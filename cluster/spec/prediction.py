@@ -17,23 +17,23 @@ from cluster.spec.fields import JobSpec, SpecError
 if TYPE_CHECKING:
     from generation.models.contracts import ModelInfo
 
-SETTINGS: Mapping[str, str] = {
+OF_SCHEDULERS: Mapping[str, str] = {
     "prediction_type": "prediction_type",
     "rescale_zero_snr": "rescale_betas_zero_snr",
     "timestep_spacing": "timestep_spacing",
 }
 """Field of JobSpec -> setting of diffusers' schedulers."""
-ZERO_SNR = SETTINGS["rescale_zero_snr"]
+ZERO_SNR = OF_SCHEDULERS["rescale_zero_snr"]
 
 
-def prediction_facts(spec: JobSpec) -> dict[str, Any]:
-    """What of these fields is given, by name: it determines the pixels."""
-    return {name: value for name in SETTINGS if (value := getattr(spec, name)) is not None}
+def given_in(spec: JobSpec) -> dict[str, Any]:
+    """What of these fields is given, by name."""
+    return {name: value for name in OF_SCHEDULERS if (value := getattr(spec, name)) is not None}
 
 
 def scheduler_config(spec: JobSpec, info: ModelInfo) -> dict[str, Any]:
     """The model's scheduler configuration with what the spec says otherwise."""
-    said = {SETTINGS[name]: value for name, value in prediction_facts(spec).items()}
+    said = {OF_SCHEDULERS[name]: value for name, value in given_in(spec).items()}
     return {**info.scheduler_config, **said}
 
 
@@ -42,7 +42,7 @@ def check_prediction(spec: JobSpec, info: ModelInfo) -> None:
 
     The second whoever says it: the spec, the model's configuration, or a file of itself.
     """
-    given, config = prediction_facts(spec), scheduler_config(spec, info)
+    given, config = given_in(spec), scheduler_config(spec, info)
     from_nothing = config.get(ZERO_SNR) and config.get("prediction_type", "epsilon") == "epsilon"
     if not given and not from_nothing:
         return
@@ -50,7 +50,7 @@ def check_prediction(spec: JobSpec, info: ModelInfo) -> None:
 
     name = spec.scheduler or info.scheduler
     for field in given:
-        if not takes(name, SETTINGS[field], info.scheduler_config):
+        if not takes(name, OF_SCHEDULERS[field], info.scheduler_config):
             raise SpecError(
                 f"--{field.replace('_', '-')} changes nothing with scheduler {name} of model {spec.model!r}: leave it "
                 "out, or choose a --scheduler such as ddim or euler for a model that predicts no flow"
