@@ -48,7 +48,7 @@ LOG = logging.getLogger(__name__)
 
 
 def generate(
-    spec: JobSpec | None = None,
+    spec: JobSpec | str | None = None,
     *,
     resume: bool = False,
     on_event: OnEvent = unheard,
@@ -57,8 +57,9 @@ def generate(
     """Make one picture; returns when it is finished.
 
     Give a JobSpec, or its fields as keyword arguments (`prompt`, `width`, `height` in pixels and `out` at least), or
-    both: fields override. With `resume`, a folder that already holds this job is gone on with; a finished job returns
-    at once. `on_event` hears of every task (cluster.following.events), in this thread.
+    both: fields override. The prompt may come first, in place of a JobSpec. With `resume`, a folder that already holds
+    this job is gone on with; a finished job returns at once. `on_event` hears of every task (cluster.following.events),
+    in this thread.
 
     The folder holds job.yaml, events.jsonl, ledger.jsonl, latents.zarr with the array latents, (C, height / scale,
     width / scale) float32, image.zarr with (3, height, width) uint8 sRGB, index.html and its tiles. The same spec gives
@@ -73,11 +74,14 @@ def generate(
     return run(prepared(asked, check_fit=not present), resume=resume, on_event=on_event)
 
 
-def plan(spec: JobSpec | None = None, *, calibrate: bool = True, **fields: Unpack[SpecFields]) -> PlanReport:
+def plan(
+    spec: JobSpec | str | None = None, *, calibrate: bool = False, **fields: Unpack[SpecFields]
+) -> PlanReport:
     """What `generate` of the same arguments would cost: patches, files, bytes, memory, seconds. Writes nothing.
 
-    With `calibrate`, the model is loaded and a few evaluations are timed here; otherwise the time is guessed. A job
-    that does not fit this machine is reported on all the same. Raises SpecError and ModelError.
+    With `calibrate`, the model is loaded and a few evaluations are timed here; otherwise the time is guessed, and its
+    range (`seconds_range`) is wide. A job that does not fit this machine is reported on all the same. Raises SpecError
+    and ModelError.
     """
     from cluster.jobs.report import report_on
 
@@ -201,7 +205,11 @@ def export(
 # --- steps that the command line takes one by one --------------------------------------------------------------------
 
 
-def spec_of(spec: JobSpec | None, fields: SpecFields) -> JobSpec:
-    """A spec with some fields replaced, all checked again."""
+def spec_of(spec: JobSpec | str | None, fields: SpecFields) -> JobSpec:
+    """A spec, or a prompt, with some fields replaced, all checked again."""
+    if isinstance(spec, str):
+        if "prompt" in fields:
+            raise SpecError(f"two prompts are given, {spec!r} and {fields['prompt']!r}; give one")
+        return JobSpec(**{"prompt": spec, **fields})
     given = {} if spec is None else {name: getattr(spec, name) for name in spec.model_fields_set}
     return JobSpec(**{**given, **fields})

@@ -9,7 +9,7 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,13 +58,23 @@ class Machine:
     ray_address: str
 
 
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvhost-ctrl", "/dev/kfd", "/dev/dxg")
+"""What the drivers of NVIDIA's and AMD's GPUs put there, boards with a GPU of their own and Windows' Linux included."""
+
+
 @cache
 def local_machine() -> Machine:
-    """This machine, asked once; imports torch."""
+    """This machine, asked once; imports torch where there may be a GPU."""
+    return Machine(cores(), count_gpus(), os.environ.get("RAY_ADDRESS", ""))
+
+
+def count_gpus(devices: Iterable[str] = GPU_DEVICES) -> int:
+    """GPUs that PyTorch can compute with. devices: files of which one is there if there are any, on Linux."""
+    if sys.platform == "linux" and not any(map(os.path.exists, devices)):
+        return 0  # known without PyTorch, which takes seconds to import
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Machine(cores(), gpus, os.environ.get("RAY_ADDRESS", ""))
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def hush() -> None:

@@ -53,7 +53,9 @@ def plan(
     context: typer.Context,
     flags: SpecFlags,
     as_json: Json = False,
-    calibrate: Annotated[bool, typer.Option(help="Time a few evaluations.", rich_help_panel=RUN)] = True,
+    calibrate: Annotated[
+        bool, typer.Option(help="Time a few evaluations here.", rich_help_panel=RUN)
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Say what a picture would cost, and make nothing."""
@@ -240,7 +242,7 @@ def table_of(report: PlanReport) -> Table:
 
 def rows_of(report: PlanReport) -> Iterator[tuple[str, str]]:
     """(what, how much) of everything that a user may want to know before."""
-    how = "measured" if report.measured else "guessed"
+    how = "measured" if report.measured else "guessed, --calibrate measures"
     yield "picture", f"{report.width:,} x {report.height:,} pixels, {report.megapixels:,.1f} megapixels"
     yield "patches", f"{report.patches:,} in {report.steps:,} steps"
     about = "" if report.evaluations_exact else "about "
@@ -252,7 +254,5 @@ def rows_of(report: PlanReport) -> Iterator[tuple[str, str]]:
     yield "disk at most", f"about {gigabytes(report.disk_peak_bytes)} while it runs"
     yield "memory", f"{gigabytes(report.task_peak_bytes)} a task, {gigabytes(report.job_peak_bytes)} in all"
     yield "workers", f"{report.workers:,}"
-    yield (
-        "time",
-        f"about {duration(report.seconds)} ({how}: {report.seconds_per_evaluation:.3g} s an evaluation)",
-    )
+    low, high = map(duration, report.seconds_range)
+    yield "time", f"{low} to {high} ({how}: {report.seconds_per_evaluation:.3g} s an evaluation)"
