@@ -9,7 +9,8 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,6 +84,18 @@ def hush() -> None:
         os.environ.setdefault(name, value)
 
 
+@contextmanager
+def variables_set(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Of these variables those that are not set are, in here alone."""
+    new = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
+
+
 def ask_for_huge_pages() -> None:
     """Have PyTorch ask for them, unless the environment says otherwise; in vain once it has made a buffer."""
     os.environ.setdefault(HUGE_PAGES, "1")
@@ -110,6 +123,23 @@ def compute_with(threads: int) -> None:
 
     torch.get_num_threads()
     torch.set_num_threads(threads)
+
+
+@contextmanager
+def computation_kept() -> Iterator[None]:
+    """How PyTorch computes, with how many threads and by which of cuDNN's algorithms, is afterwards as it was before.
+
+    Imports torch.
+    """
+    import torch
+
+    cudnn = torch.backends.cudnn
+    threads, choices = torch.get_num_threads(), (cudnn.deterministic, cudnn.benchmark)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.deterministic, cudnn.benchmark = choices
 
 
 def give_back_memory() -> None:

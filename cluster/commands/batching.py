@@ -209,6 +209,7 @@ def batch(
 
     from cluster.datasets.entry import make_batch, plan_batch, table_of
     from cluster.datasets.extras import Extras
+    from cluster.engine.executors import make_here
 
     table, extras = table_of(requests, n_images), Extras(webdataset, folders)
     if plan:
@@ -234,7 +235,7 @@ def batch(
     with shown() as listener:
         result = make_batch(
             table, fields, filter=filter, extras=extras, resume=resume, retry_failed=retry_failed, on_event=listener,
-            on_planned=told, on_claimed=claimed,
+            on_planned=told, on_claimed=claimed, make=make_here,
         )  # fmt: skip
     session.running = False
     print(result.folder)

@@ -154,7 +154,7 @@ def announced(session: Session) -> Callable[[Work], Executor]:
         from cluster.engine import executors
 
         session.announce(waited_for(work.spec))
-        return executors.make(work)
+        return executors.make_here(work)
 
     return make
 
