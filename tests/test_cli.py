@@ -17,11 +17,12 @@ from typer.testing import CliRunner, Result
 from cluster import api
 from cluster.commands import doctor, making
 from cluster.commands.app import app
-from cluster.commands.flags import SpecFlags, slug
+from cluster.commands.flags import SpecFlags
 from cluster.engine import continuing, driver, supervision
 from cluster.following.events import OnEvent
 from cluster.jobs.report import Pace
 from cluster.spec import job_file
+from cluster.spec.defaults import slug
 from cluster.spec.fields import JobSpec
 from storage.claim import Claim
 

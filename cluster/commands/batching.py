@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.commands.boundary import FAILURE
-from cluster.commands.flags import PICTURE, PLACE, RUN, seeded, slug
-from cluster.commands.making import ASK_BYTES, Debug, Yes, agree, shorter, shown, waited_for
+from cluster.commands.flags import PICTURE, PLACE, RUN, seeded
+from cluster.commands.making import ASK_BYTES, Debug, Yes, agree, shorter, waited_for
 from cluster.commands.session import session_of
+from cluster.following.showing import shown
+from cluster.spec.defaults import slug
 from cluster.spec.job_file import canonical, read_fields
 from cluster.wording import gigabytes
 

@@ -6,7 +6,6 @@ A command takes one parameter `flags: SpecFlags`; `with_spec_flags` shows typer 
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -16,6 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from cluster.spec.defaults import with_defaults
 from cluster.spec.fields import JobSpec, SpecError
 from cluster.spec.job_file import canonical, read_fields, with_seed_drawn
 
@@ -237,10 +237,7 @@ class SpecFlags:
             raise SpecError(
                 "the prompt is missing; say what the picture shows, as in: hypermosaic generate archipelago"
             )
-        if "width" not in given and "height" not in given:
-            given |= {"width": 2048, "height": 2048}
-        given.setdefault("out", Path("out") / slug(str(given["prompt"])))
-        return JobSpec(**given)
+        return JobSpec(**with_defaults(str(given["prompt"]), given))
 
 
 def seeded(given: dict[str, Any]) -> dict[str, Any]:
@@ -249,12 +246,6 @@ def seeded(given: dict[str, Any]) -> dict[str, Any]:
     if drawn is not None:
         print(f"seed {drawn}", file=sys.stderr)
     return given
-
-
-def slug(prompt: str) -> str:
-    """A folder name from a prompt: lower-case words joined by hyphens, at most 40 characters."""
-    words = "-".join(re.findall(r"\w+", prompt.lower()))
-    return words[:40].strip("-") or "picture"
 
 
 def with_spec_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +16,7 @@ from cluster.commands.flags import RUN, SpecFlags, with_spec_flags
 from cluster.commands.session import Session, session_of
 from cluster.commands.streams import console
 from cluster.engine import continuing
-from cluster.following.events import Event, JobFailed, JobInterrupted, OnEvent
-from cluster.following.progress import Bars, Lines
+from cluster.following.showing import shown
 from cluster.machine import environment
 from cluster.spec import job_file
 from cluster.spec.fields import ExecutorName, JobSpec, SpecError
@@ -178,27 +176,6 @@ def shorter(prompt: str) -> str:
     """The beginning of a prompt, in one line."""
     words = " ".join(prompt.split())
     return words if len(words) <= LONGEST_PROMPT else f"{words[:LONGEST_PROMPT]}..."
-
-
-@contextmanager
-def shown() -> Iterator[OnEvent]:
-    """Bars on a terminal, lines elsewhere; on standard error, so that the output is the page's path alone."""
-    errors = Console(stderr=True, emoji=False)
-    if errors.is_terminal:
-        with Bars(errors) as bars:
-            yield unless_it_fails(bars)
-    else:
-        yield unless_it_fails(Lines(sys.stderr))
-
-
-def unless_it_fails(listener: OnEvent) -> OnEvent:
-    """A listener that hears of no bad end: the last line of a call says it, once."""
-
-    def tell(event: Event) -> None:
-        if not isinstance(event, JobFailed | JobInterrupted):
-            listener(event)
-
-    return tell
 
 
 # --- before it starts ------------------------------------------------------------------------------------------------
