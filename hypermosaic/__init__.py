@@ -16,9 +16,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hypermosaic.collisions import refuse_collisions
+from hypermosaic.collisions import refuse_or_exit
 
-refuse_collisions()
+refuse_or_exit()
 
 if TYPE_CHECKING:
     from cluster.errors import ExportError as ExportError

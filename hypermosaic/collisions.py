@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 PACKAGES = ("cluster", "generation", "storage", "viewer")
@@ -19,6 +20,16 @@ def refuse_collisions(home: Path = HOME) -> None:
             raise ImportError(
                 f"{found} hides a package of hypermosaic that is called {name!r}, too: rename it", name=name
             )
+
+
+def refuse_or_exit() -> None:
+    """The same; where it is the command line that cannot begin, as `python -m hypermosaic`, without a traceback."""
+    try:
+        refuse_collisions()
+    except ImportError as error:
+        if ("-m", "hypermosaic") in pairwise(sys.orig_argv):
+            raise SystemExit(f"error: {error}") from None
+        raise
 
 
 def found_as(name: str) -> Path | None:

@@ -24,6 +24,7 @@ SIZES = ("--size", "--image-size")
 CALL = re.compile(
     r"hypermosaic (resume|status|view|verify|export) ('(?:[^']|'\"'\"')*'|[^\s;,']+)((?: --[a-z-]+)*)"
 )
+MAKE = re.compile(r"hypermosaic generate \.\.\. --out ('(?:[^']|'\"'\"')*'|[^\s;,']+)")
 HELP = re.compile(r"hypermosaic (\w+) --help")
 
 
@@ -48,9 +49,15 @@ def in_arguments(message: str, function: Callable[..., Any]) -> str:
         return message
     names = arguments_by_flag(function.__name__, frozenset(arguments_of(function)))
     message = HELP.sub(lambda found: f"help(hypermosaic.{found[1]})", message)
-    message = CALL.sub(lambda found: f"hypermosaic.{found[1]}({shlex.split(found[2])[0]!r})", message)
+    message = CALL.sub(lambda found: f"hypermosaic.{found[1]}({_path(found[2])})", message)
+    message = MAKE.sub(lambda found: f"hypermosaic.generate(..., out={_path(found[1])})", message)
     message = SIDES.sub(lambda found: f"width={found[1]}, height={found[2]}", message)
     return FLAG.sub(lambda found: _argument(names, found[1], found[2]), message)
+
+
+def _path(quoted: str) -> str:
+    """What a shell reads there, as Python writes it."""
+    return repr(shlex.split(quoted)[0])
 
 
 def _argument(names: Mapping[str, str], flag: str, number: str | None) -> str:

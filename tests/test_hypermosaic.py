@@ -68,11 +68,15 @@ def test_all_errors_of_its_docstrings_are_there() -> None:
 def test_importing_it_imports_nothing_else() -> None:
     found = ran("-c", "import hypermosaic, sys; dir(hypermosaic); print(*sorted(sys.modules))").stdout.split()
     assert "hypermosaic" in found
-    assert [name for name in found if name.partition(".")[0] in (*SLOW, "cluster", "generation", "storage")] == []
+    assert [
+        name for name in found if name.partition(".")[0] in (*SLOW, "cluster", "generation", "storage")
+    ] == []
 
 
 def test_its_calls_are_imported_without_torch_and_ray() -> None:
-    found = ran("-c", "import hypermosaic, sys; hypermosaic.generate; print(*sorted(sys.modules))").stdout.split()
+    found = ran(
+        "-c", "import hypermosaic, sys; hypermosaic.generate; print(*sorted(sys.modules))"
+    ).stdout.split()
     assert {"torch", "diffusers", "transformers", "ray", "zarr", "typer"} & set(found) == set()
 
 
@@ -196,7 +200,9 @@ DRAW = (
 def test_progress_is_shown_where_it_can_be_unless_told_not_to(
     progress: str, forced: str, words: str, tmp_path: Path
 ) -> None:
-    told = ran("-W", "ignore", "-c", DRAW.format(progress), cwd=tmp_path, FORCE_COLOR=forced, PYTHONPATH=str(ROOT))
+    told = ran(
+        "-W", "ignore", "-c", DRAW.format(progress), cwd=tmp_path, FORCE_COLOR=forced, PYTHONPATH=str(ROOT)
+    )
     assert told.returncode == 0, told.stderr
     assert told.stdout == ""
     assert (words in told.stderr) if words else told.stderr == ""
@@ -216,5 +222,5 @@ def test_its_page_is_served_while_the_program_goes_on(picture: hm.Mosaic) -> Non
 
 
 def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(hm.SpecError, match=r"make one with: hypermosaic.generate"):
+    with pytest.raises(hm.SpecError, match=r"make one with: hypermosaic\.generate\(\.\.\., out='"):
         hm.view(tmp_path, open_browser=False)
