@@ -35,8 +35,7 @@ def _run(session: Session) -> None:
     ask_for_huge_pages()
     from cluster.commands.app import app
 
-    if session.stops is not None and session.stops.first is not None:
-        raise KeyboardInterrupt  # which a library that was being imported kept for itself
+    session.raise_if_stopped()
     app(obj=session)
 
 

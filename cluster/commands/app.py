@@ -55,9 +55,9 @@ class Commands(Boundary):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command, or None where there is none of the name."""
-        del ctx
         if cmd_name in COMMANDS and cmd_name not in self.commands:
             self.add_command(built(cmd_name), cmd_name)
+            session_of(ctx).raise_if_stopped()
         return self.commands.get(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
