@@ -91,8 +91,8 @@ def prepare_described(
 ) -> Job:
     """The same, of a model whose facts are known. map_info: of the map model beside it, where that is known, too."""
     info = identified(info)
+    check_words(spec, info)  # before the machine is looked at, which may take PyTorch
     asked, spec = spec, resolve(spec, info)
-    check_words(spec, info)
     _check_legend(info)
     plan = plan_of(spec, info)
     for line in (*unused(asked, spec, info), *_stretched(spec, plan.canvas)):
