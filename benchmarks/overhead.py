@@ -28,7 +28,7 @@ import torch
 
 from cluster.engine import driver
 from cluster.engine.closing import open_ledger
-from cluster.engine.executors import make
+from cluster.engine.executors import make_here as make
 from cluster.engine.executors.contract import Executor
 from cluster.engine.executors.ray_actors import connect
 from cluster.engine.work import JobWork

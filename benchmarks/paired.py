@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from overhead import EXECUTORS, ROUNDS, DenoiseClock, denoise_seconds, job_of, spread
 
-from cluster.engine.executors import make
+from cluster.engine.executors import make_here as make
 from cluster.engine.executors.contract import Runs
 from cluster.engine.executors.ray_actors import connect
 from cluster.engine.outcomes import Begun, Outcome

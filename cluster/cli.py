@@ -29,13 +29,13 @@ def main() -> None:
 
 
 def _run(session: Session) -> None:
-    from cluster.machine import collect_rarely
+    from cluster.machine import ask_for_huge_pages, collect_rarely
 
     collect_rarely()
+    ask_for_huge_pages()
     from cluster.commands.app import app
 
-    if session.stops is not None and session.stops.first is not None:
-        raise KeyboardInterrupt  # which a library that was being imported kept for itself
+    session.raise_if_stopped()
     app(obj=session)
 
 

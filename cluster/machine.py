@@ -9,7 +9,8 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,19 +59,41 @@ class Machine:
     ray_address: str
 
 
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvhost-ctrl", "/dev/kfd", "/dev/dxg")
+"""What the drivers of NVIDIA's and AMD's GPUs put there, boards with a GPU of their own and Windows' Linux included."""
+
+
 @cache
 def local_machine() -> Machine:
-    """This machine, asked once; imports torch."""
+    """This machine, asked once; imports torch where there may be a GPU."""
+    return Machine(cores(), count_gpus(), os.environ.get("RAY_ADDRESS", ""))
+
+
+def count_gpus(devices: Iterable[str] = GPU_DEVICES) -> int:
+    """GPUs that PyTorch can compute with. devices: files of which one is there if there are any, on Linux."""
+    if sys.platform == "linux" and not any(map(os.path.exists, devices)):
+        return 0  # known without PyTorch, which takes seconds to import
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Machine(cores(), gpus, os.environ.get("RAY_ADDRESS", ""))
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def hush() -> None:
     """Set what is not set of QUIET and OF_RAY."""
     for name, value in (QUIET | OF_RAY).items():
         os.environ.setdefault(name, value)
+
+
+@contextmanager
+def variables_set(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Of these variables those that are not set are, in here alone."""
+    new = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
 
 
 def ask_for_huge_pages() -> None:
@@ -100,6 +123,23 @@ def compute_with(threads: int) -> None:
 
     torch.get_num_threads()
     torch.set_num_threads(threads)
+
+
+@contextmanager
+def computation_kept() -> Iterator[None]:
+    """How PyTorch computes, with how many threads and by which of cuDNN's algorithms, is afterwards as it was before.
+
+    Imports torch.
+    """
+    import torch
+
+    cudnn = torch.backends.cudnn
+    threads, choices = torch.get_num_threads(), (cudnn.deterministic, cudnn.benchmark)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.deterministic, cudnn.benchmark = choices
 
 
 def give_back_memory() -> None:

@@ -41,6 +41,8 @@ from viewer.told import Card, Preview, Sheet, reason_of
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from viewer.background import Serving as Serving
+
 LOG = logging.getLogger(__name__)
 STATES = "work/state-*.zarr"
 """Arrays of a job with one chunk a block, as cluster.jobs.plan names them, which is not asked: it brings PyTorch."""
@@ -103,6 +105,13 @@ def viewer_of(folder: Path) -> ASGIApp:
     if check_shown(folder):
         return build_app(folder, teller)
     return build_gallery(folder, lambda: find_jobs(folder), teller)
+
+
+def serving(folder: Path, port: int) -> Serving:
+    """The same, served by a thread of this process. Raises SpecError, and OSError where the port is taken."""
+    from viewer.background import Serving
+
+    return Serving(viewer_of(folder), port)
 
 
 # --- what is told ----------------------------------------------------------------------------------------------------

@@ -245,9 +245,9 @@ def test_large_and_small_requests_share_one_pool_and_its_model(
         loads.append(name)
         return load(name, **options)
 
-    def pool(work: Any) -> InProcess:
+    def pool(work: Any, host: Any) -> InProcess:
         pools.append(work)
-        return InProcess.of(work)
+        return InProcess.of(work, host)
 
     monkeypatch.setattr(loading, "load", counted)
     monkeypatch.setitem(executors.EXECUTORS, "in-process", pool)
@@ -267,9 +267,9 @@ def test_large_requests_keep_all_workers_busy(
     asked: list[int | None] = []
     told: list[Any] = []
 
-    def pool(work: Any) -> InProcess:
+    def pool(work: Any, host: Any) -> InProcess:
         asked.append(work.spec.workers)
-        return InProcess.of(work)
+        return InProcess.of(work, host)
 
     monkeypatch.setitem(executors.EXECUTORS, "ray", pool)
     monkeypatch.setattr(running, "_ray_held", lambda batch: nullcontext())

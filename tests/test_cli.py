@@ -17,11 +17,12 @@ from typer.testing import CliRunner, Result
 from cluster import api
 from cluster.commands import doctor, making
 from cluster.commands.app import app
-from cluster.commands.flags import SpecFlags, slug
+from cluster.commands.flags import SpecFlags
 from cluster.engine import continuing, driver, supervision
 from cluster.following.events import OnEvent
 from cluster.jobs.report import Pace
 from cluster.spec import job_file
+from cluster.spec.defaults import slug
 from cluster.spec.fields import JobSpec
 from storage.claim import Claim
 
@@ -230,12 +231,12 @@ def test_long_jobs_need_a_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_plan_in_json_and_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    report = json.loads(call("plan", "desert", "--size", "1024x512", "--no-calibrate", "--json").stdout)
+    report = json.loads(call("plan", "desert", "--size", "1024x512", "--json").stdout)
     assert (report["width"], report["height"], report["measured"]) == (1024, 512, False)
     assert report["evaluations"] >= report["patches"] > 0
     assert set(report["bytes_by_output"]) == {"ome-zarr", "deep-zoom", "latents"}
     monkeypatch.setattr(api, "measured", lambda job: Pace(0.25, 0.5, measured=True))
-    words = call("plan", "desert", "--size", "1024x512").stdout
+    words = call("plan", "desert", "--size", "1024x512", "--calibrate").stdout
     assert "measured: 0.25 s an evaluation" in words
     assert list(tmp_path.iterdir()) == []
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.engine.executors.hosts import Owner
 from cluster.engine.executors.in_process import InProcess
 from cluster.machine import HUGE_PAGES, settled
 
@@ -108,7 +109,7 @@ def test_of_all_garbage_only_that_of_loading_is_looked_for() -> None:
 
 def test_what_is_loaded_is_not_looked_through_until_the_executor_closes() -> None:
     gc.unfreeze()
-    executor = InProcess.of(NoWork())
+    executor = InProcess.of(NoWork(), Owner())
     assert gc.get_freeze_count() > 10_000
     executor.close()
     assert gc.get_freeze_count() == 0

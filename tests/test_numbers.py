@@ -14,7 +14,7 @@ from cluster.engine.executors.in_process import InProcess
 from cluster.jobs.job import prepare
 from cluster.spec.fields import JobSpec
 from generation.decoding.decode import Tiling, decode_box
-from generation.sampling.denoise import NumericalError
+from generation.models.errors import NumericalError
 from storage.geometry import Box, Canvas
 
 PIECES = {"NaN": torch.nan, "infinity": torch.inf}

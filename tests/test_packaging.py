@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("cluster", "generation", "storage", "viewer")
+PACKAGES = ("hypermosaic", "cluster", "generation", "storage", "viewer")
 LONGEST_FILE = 400
 
 

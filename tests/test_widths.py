@@ -141,7 +141,7 @@ def test_plans_and_findings(width: int) -> None:
         evaluations_exact=False,
         blocks=256, tasks=3_400, workers=2, files=12_000, bytes_by_output={"ome-zarr": 10**9, "deep-zoom": 10**9},
         work_bytes=10**9, disk_peak_bytes=4 * 10**9, task_peak_bytes=10**9, job_peak_bytes=2 * 10**9,
-        seconds_per_evaluation=0.25, seconds=7200.0, measured=True, fingerprint="",
+        seconds_per_evaluation=0.25, seconds=7200.0, seconds_range=(7200.0, 9000.0), measured=True, fingerprint="",
     )  # fmt: skip
     text = printed(table_of(report), width)
     assert "…" not in text and all(name.strip() in text for name, _ in rows_of(report))

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.commands.boundary import FAILURE
-from cluster.commands.flags import NONE_GIVEN, REQUESTS, SpecFlags, seeded, slug, with_spec_flags
-from cluster.commands.making import ASK_BYTES, Debug, Yes, agree, shorter, shown, waited_for
+from cluster.commands.flags import NONE_GIVEN, REQUESTS, SpecFlags, seeded, with_spec_flags
+from cluster.commands.making import ASK_BYTES, Debug, Yes, agree, shorter, waited_for
 from cluster.commands.session import session_of
+from cluster.following.showing import shown
+from cluster.spec.defaults import slug
 from cluster.spec.settings import RUN
 from cluster.wording import gigabytes
 
@@ -84,6 +86,7 @@ def batch(
 
     from cluster.datasets.entry import make_batch, plan_batch, table_of
     from cluster.datasets.extras import Extras
+    from cluster.engine.executors import make_here
 
     table, extras = table_of(requests, n_images), Extras(webdataset, folders)
     if plan:
@@ -109,7 +112,7 @@ def batch(
     with shown() as listener:
         result = make_batch(
             table, fields, filter=filter, extras=extras, resume=resume, retry_failed=retry_failed, on_event=listener,
-            on_planned=told, on_claimed=claimed,
+            on_planned=told, on_claimed=claimed, make=make_here,
         )  # fmt: skip
     session.running = False
     print(result.folder)

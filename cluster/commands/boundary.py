@@ -20,13 +20,10 @@ from typer.exceptions import TyperException
 from cluster.commands.helping import Group
 from cluster.commands.session import Session, say, session_of
 from cluster.machine import hush
-from cluster.spec.fields import SpecError
 from cluster.wording import LONGEST_OF_OURS, one_line
-from generation.models.errors import ModelError, shortened
-from storage.fingerprint import FormatError
+from generation.models.errors import shortened
 
 FAILURE, USE = 1, 2
-USE_ERRORS = (SpecError, ModelError, FormatError)
 EXPECTED = (OSError, MemoryError, ArithmeticError)
 EXPECTED_NAMES = {"TaskFailed", "OutOfMemoryError", "RayError"}
 """Errors of modules that the command line does not import before it must."""
@@ -95,7 +92,7 @@ def judged(error: BaseException, session: Session) -> tuple[int, str]:
         return session.interrupted(), session.farewell()
     if session.debug:
         traceback.print_exception(error)
-    if isinstance(error, USE_ERRORS) or (isinstance(error, ValueError) and not session.running):
+    if is_wrong_use(error) or (isinstance(error, ValueError) and not session.running):
         code = FAILURE if session.running else USE
         return code, f"error: {one_line(error, LONGEST_OF_OURS)}{session.then_resume()}"
     kinds = {kind.__name__ for kind in type(error).__mro__}
@@ -106,6 +103,15 @@ def judged(error: BaseException, session: Session) -> tuple[int, str]:
         FAILURE,
         f"unexpected error: {type(error).__name__}: {one_line(error)}{where}{session.then_resume()}",
     )
+
+
+def is_wrong_use(error: BaseException) -> bool:
+    """Whether what was asked for cannot be; the modules that say so are imported no sooner than for an error."""
+    from cluster.spec.fields import SpecError
+    from generation.models.errors import ModelError
+    from storage.fingerprint import FormatError
+
+    return isinstance(error, SpecError | ModelError | FormatError)
 
 
 def told(error: BaseException) -> str:

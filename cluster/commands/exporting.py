@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cluster.following.progress import Narrower
+from cluster.following.showing import counted
 from cluster.spec.fields import SpecError
 from cluster.spec.job_file import sides
 
-if TYPE_CHECKING:
-    from storage.exports.contract import OnProgress
-
 STILL, VIDEO = "Pictures", "Videos (mp4, webm, gif)"
-SECONDS_BETWEEN_LINES = 5.0
 NAMES = "deep-zoom, szi, iiif, tiff, ome-tiff, png, jpeg, webp, mp4, webm or gif"
 
 
@@ -98,7 +89,7 @@ def export(
         )
         if loop or any(value is not None for value in settings):
             raise SpecError("--labels writes the class map as it is; it takes --out and --yes only")
-        with shown() as on_progress:
+        with counted("export") as on_progress:
             print(exporting.export_labels(folder, out, overwrite=yes, on_progress=on_progress))
         return
     still = exporting.Still(_region(region), scale, dpi, iiif_id)
@@ -106,7 +97,7 @@ def export(
     video = exporting.Video(
         path, _place(zoom_to), loop, fps, seconds, (size["width"], size["height"]) if size else None, easing
     )
-    with shown() as on_progress:
+    with counted("export") as on_progress:
         target = exporting.export(
             folder, format, out, quality=quality, still=still, video=video, overwrite=yes, on_progress=on_progress
         )  # fmt: skip
@@ -141,28 +132,3 @@ def _place(text: str | None) -> tuple[float, ...] | None:
     if len(place) not in (2, 3):
         raise SpecError(f"place {text!r} is not x,y or x,y,zoom; write it like 2048,1024, in pixels")
     return place
-
-
-@contextmanager
-def shown(what: str = "export") -> Iterator[OnProgress]:
-    """A bar on a terminal, lines elsewhere; on standard error, so that the output is the path alone."""
-    console = Console(stderr=True, emoji=False)
-    if not console.is_terminal:
-        yield Lines(what)
-        return
-    columns = TextColumn(what), BarColumn(bar_width=None), TaskProgressColumn(), TimeRemainingColumn()
-    with Narrower(*columns, console=console) as progress:
-        row = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(row, completed=min(done, total), total=total)
-
-
-class Lines:
-    """A line every few seconds: `export 35 %`."""
-
-    def __init__(self, what: str) -> None:
-        self._what, self._last = what, time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
-            print(f"{self._what} {min(100, 100 * done // max(1, total))} %", file=sys.stderr, flush=True)

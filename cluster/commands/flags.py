@@ -7,7 +7,6 @@ follow from the Settings of JobSpec's fields.
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from pydantic.fields import FieldInfo
 
+from cluster.spec.defaults import with_defaults
 from cluster.spec.fields import SETTINGS, SIZE, JobSpec, SpecError
 from cluster.spec.job_file import canonical, read_fields, with_seed_drawn
 from cluster.spec.settings import RUN, Setting, flag_type, flags_of, help_of
@@ -50,10 +50,7 @@ class SpecFlags:
             raise SpecError(
                 "the prompt is missing; say what the picture shows, as in: hypermosaic generate archipelago"
             )
-        if "width" not in fields and "height" not in fields:
-            fields |= {"width": 2048, "height": 2048}
-        fields.setdefault("out", Path("out") / slug(str(fields["prompt"])))
-        return JobSpec(**fields)
+        return JobSpec(**with_defaults(str(fields["prompt"]), fields))
 
 
 NONE_GIVEN = SpecFlags({})
@@ -65,12 +62,6 @@ def seeded(given: dict[str, Any]) -> dict[str, Any]:
     if drawn is not None:
         print(f"seed {drawn}", file=sys.stderr)
     return given
-
-
-def slug(prompt: str) -> str:
-    """A folder name from a prompt: lower-case words joined by hyphens, at most 40 characters."""
-    words = "-".join(re.findall(r"\w+", prompt.lower()))
-    return words[:40].strip("-") or "picture"
 
 
 def with_spec_flags(command: Callable[..., None], *, batch: bool = False) -> Callable[..., None]:

@@ -33,9 +33,12 @@ class Group(TyperGroup):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(formatter, sections_of(self.get_params(ctx), ctx))
+        write_sections(formatter, {"Commands": self.summaries(ctx)})
+
+    def summaries(self, ctx: Any) -> Rows:
+        """Each command with the first sentence of its help."""
         found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        shown = [(name, first_sentence(command.help or "")) for name, command in found if command is not None]
-        write_sections(formatter, {"Commands": shown})
+        return [(name, first_sentence(command.help or "")) for name, command in found if command is not None]
 
 
 def sections_of(parameters: Iterable[Any], ctx: Any) -> dict[str, Rows]:

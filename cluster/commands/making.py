@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +16,7 @@ from cluster.commands.flags import SpecFlags, with_spec_flags
 from cluster.commands.session import Session, session_of
 from cluster.commands.streams import console
 from cluster.engine import continuing
-from cluster.following.events import Event, JobFailed, JobInterrupted, OnEvent
-from cluster.following.progress import Bars, Lines
+from cluster.following.showing import shown
 from cluster.machine import environment
 from cluster.spec import job_file
 from cluster.spec.fields import ExecutorName, JobSpec, SpecError
@@ -54,7 +52,9 @@ def plan(
     context: typer.Context,
     flags: SpecFlags,
     as_json: Json = False,
-    calibrate: Annotated[bool, typer.Option(help="Time a few evaluations.", rich_help_panel=RUN)] = True,
+    calibrate: Annotated[
+        bool, typer.Option(help="Time a few evaluations here.", rich_help_panel=RUN)
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Say what a picture would cost, and make nothing."""
@@ -153,7 +153,7 @@ def announced(session: Session) -> Callable[[Work], Executor]:
         from cluster.engine import executors
 
         session.announce(waited_for(work.spec))
-        return executors.make(work)
+        return executors.make_here(work)
 
     return make
 
@@ -177,27 +177,6 @@ def shorter(prompt: str) -> str:
     """The beginning of a prompt, in one line."""
     words = " ".join(prompt.split())
     return words if len(words) <= LONGEST_PROMPT else f"{words[:LONGEST_PROMPT]}..."
-
-
-@contextmanager
-def shown() -> Iterator[OnEvent]:
-    """Bars on a terminal, lines elsewhere; on standard error, so that the output is the page's path alone."""
-    errors = Console(stderr=True, emoji=False)
-    if errors.is_terminal:
-        with Bars(errors) as bars:
-            yield unless_it_fails(bars)
-    else:
-        yield unless_it_fails(Lines(sys.stderr))
-
-
-def unless_it_fails(listener: OnEvent) -> OnEvent:
-    """A listener that hears of no bad end: the last line of a call says it, once."""
-
-    def tell(event: Event) -> None:
-        if not isinstance(event, JobFailed | JobInterrupted):
-            listener(event)
-
-    return tell
 
 
 # --- before it starts ------------------------------------------------------------------------------------------------
@@ -241,7 +220,7 @@ def table_of(report: PlanReport) -> Table:
 
 def rows_of(report: PlanReport) -> Iterator[tuple[str, str]]:
     """(what, how much) of everything that a user may want to know before."""
-    how = "measured" if report.measured else "guessed"
+    how = "measured" if report.measured else "guessed, --calibrate measures"
     yield "picture", f"{report.width:,} x {report.height:,} pixels, {report.megapixels:,.1f} megapixels"
     yield "patches", f"{report.patches:,} in {report.steps:,} steps"
     about = "" if report.evaluations_exact else "about "
@@ -253,7 +232,5 @@ def rows_of(report: PlanReport) -> Iterator[tuple[str, str]]:
     yield "disk at most", f"about {gigabytes(report.disk_peak_bytes)} while it runs"
     yield "memory", f"{gigabytes(report.task_peak_bytes)} a task, {gigabytes(report.job_peak_bytes)} in all"
     yield "workers", f"{report.workers:,}"
-    yield (
-        "time",
-        f"about {duration(report.seconds)} ({how}: {report.seconds_per_evaluation:.3g} s an evaluation)",
-    )
+    low, high = map(duration, report.seconds_range)
+    yield "time", f"{low} to {high} ({how}: {report.seconds_per_evaluation:.3g} s an evaluation)"

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.commands import streams
-from cluster.commands.exporting import shown
 from cluster.commands.making import Json
+from cluster.following.showing import counted
 from cluster.spec.fields import SpecError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def seams(
         raise SpecError(f"{out} is not the name of a PNG file; end it in .png")
     from cluster.results.seams import find_seams
 
-    with shown("seams") as on_progress:
+    with counted("seams") as on_progress:
         found = find_seams(folder, on_progress)
     if out is not None:
         from cluster.results.seam_picture import write_picture

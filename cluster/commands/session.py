@@ -49,6 +49,11 @@ class Session:
         """The exit code after a signal; Ctrl-C's where nobody heard which."""
         return exit_code((self.stops and self.stops.first) or signal.SIGINT)
 
+    def raise_if_stopped(self) -> None:
+        """Raises KeyboardInterrupt after a signal, which a library that was being imported may have kept for itself."""
+        if self.stops is not None and self.stops.first is not None:
+            raise KeyboardInterrupt
+
     def farewell(self) -> str:
         """What is said after a signal: how to go on, where there is something to go on with."""
         if not self.running:

@@ -21,6 +21,7 @@ from cluster.datasets.requests import Row, Table, numbered, rows_at_hand, table_
 from cluster.datasets.retrying import forget_failed
 from cluster.datasets.run import Summary, read_success
 from cluster.datasets.written import damaged_in, forget_damaged
+from cluster.engine import executors
 from cluster.engine.closing import listed
 from cluster.following.events import OnEvent, unheard
 from cluster.following.history import set_damaged_events_aside
@@ -28,7 +29,6 @@ from cluster.following.progress import EVENTS, JsonLines, fan_out
 from cluster.jobs.inputs import FOLDER as INPUTS
 from cluster.jobs.job import unused
 from cluster.jobs.models import described
-from cluster.machine import ask_for_huge_pages
 from cluster.spec.choices import resolve
 from cluster.spec.fields import JobSpec, SpecError
 from storage.claim import NAME as LOCK
@@ -61,14 +61,14 @@ def make_batch(
     on_event: OnEvent = unheard,
     on_planned: Callable[[DiskNeed], None] = warn_if_tight,
     on_claimed: Callable[[JobSpec], None] = lambda spec: None,
+    make: running.MakeExecutor = executors.make,
 ) -> BatchResult:
     """Draw every request of a table into fields["out"]. Raises SpecError, ModelError, FormatError before it draws.
 
     resume: go on where the folder holds this batch; retry_failed: so, and draw requests that failed once more.
-    on_planned: told what it takes on disk; on_claimed: told the settings when all is
-    checked and the folder is the batch's.
+    on_planned: told what it takes on disk; on_claimed: told the settings when all is checked and the folder is the
+    batch's. make: its executor.
     """
-    ask_for_huge_pages()
     wanted = extras or Extras()
     with _planned(table, fields, filter, sizes) as batch:
         need = disk_need(batch, wanted)
@@ -77,17 +77,19 @@ def make_batch(
             on_planned(need)
         enter(batch, resume or retry_failed)
         on_claimed(batch.spec)
-        return BatchResult(batch.out, _entered(batch, wanted, retry_failed, on_event))
+        return BatchResult(batch.out, _entered(batch, wanted, retry_failed, on_event, make))
 
 
-def _entered(batch: Batch, extras: Extras, retry_failed: bool, on_event: OnEvent) -> Summary:
+def _entered(
+    batch: Batch, extras: Extras, retry_failed: bool, on_event: OnEvent, make: running.MakeExecutor
+) -> Summary:
     """Go on with a batch that this process has entered; what nobody needs of a finished one goes."""
     try:
         _tidy(batch.out)
         wanted = _without_damaged(batch, extras)
         if retry_failed:
             wanted = forget_failed(batch, wanted)
-        return _run(batch, wanted, on_event)
+        return _run(batch, wanted, on_event, make)
     finally:
         if (batch.out / SUCCESS).is_file():
             shutil.rmtree(batch.work, ignore_errors=True)
@@ -191,14 +193,14 @@ def _without_damaged(batch: Batch, extras: Extras) -> Extras:
     return forget_damaged(batch.out, damaged, extras)
 
 
-def _run(batch: Batch, extras: Extras, on_event: OnEvent) -> Summary:
+def _run(batch: Batch, extras: Extras, on_event: OnEvent, make: running.MakeExecutor) -> Summary:
     """A finished batch is only asked for what it lacks beside its shards."""
     finished = read_success(batch.out)
     if finished is not None and running.is_whole(batch):
         running.complete(batch, extras)
         return finished
     with JsonLines(batch.out / EVENTS) as log:
-        return running.run(batch, extras, fan_out(log, on_event))
+        return running.run(batch, extras, fan_out(log, on_event), make)
 
 
 def table_of(requests: Path | str | Iterable[Row] | None, n_images: int | None) -> Table:

@@ -23,7 +23,7 @@ from cluster.spec.identity import check_inputs
 from cluster.words.legend import legend_of
 from generation.decoding.decode import decode_box
 from generation.models.contracts import ClassMap, Codec, Conditioner, Model, Request
-from generation.sampling.denoise import NumericalError
+from generation.models.errors import NumericalError
 from generation.sampling.packing import Spent, draw_together, wrapped
 from storage.formats.labels import Legend
 from storage.geometry import Box, Canvas

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.jobs.job import Job
 from cluster.jobs.report import WRITING_SECONDS_PER_MEGAPIXEL, Pace
-from cluster.machine import compute_with
+from cluster.machine import computation_kept, compute_with
 from generation.models.contracts import ClassMap
 
 SECONDS_ENOUGH = 10.0
@@ -20,22 +20,17 @@ def pace_here(job: Job) -> Pace:
     Of the job that invents the class map, too, where there is one.
     Raises what loading and evaluating raise.
     """
-    import torch
-
     from cluster.engine.worker import build_sampler
     from cluster.jobs.models import loaded
 
     spec = job.spec
-    threads = torch.get_num_threads()
-    compute_with(spec.threads)
-    try:
+    with computation_kept():
+        compute_with(spec.threads)
         model = loaded(spec, job.info)
         sampler = build_sampler(job, model, _classes(job))
         megapixel = _megapixel(job, model.codec, sampler.device)
         of_map = pace_here(job.map) if job.map is not None else None
         return Pace(_evaluation(job, sampler), megapixel, measured=True, of_map=of_map)
-    finally:
-        compute_with(threads)
 
 
 def _classes(job: Job) -> ClassMap | None:

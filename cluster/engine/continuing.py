@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.engine.running import is_job
 from cluster.jobs.inputs import lost_copies
-from cluster.machine import ask_for_huge_pages
 from cluster.spec import job_file
 from cluster.spec.fields import INPUTS, ExecutorName, JobSpec, SpecError
 from storage.fingerprint import FormatError
@@ -30,7 +29,6 @@ def prepared(spec: JobSpec, check_fit: bool, note: Note = noted) -> Job:
 
     So it is the same job, and loads the same model, whatever has been pushed to the hub meanwhile.
     """
-    ask_for_huge_pages()
     from cluster.jobs.job import prepare
 
     if is_job(spec.out) and (saved := job_file.load(spec.out).spec).model == spec.model:

@@ -29,7 +29,8 @@ from cluster.machine import give_back_memory
 from cluster.spec.job_file import LATENTS
 from generation.decoding.decode import decode_bands
 from generation.models.contracts import ClassMap, Codec
-from generation.sampling.denoise import Evaluated, Fields, NumericalError, Sampler
+from generation.models.errors import NumericalError
+from generation.sampling.denoise import Evaluated, Fields, Sampler
 from generation.sampling.fusion import from_fixed
 from storage.arrays import ArrayStore, box_index
 from storage.damage import is_damage

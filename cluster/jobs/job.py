@@ -94,8 +94,8 @@ def prepare_described(
     map_info: of the map model beside it, where that is known, too.
     """
     info = identified(info)
+    check_words(spec, info)  # before the machine is looked at, which may take PyTorch
     asked, spec = spec, resolve(spec, info)
-    check_words(spec, info)
     _check_legend(info)
     plan = plan_of(spec, info)
     for line in (*unused(asked, spec, info), *_stretched(spec, plan.canvas)):
@@ -155,6 +155,18 @@ def schedule_of(spec: JobSpec, info: ModelInfo) -> Schedule:
         ) from error
 
 
+def remembered_fields(spec: JobSpec, info: ModelInfo) -> tuple[int, ...]:
+    """Fields kept beside x[0] .. x[S]; of usual settings without their scheduler, which takes seconds to import."""
+    from generation.sampling.schedules.lengths import remembered
+
+    name, steps = spec.scheduler or info.scheduler, spec.num_inference_steps or info.num_inference_steps
+    known = remembered(name, scheduler_config(spec, info), steps)
+    if known is not None:
+        return known
+    schedule = schedule_of(spec, info)
+    return tuple(schedule.fields(k) for k in range(len(schedule) + 1))
+
+
 @lru_cache(maxsize=16)
 def _schedule(
     name: str, config: str, steps: int, eta: float | None, mu: float | None, linear_sigmas: bool
@@ -167,17 +179,17 @@ def _schedule(
 def plan_of(spec: JobSpec, info: ModelInfo) -> Plan:
     """The plan of a resolved spec; looks at no file but the model's."""
     canvas = canvas_of(spec, info)
-    schedule = schedule_of(spec, info)
+    remembers = remembered_fields(spec, info)
     method, size = method_of(spec), spec.batch_size or 1
     batches = batching(canvas, info.patch, method.stride(info.patch), size)
     return Plan(
         canvas=canvas,
         grid=Grid(canvas, max(info.patch, spec.block or BLOCK)),
-        cover=method.cover(canvas, info.patch, len(schedule)),
+        cover=method.cover(canvas, info.patch, len(remembers) - 1),
         tiling=_blend(spec, info, canvas),
         layout=PyramidLayout(spec.width, spec.height, spec.tile, _superblock(spec)),
         channels=info.latent_channels,
-        fields=tuple(1 + schedule.fields(k) for k in range(len(schedule) + 1)),
+        fields=tuple(1 + count for count in remembers),
         parameters_bytes=info.loaded_bytes.get(spec.dtype or DTYPES["cpu"], info.parameters_bytes),
         batching=batches,
         guided=is_guided(spec, info),

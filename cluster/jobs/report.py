@@ -24,6 +24,10 @@ SECONDS_PER_MEGAPIXEL = {"cpu": 1.0, "cuda": 0.2}
 WRITING_SECONDS_PER_MEGAPIXEL = 0.06
 """Levels, JPEG tiles and OME-Zarr on one core (docs/benchmarks.md)."""
 
+TIME_RANGE = {True: (0.8, 1.5), False: (1 / 3, 3.0)}
+"""Where the time of a job probably lies, as shares of the figure, of a pace that was measured or guessed: workers that
+share a machine's memory and disk are slower than the one that was timed alone, and guesses know no processor."""
+
 SMALL_FILES = 6
 """job.yaml, ledger, events, lock, index.html, provenance.xmp."""
 
@@ -38,6 +42,7 @@ class PlanReport:
     bytes_by_output, work_bytes: estimates; disk_peak_bytes: the most that the folder holds at once.
     task_peak_bytes: arrays and weights of the largest task; job_peak_bytes: with all workers on one machine.
     seconds_per_evaluation, seconds: of one worker, and of the job; measured: by a calibration, else guessed.
+    seconds_range: between what the job probably takes.
     """
 
     width: int
@@ -58,6 +63,7 @@ class PlanReport:
     job_peak_bytes: int
     seconds_per_evaluation: float
     seconds: float
+    seconds_range: tuple[float, float]
     measured: bool
     fingerprint: str
 
@@ -84,6 +90,8 @@ def report_on(job: Job, measured: Pace | None = None) -> PlanReport:
     plan, spec = job.plan, job.spec
     workers = spec.workers or 1
     pace = measured or guessed_pace(job)
+    seconds = _seconds(job, pace)
+    low, high = TIME_RANGE[pace.measured]
     return PlanReport(
         width=spec.width,
         height=spec.height,
@@ -102,7 +110,8 @@ def report_on(job: Job, measured: Pace | None = None) -> PlanReport:
         task_peak_bytes=plan.task_peak_bytes,
         job_peak_bytes=workers * worker_bytes(plan),
         seconds_per_evaluation=pace.evaluation,
-        seconds=_seconds(job, pace),
+        seconds=seconds,
+        seconds_range=(low * seconds, high * seconds),
         measured=pace.measured,
         fingerprint=job.fingerprint,
     )

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cluster.spec.fields import JobSpec, SpecError
@@ -23,6 +22,9 @@ from generation.places.squares import ReadsIds, Remembered
 from storage.fingerprint import stamp
 from storage.geometry import Box, Canvas
 from storage.label_files import LabelFile, LabelFileError, open_labels
+
+if TYPE_CHECKING:
+    import torch
 
 VOTES = 3
 """Of 9 cells, that a class of a painted map needs to stay where the map is cleaned: lines one cell wide do."""
@@ -51,6 +53,8 @@ class ImageMap:
 
     def read(self, box: Box) -> torch.Tensor:
         """(h, w) int64: the class of the map's pixel under each latent's centre."""
+        import torch
+
         return torch.from_numpy(self._source.ids(box).astype(np.int64))
 
     def ids(self, box: Box) -> NDArray[np.int16]:
@@ -134,6 +138,8 @@ class InventedMap:
 
     def read(self, box: Box) -> torch.Tensor:
         """(h, w) int64: the class of each latent's cell."""
+        import torch
+
         rows = self._cells(box.y0, box.y1, self.canvas.height, self.canvas.topology.wraps_y)
         columns = self._cells(box.x0, box.x1, self.canvas.width, self.canvas.topology.wraps_x)
         ids = np.empty(box.shape, np.int64)

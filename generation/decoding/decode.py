@@ -22,17 +22,19 @@ from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from generation.models.contracts import Codec
+from generation.models.errors import NumericalError
 from generation.models.turns import LOADING
-from generation.sampling.denoise import NumericalError
 from storage.geometry import Box, Canvas
 from storage.light import strips
+
+if TYPE_CHECKING:
+    import torch
 
 ReadLatents = Callable[[Box], NDArray[np.float32]]
 Pixels = NDArray[np.float32]
@@ -206,12 +208,14 @@ def _settled(parts: Sequence[Box], box: Box) -> list[int]:
     return settled[::-1]
 
 
-@torch.inference_mode()
 def decode_tile(codec: Codec, latents: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
     """(C, h, w) -> (h * scale, w * scale, 3) pixels in about [0, 1]."""
-    with LOADING.together():
-        decoded = codec.decode(torch.from_numpy(np.ascontiguousarray(latents))[None].to(device))
-    return np.asarray((decoded[0].float() * 0.5 + 0.5).permute(1, 2, 0).cpu().numpy())
+    import torch  # not above: plans have a tiling, and compute nothing
+
+    with torch.inference_mode():
+        with LOADING.together():
+            decoded = codec.decode(torch.from_numpy(np.ascontiguousarray(latents))[None].to(device))
+        return np.asarray((decoded[0].float() * 0.5 + 0.5).permute(1, 2, 0).cpu().numpy())
 
 
 def _check(pixels: Pixels, source: Box) -> None:

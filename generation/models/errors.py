@@ -1,4 +1,4 @@
-"""What goes wrong with a model, said in one line. Knows no family and no file format."""
+"""What goes wrong with a model, or with what it computes, said in one line. Knows no family and no file format."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ class UnknownModel(ModelError):
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class NumericalError(ArithmeticError):
+    """The network returned something that is not a usable number."""
 
 
 LONGEST_CAUSE = 200

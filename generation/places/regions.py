@@ -16,15 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from generation.models.contracts import Conditioner
 from generation.sampling.covers import Patch
-from generation.sampling.parts import Part
 from storage.geometry import Box, Canvas
+
+if TYPE_CHECKING:
+    from generation.sampling.parts import Part
 
 Ids = NDArray[np.uint8]
 MOST_REGIONS = 253
@@ -177,6 +179,8 @@ class RegionalWords:
         return tuple(self._part(words, weights[words]) for words in present)
 
     def _part(self, words: int, weights: NDArray[np.float32] | None) -> Part:
+        from generation.sampling.parts import Part  # which imports PyTorch; plans only count
+
         null = next(region.null for region in self.regions.regions if region.words == words)
         return Part(self.conditioners[words], weights, null)
 

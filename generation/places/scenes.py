@@ -14,14 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from generation.models.mixes import WORLD, parse_mix
 from storage.geometry import Box, Canvas
+
+if TYPE_CHECKING:  # whoever only asks which words there are does not wait for it
+    import torch
 
 Field = NDArray[np.floating[Any]]
 
@@ -120,6 +122,8 @@ class SceneMap:
 
     def read(self, box: Box) -> torch.Tensor:
         """(h, w) int64 class ids."""
+        import torch
+
         rows = _cells(box.y0, box.y1, self.cell, self.canvas.height, self.canvas.topology.wraps_y)
         columns = _cells(box.x0, box.x1, self.cell, self.canvas.width, self.canvas.topology.wraps_x)
         ids = np.empty(box.shape, np.int64)
@@ -190,6 +194,8 @@ class UniformMap:
     class_id: int
 
     def read(self, box: Box) -> torch.Tensor:
+        import torch
+
         return torch.full(box.shape, self.class_id, dtype=torch.int64)
 
 

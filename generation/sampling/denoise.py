@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from generation.models.contracts import Conditioner, Denoiser
+from generation.models.errors import NumericalError
 from generation.sampling.batching import Batching
 from generation.sampling.covers import Cover, Patch, owned_patches
 from generation.sampling.fusion import to_fixed, to_storage
@@ -46,10 +47,6 @@ class Evaluated:
     sums: NDArray[np.int32]
     conditional: int
     seats: int
-
-
-class NumericalError(ArithmeticError):
-    """The network returned something that is not a usable number."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from generation.models.errors import NumericalError
 from generation.sampling.covers import Patch
-from generation.sampling.denoise import Fields, NumericalError, Sampler
+from generation.sampling.denoise import Fields, Sampler
 from generation.sampling.fusion import from_fixed, to_fixed, to_storage
 from generation.sampling.parts import Cell, Evaluations
 from storage.geometry import Box, Canvas

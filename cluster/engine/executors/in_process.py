@@ -6,7 +6,6 @@ waiting in vain, and nobody who could end a task that hangs, for it is the drive
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,26 +13,31 @@ from functools import partial
 from math import inf
 
 from cluster.engine.executors.contract import Look, Runs, Work
+from cluster.engine.executors.hosts import Guest, Host
 from cluster.engine.outcomes import Begun, Outcome, finished
 from cluster.jobs.stages import Task
-from cluster.machine import settled
 
 
 class InProcess:
-    """Runs tasks when an outcome is asked for. at_once: tasks that may be under way, one of them computing."""
+    """Runs tasks when an outcome is asked for. at_once: tasks that may be under way, one of them computing.
+
+    host: told when no more are asked for.
+    """
 
     workers = 1
 
-    def __init__(self, worker: Runs, at_once: int = 2) -> None:
+    def __init__(self, worker: Runs, at_once: int = 2, host: Host | None = None) -> None:
         self._worker = worker
         self._at_once = at_once
+        self._host = host or Guest()
         self._waiting: deque[Task] = deque()
         self._begun: deque[Begun] = deque()
 
     @classmethod
-    def of(cls, work: Work) -> InProcess:
-        """Load its model in this process."""
-        return cls(settled(work.worker), work.at_once)
+    def of(cls, work: Work, host: Host | None = None) -> InProcess:
+        """Load its model in this process, which is somebody's unless `host` says otherwise."""
+        host = host or Guest()
+        return cls(host.settle(work.worker), work.at_once, host)
 
     def capacity(self, ready: int) -> int:
         del ready
@@ -82,4 +86,4 @@ class InProcess:
     def close(self) -> None:
         self._waiting.clear()
         self._begun.clear()
-        gc.unfreeze()
+        self._host.leave()

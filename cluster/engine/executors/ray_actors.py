@@ -38,7 +38,7 @@ from cluster.engine.executors.contract import Look, Work
 from cluster.engine.executors.ray_tokens import NotLetIn, check_admission, what_to_set
 from cluster.engine.outcomes import Outcome
 from cluster.jobs.stages import Task
-from cluster.machine import OF_A_WORKER, OF_RAY
+from cluster.machine import OF_A_WORKER, OF_RAY, variables_set
 from cluster.stops import kept
 from generation.models.errors import first_line
 from storage.containers import cores
@@ -87,7 +87,9 @@ class RayActors:
         spec = work.spec
         self._gpus, self._cpus = (1, 0) if spec.device == "cuda" else (0, spec.threads)
         self._members: list[Member] = []
+        before = set(os.environ)
         self._owns_ray = connect((spec.workers or 1) * spec.threads)
+        self._set_by_ray = set(os.environ) - before
         try:
             self._begin(work, look_seconds)
         except BaseException:  # Ctrl-C among them: a Ray that was started here would go on alone
@@ -159,6 +161,8 @@ class RayActors:
         finally:
             if self._owns_ray:
                 ray.shutdown()
+                for name in self._set_by_ray:
+                    os.environ.pop(name, None)
 
     # --- tasks
 
@@ -281,8 +285,6 @@ def connect(cpus: int) -> bool:
     """
     if ray.is_initialized():
         return False
-    for name, value in OF_RAY.items():
-        os.environ.setdefault(name, value)
     heard = logging.getLogger().isEnabledFor(logging.INFO)
     options: dict[str, Any] = {
         "log_to_driver": heard,
@@ -298,7 +300,7 @@ def connect(cpus: int) -> bool:
         if address is not None:
             _knock(address)
             check_admission(address)
-        with kept(signal.SIGTERM):  # Ray has handlers of its own, one of which prints stacks
+        with variables_set(OF_RAY), kept(signal.SIGTERM):  # Ray's own handlers: one of them prints stacks
             ray.init(**options)
     except NotLetIn:
         raise
