@@ -29,7 +29,7 @@ from cluster.datasets.drawing import BatchWorker
 from cluster.datasets.extras import Extras
 from cluster.datasets.plan import Batch, Sizes, enter
 from cluster.datasets.requests import Numbered, Table
-from cluster.datasets.small import Picture, SmallPictures, frame_of
+from cluster.datasets.small import SmallPicture, SmallPictures, frame_of
 from cluster.engine.executors.in_process import InProcess
 from cluster.engine.worker import build_sampler, class_map
 from cluster.following.events import unheard
@@ -120,12 +120,12 @@ class Stub(SmallPictures):
 
     def __init__(self) -> None: ...
 
-    def draw(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], Spent]:
-        found: list[Picture | Exception] = []
+    def draw(self, jobs: Sequence[Job]) -> tuple[list[SmallPicture | Exception], Spent]:
+        found: list[SmallPicture | Exception] = []
         for job in jobs:
             shape = (job.spec.height, job.spec.width)
             found.append(
-                Picture(np.full((*shape, 3), job.spec.seed % 256, np.uint8), np.zeros(shape, np.uint8))
+                SmallPicture(np.full((*shape, 3), job.spec.seed % 256, np.uint8), np.zeros(shape, np.uint8))
             )
         return found, Spent(len(jobs), 1, len(jobs))
 

@@ -22,9 +22,9 @@ import torch
 from overhead import EXECUTORS, ROUNDS, DenoiseClock, denoise_seconds, job_of, spread
 
 from cluster.engine.executors import make_here as make
-from cluster.engine.executors.contract import Runs
+from cluster.engine.executors.contract import TaskRunner
 from cluster.engine.executors.ray_actors import connect
-from cluster.engine.outcomes import Begun, Outcome
+from cluster.engine.outcomes import Outcome, StartedTask
 from cluster.engine.work import JobWork
 from cluster.following.events import Event, TaskDone
 from cluster.jobs.job import Job
@@ -58,16 +58,16 @@ class Twice:
 
 @dataclass(frozen=True)
 class TellsOfSecondTimes:
-    """A worker whose outcomes have the seconds of second evaluations for their own. Satisfies Runs."""
+    """A worker whose outcomes have the seconds of second evaluations for their own. Satisfies TaskRunner."""
 
-    worker: Runs
+    worker: TaskRunner
     network: Twice
 
     @property
     def name(self) -> str:
         return self.worker.name
 
-    def begin(self, task: Task) -> Begun:
+    def begin(self, task: Task) -> StartedTask:
         begun, seconds = self.worker.begin(task), self.network.take()
         if isinstance(begun, Outcome):
             return replace(begun, seconds=seconds)
@@ -77,7 +77,7 @@ class TellsOfSecondTimes:
 
 @dataclass(frozen=True)
 class Paired:
-    """A job whose worker evaluates everything twice. Satisfies Work."""
+    """A job whose worker evaluates everything twice. Satisfies Workload."""
 
     job: Job
 
@@ -86,10 +86,10 @@ class Paired:
         return self.job.spec
 
     @property
-    def at_once(self) -> int:
-        return JobWork(self.job).at_once
+    def tasks_in_flight(self) -> int:
+        return JobWork(self.job).tasks_in_flight
 
-    def worker(self) -> Runs:
+    def worker(self) -> TaskRunner:
         worker = JobWork(self.job).worker()
         network = Twice(worker.sampler.denoiser)
         worker.sampler = replace(worker.sampler, denoiser=network)

@@ -38,7 +38,7 @@ def available_memory(root: Path = ROOT) -> int | None:
 
 
 @dataclass(frozen=True)
-class Group:
+class ControlGroup:
     """A control group's folder, and which version's files lie in it."""
 
     folder: Path
@@ -50,7 +50,7 @@ class Group:
         return int(first[0]) if first and first[0].lstrip("-").isdigit() else None
 
 
-def groups(controller: str, root: Path = ROOT) -> Iterator[Group]:
+def groups(controller: str, root: Path = ROOT) -> Iterator[ControlGroup]:
     """The groups of this process that bound it by a controller: its own, and those above it that can be seen."""
     memberships = _memberships(_text(root / "proc/self/cgroup"))
     for version, above, mounted in _mounts(_text(root / "proc/self/mountinfo"), controller):
@@ -64,7 +64,7 @@ def groups(controller: str, root: Path = ROOT) -> Iterator[Group]:
         ):  # the group as another namespace calls it; what is mounted is what bounds this process
             own = top
         for folder in (own, *own.parents):
-            yield Group(folder, version)
+            yield ControlGroup(folder, version)
             if folder == top:
                 break
 
@@ -95,7 +95,7 @@ def _below(path: str, above: str) -> str:
     return str(own.relative_to(above)) if own.is_relative_to(above) and ".." not in own.parts else "."
 
 
-def _quota(group: Group) -> float | None:
+def _quota(group: ControlGroup) -> float | None:
     """Processors' worth of time; None where it is not bounded."""
     if group.version == 1:
         quota, period = group.number("cpu.cfs_quota_us"), group.number("cpu.cfs_period_us")
@@ -107,7 +107,7 @@ def _quota(group: Group) -> float | None:
     return quota / period if quota and period and quota > 0 else None
 
 
-def _room(group: Group) -> int | None:
+def _room(group: ControlGroup) -> int | None:
     """Bytes that are left of a limit; files in memory count as free, for the kernel lets go of them first."""
     one = group.version == 1
     limit = group.number("memory.limit_in_bytes" if one else "memory.max")

@@ -19,7 +19,7 @@ from cluster.datasets.drawing import BatchWorker
 from cluster.datasets.extras import Extras
 from cluster.datasets.plan import Sizes, enter
 from cluster.datasets.requests import Numbered, Table
-from cluster.datasets.small import Picture, SmallPictures
+from cluster.datasets.small import SmallPicture, SmallPictures
 from cluster.engine.executors.in_process import InProcess
 from cluster.following.events import unheard
 from cluster.jobs.job import Job
@@ -37,9 +37,9 @@ class Stub(SmallPictures):
 
     def __init__(self) -> None: ...
 
-    def draw(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], Spent]:
+    def draw(self, jobs: Sequence[Job]) -> tuple[list[SmallPicture | Exception], Spent]:
         pixels, ids = np.zeros((SIDE, SIDE, 3), np.uint8), np.zeros((SIDE, SIDE), np.uint8)
-        return [Picture(pixels, ids) for _ in jobs], Spent(len(jobs), 1)
+        return [SmallPicture(pixels, ids) for _ in jobs], Spent(len(jobs), 1)
 
 
 def make(model: Path, out: Path, requests: int) -> None:

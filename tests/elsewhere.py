@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from math import inf
 
 from cluster.engine.executors.actor import Actor
-from cluster.engine.executors.contract import Look, Work
+from cluster.engine.executors.contract import Look, Workload
 from cluster.engine.outcomes import Outcome
 from cluster.jobs.stages import Task
 
@@ -32,7 +32,7 @@ class Elsewhere:
 
     workers = 1
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Workload) -> None:
         context = multiprocessing.get_context("spawn")
         packed = pickle.dumps(work)
         self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(packed,))

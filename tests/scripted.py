@@ -109,7 +109,7 @@ class ScriptedWork:
     script: Mapping[Task, Sequence[Exception | str]] = field(default_factory=dict)
     loading: float = 0.0
     task_seconds: float = 0.0
-    at_once: int = 1
+    tasks_in_flight: int = 1
 
     def worker(self) -> ScriptedWorker:
         time.sleep(self.loading)

@@ -22,7 +22,7 @@ from tiny_class_models import CLASSES, build_class_map
 import cluster
 from cluster.datasets import drawing, plan, shards
 from cluster.datasets.packing import groups_of
-from cluster.datasets.plan import Asked
+from cluster.datasets.plan import CheckedRequest
 from cluster.engine.driver import Interrupted
 from generation.models import loading
 from generation.sampling import packing
@@ -131,13 +131,13 @@ def test_what_it_is_packed_with_changes_no_picture(model: Path, done: Path, tmp_
     assert [row["image"]["bytes"] for row in turned] == [row["image"]["bytes"] for row in table_in(done)]
 
 
-def asked(index: int, **fields: Any) -> Asked:
+def asked(index: int, **fields: Any) -> CheckedRequest:
     values: dict[str, Any] = {
         "index": index, "id": str(index), "prompt": "sea", "negative_prompt": "", "seed": 0, "width": 64, "height": 64,
         "guidance_scale": 1.0, "num_inference_steps": 3, "classes": None, "classes_hash": None,
         "giant": False, "patches": 2,
     }  # fmt: skip
-    return Asked.of({**values, **fields})
+    return CheckedRequest.of({**values, **fields})
 
 
 def test_groups_hold_each_request_once_up_to_the_budget() -> None:

@@ -22,7 +22,7 @@ from cluster.datasets.requests import rows_at_hand
 from cluster.datasets.tasks import ASSEMBLE, GiantTask, RowTask
 from cluster.engine import executors
 from cluster.engine.executors.in_process import InProcess
-from cluster.engine.outcomes import Begun, Outcome
+from cluster.engine.outcomes import Outcome, StartedTask
 from cluster.engine.supervision import TaskFailed
 from generation.models import loading
 from generation.models.errors import ModelError
@@ -288,7 +288,7 @@ def test_the_map_of_a_large_request_is_drawn_by_the_same_workers(
     tasks: list[Any] = []
     begin = drawing.BatchWorker.begin
 
-    def heard(worker: drawing.BatchWorker, task: Any) -> Begun:
+    def heard(worker: drawing.BatchWorker, task: Any) -> StartedTask:
         tasks.append(task)
         return begin(worker, task)
 

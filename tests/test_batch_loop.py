@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from scripted import DONE, HANGS, LOST, TWICE, Act, Clock, Fake
 
-from cluster.datasets.counting import Counts
+from cluster.datasets.counting import RequestCounts
 from cluster.datasets.giants import GiantTasks
 from cluster.datasets.names import DRAW, WRITE
-from cluster.datasets.run import BatchTasks, Left, _loop
+from cluster.datasets.run import BatchTasks, LeftOfBatch, _loop
 from cluster.datasets.tasks import ASSEMBLE, GiantTask
 from cluster.engine.outcomes import Outcome
 from cluster.engine.supervision import Supervisor, TaskFailed
@@ -39,7 +39,7 @@ class Batch:
     def __post_init__(self) -> None:
         self.clock = Clock()
         self.fake = Fake(self.clock, self.script, self.up)
-        self.left = Left([], deque(GROUPS), Counter({0: 2, 1: 1}), {}, Counts())
+        self.left = LeftOfBatch([], deque(GROUPS), Counter({0: 2, 1: 1}), {}, RequestCounts())
 
     def drawn(self) -> list[Task]:
         """The groups that their workers died of each time."""

@@ -9,15 +9,15 @@ import pytest
 from labelled import LEGEND, drawn, labelled_job, layer_in, patchwork_of
 from numpy.typing import NDArray
 
-from storage.formats.labels import Labels, enlarged
+from storage.formats.labels import LabelPyramid, enlarged
 from storage.pyramid import PyramidLayout
 from viewer import class_layer
 
 
-def written_labels(folder: Path, values: NDArray[np.uint8], tile: int = 16) -> Labels:
+def written_labels(folder: Path, values: NDArray[np.uint8], tile: int = 16) -> LabelPyramid:
     """Labels of any picture, written as a job does."""
     layout = PyramidLayout(values.shape[1], values.shape[0], tile, 4 * tile)
-    labels = Labels(folder, layout, LEGEND)
+    labels = LabelPyramid(folder, layout, LEGEND)
     labels.create()
     for group in range(layout.groups):
         for task in layout.tasks(group):

@@ -58,15 +58,15 @@ class Shuffled(InProcess):
 
 
 class InThreads(InProcess):
-    """Runs `at_once` tasks of one worker at a time."""
+    """Runs `tasks_in_flight` tasks of one worker at a time."""
 
     def __init__(self, job: Job, denoiser: Any = None) -> None:
         super().__init__(tiny_worker(job, denoiser))
-        self._pool = ThreadPoolExecutor(JobWork(job).at_once)
+        self._pool = ThreadPoolExecutor(JobWork(job).tasks_in_flight)
         self._under_way: set[Future[Outcome]] = set()
 
     def capacity(self, ready: int) -> int:
-        return self._at_once
+        return self._tasks_in_flight
 
     def submit(self, task: Task) -> None:
         self._under_way.add(self._pool.submit(lambda: finished(self._worker.begin(task))))
@@ -154,7 +154,7 @@ def test_two_threads_of_a_worker_give_the_same_bytes(scheduler: str, tmp_path: P
     fields = {"method": "random-grid", "scheduler": scheduler, "num_inference_steps": 5}
     serial = tiny_job(tmp_path / "serial", monkeypatch, **fields)
     threads = tiny_job(tmp_path / "threads", monkeypatch, **fields)
-    assert JobWork(threads).at_once == 2
+    assert JobWork(threads).tasks_in_flight == 2
     denoiser = CrowdedDenoiser()
     run_here(serial)
     run_here(threads, executor=InThreads(threads, denoiser))

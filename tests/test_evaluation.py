@@ -160,7 +160,7 @@ def test_every_figure_of_an_untrained_model(tmp_path: Path, listed: classes.Clas
     source = Colours(classes=listed)
     latents.pca_for(source, tmp_path / "latents.npz", 8)
     sets = crops.CropSets(source, source)
-    subject = judging.Subject(load(str(folder)), sets, "colours", tmp_path / "cache", tmp_path)
+    subject = judging.JudgedSubject(load(str(folder)), sets, "colours", tmp_path / "cache", tmp_path)
     found = judging.evaluate(subject, cheap, "tiny", SCOPE)
     values = found.as_json()
     assert json.loads(json.dumps(values)) == values

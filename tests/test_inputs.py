@@ -19,9 +19,9 @@ from test_labels import labels_in
 
 from cluster import api, batch, generate
 from cluster.engine.driver import Interrupted
-from cluster.engine.executors.contract import Runs
+from cluster.engine.executors.contract import TaskRunner
 from cluster.engine.executors.in_process import InProcess
-from cluster.engine.outcomes import Begun
+from cluster.engine.outcomes import StartedTask
 from cluster.engine.work import JobWork
 from cluster.following.events import TaskDone
 from cluster.jobs import inputs
@@ -142,14 +142,14 @@ def test_a_large_map_is_compared_when_a_worker_opens_it(model: Path, tmp_path: P
 
 @dataclass
 class Meddled:
-    """A worker, and somebody who paints the map anew when it begins its third task. Satisfies Runs."""
+    """A worker, and somebody who paints the map anew when it begins its third task. Satisfies TaskRunner."""
 
-    worker: Runs
+    worker: TaskRunner
     path: Path
     begun: int = 0
     name: str = "here"
 
-    def begin(self, task: Task) -> Begun:
+    def begin(self, task: Task) -> StartedTask:
         self.begun += 1
         if self.begun == 3:
             painted(self.path, 2)

@@ -14,7 +14,7 @@ from engine import run_here, tiny_job
 from labelled import LEGEND, NAMES, description_in, drawn, labelled_job, patchwork_of, spec_of
 from numpy.typing import NDArray
 from ome_zarr_models.v05 import Image as OmeImage
-from ome_zarr_models.v05 import Labels as OmeLabels
+from ome_zarr_models.v05 import LabelPyramid as OmeLabels
 from PIL import Image
 from test_engine import Shuffled
 
@@ -26,7 +26,7 @@ from cluster.engine.outputs import outputs_for
 from cluster.engine.worker import class_map
 from cluster.jobs.job import Job, prepare
 from storage.damage import DamagedData
-from storage.formats.labels import Labels, enlarged, label_values
+from storage.formats.labels import LabelPyramid, enlarged, label_values
 from storage.pyramid import PyramidLayout
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -246,8 +246,8 @@ def test_no_class_is_the_background() -> None:
 
 def test_labels_of_another_shape_are_refused(tmp_path: Path) -> None:
     layout = PyramidLayout(40, 30, 16, 32)
-    labels = Labels(tmp_path, layout, LEGEND)
+    labels = LabelPyramid(tmp_path, layout, LEGEND)
     with pytest.raises(ValueError, match=r"takes uint8 labels of shape \(30, 32\), not int64 \(30, 32\)"):
         labels.write_superblock(layout.task(0, 0), np.zeros((30, 32), np.int64))
     with pytest.raises(ValueError, match="255 classes cannot be labelled; a byte has room for 254"):
-        Labels(tmp_path, layout, LEGEND * 85)
+        LabelPyramid(tmp_path, layout, LEGEND * 85)

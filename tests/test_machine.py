@@ -77,7 +77,7 @@ def test_without_huge_pages_nothing_is_mapped() -> None:
 class NoWork:
     """Loads nothing."""
 
-    at_once = 1
+    tasks_in_flight = 1
 
     def worker(self) -> object:
         return object()

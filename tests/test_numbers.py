@@ -117,4 +117,4 @@ def test_of_a_batch_only_the_picture_fails(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(small, "decode_box", second_fails)
     found, _ = small.SmallPictures(jobs[0]).draw(jobs)
-    assert [type(picture) for picture in found] == [small.Picture, NumericalError]
+    assert [type(picture) for picture in found] == [small.SmallPicture, NumericalError]

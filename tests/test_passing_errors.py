@@ -11,7 +11,7 @@ import pytest
 from engine import files_of, run, run_here, tiny_job, tiny_worker
 
 from cluster.engine.executors.in_process import InProcess
-from cluster.engine.outcomes import Begun
+from cluster.engine.outcomes import StartedTask
 from cluster.following.events import Event, TaskRetried
 from cluster.jobs.stages import Task
 from cluster.patience import Limits
@@ -28,7 +28,7 @@ class OnABadDisk:
         self.name = worker.name
         self.tries: Counter[Task] = Counter()
 
-    def begin(self, task: Task) -> Begun:
+    def begin(self, task: Task) -> StartedTask:
         self.tries[task] += 1
         if sum(task) % 3 == 0 and self.tries[task] <= self.times:
             told = f"Error reading file [source locations='x.cc:1'] os_error_code='{errno.ESTALE}'"

@@ -26,7 +26,7 @@ from cluster.following.events import (
     waits_alone,
 )
 from cluster.following.history import Tail
-from cluster.following.progress import EVENTS, Bars, JsonLines, Lines, Tally, fan_out
+from cluster.following.progress import EVENTS, Bars, JsonLines, ProgressLines, ProgressTally, fan_out
 from cluster.following.status import LEDGER, read_status
 from cluster.spec import job_file
 from cluster.spec.fields import JobSpec
@@ -49,7 +49,7 @@ class Clock:
 
 
 def test_denoising_steps_are_one_group() -> None:
-    tally = Tally()
+    tally = ProgressTally()
     for event in (STARTED, done(0, 0), done(1, 1)):
         tally(event)
     assert [(group.name, group.done, group.total) for group in tally.groups.values()] == [
@@ -60,7 +60,7 @@ def test_denoising_steps_are_one_group() -> None:
 
 def test_the_time_left_follows_the_pace() -> None:
     clock = Clock()
-    tally = Tally(clock)
+    tally = ProgressTally(clock)
     tally(STARTED)
     assert tally.groups["denoise"].seconds_left() is None
     for block in range(2):
@@ -70,14 +70,14 @@ def test_the_time_left_follows_the_pace() -> None:
 
 
 def test_earlier_runs_count() -> None:
-    tally = Tally()
+    tally = ProgressTally()
     tally(JobStarted((StageTotal("denoise 0", 3, 2), StageTotal("decode", 2, 0)), 1))
     assert tally.groups["denoise"].done == 2
 
 
 def test_lines_come_every_few_seconds_and_at_the_ends() -> None:
     clock, stream = Clock(), StringIO()
-    lines = Lines(stream, seconds_between=5.0, clock=clock)
+    lines = ProgressLines(stream, seconds_between=5.0, clock=clock)
     lines(STARTED)
     for stage, block in ((0, 0), (0, 1), (0, 2), (1, 0)):
         clock.now += 2.0
@@ -98,9 +98,9 @@ def test_what_is_announced_is_what_is_left() -> None:
     """As where tiles were lost: only what makes them again is to be done."""
     stream = StringIO()
     stages = (StageTotal("denoise 0", 6, 6), StageTotal("decode", 8, 3), StageTotal("pyramid 1", 2, 0))
-    Lines(stream)(JobStarted(stages, 1))
-    Lines(stream)(JobStarted(stages[:1], 2))
-    Lines(stream)(JobStarted((*stages[:1], StageTotal("decode", 8, 7)), 2))
+    ProgressLines(stream)(JobStarted(stages, 1))
+    ProgressLines(stream)(JobStarted(stages[:1], 2))
+    ProgressLines(stream)(JobStarted((*stages[:1], StageTotal("decode", 8, 7)), 2))
     assert stream.getvalue().splitlines() == [
         "started: 5 decode, 2 pyramid tasks, 9 done before; 1 worker",
         "started: no tasks, 6 done before; 2 workers",
@@ -110,7 +110,7 @@ def test_what_is_announced_is_what_is_left() -> None:
 
 def test_before_anybody_knows_how_long_it_takes_nothing_is_said_of_it() -> None:
     clock, stream = Clock(), StringIO()
-    lines = Lines(stream, seconds_between=0.0, clock=clock)
+    lines = ProgressLines(stream, seconds_between=0.0, clock=clock)
     lines(JobStarted((StageTotal("decode", 1, 0), StageTotal("pyramid 1", 2, 0)), 1))
     lines(TaskDone(0, "decode", 0, 1.0, 1, "a"))
     assert stream.getvalue().splitlines()[1:] == ["pyramid 0/2 (0 %)"]

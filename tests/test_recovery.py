@@ -32,7 +32,7 @@ from cluster.engine.closing import LEDGER
 from cluster.engine.executors.in_process import InProcess
 from cluster.engine.outcomes import Outcome
 from cluster.following.events import Event, unheard
-from cluster.following.progress import Tally
+from cluster.following.progress import ProgressTally
 from cluster.jobs.job import Job
 from storage.damage import DamagedData
 
@@ -123,7 +123,7 @@ def test_progress_counts_what_is_made_again_once(tmp_path: Path, monkeypatch) ->
     job = tiny_job(tmp_path, monkeypatch, outputs=BOTH)
     go_on(job, stop_after=WHILE_DENOISING)
     flip(one(tmp_path, "work/sums-*/c.*"))
-    tally, shares = Tally(), []
+    tally, shares = ProgressTally(), []
 
     def hear(event: Event) -> None:
         tally(event)

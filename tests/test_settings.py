@@ -20,7 +20,7 @@ from cluster.commands.batching import batch
 from cluster.commands.flags import SpecFlags
 from cluster.datasets.checking import identity_of
 from cluster.datasets.columns import SCALARS
-from cluster.datasets.plan import Asked
+from cluster.datasets.plan import CheckedRequest
 from cluster.spec import facts
 from cluster.spec.fields import ALIASES, SETTINGS, JobSpec
 from cluster.spec.identity import picture_facts
@@ -185,8 +185,8 @@ def test_identities_of_rows_are_what_they_were() -> None:
         "giant": False, "patches": 2,
     }  # fmt: skip
     known = {name: value for name, value in row.items() if name != "classes_hash"} | {"classes": "c0ffee"}
-    assert identity_of(Asked.of(row)) == known
-    assert Asked.of(row).row() == row
+    assert identity_of(CheckedRequest.of(row)) == known
+    assert CheckedRequest.of(row).row() == row
 
 
 def test_columns_of_shards_stand_as_they_stood() -> None:

@@ -17,11 +17,11 @@ from generation.models.loading import load
 from generation.training import checkpoints, denoiser, distillation, export, loop, networks
 from generation.training.classes import EARTH
 from generation.training.config import ConfigError, TrainConfig
-from generation.training.distillation import Batch, jump_targets, jumps_of, path
+from generation.training.distillation import DistillationBatch, jump_targets, jumps_of, path
 
 DEVIATION = 0.4
 READ = networks.CHANNELS + len(EARTH)
-PACE = loop.Pace(6, (2e-3,), warmup_steps=2, average_decay=distillation.AVERAGE_DECAY)
+PACE = loop.TrainingPace(6, (2e-3,), warmup_steps=2, average_decay=distillation.AVERAGE_DECAY)
 
 
 class Said:
@@ -45,10 +45,10 @@ def small() -> Any:
     return networks.build_unet(in_channels=READ, widths=(32, 32), sample_size=8)
 
 
-def start_of(number: int = 2, side: int = 8) -> Batch:
+def start_of(number: int = 2, side: int = 8) -> DistillationBatch:
     generator = torch.Generator().manual_seed(4)
     noise = torch.randn(number, networks.CHANNELS, side, side, generator=generator)
-    return Batch(noise, torch.zeros(number, len(EARTH), side, side))
+    return DistillationBatch(noise, torch.zeros(number, len(EARTH), side, side))
 
 
 def subject_of(teacher: torch.nn.Module) -> distillation.DistillationSubject:
@@ -142,14 +142,16 @@ def test_draws_are_of_whole_and_half_windows_and_their_maps_are_of_the_crops() -
 def test_the_loss_falls_and_the_teacher_stays() -> None:
     state, subject = taught()
     before = {name: tensor.clone() for name, tensor in subject.teacher.state_dict().items()}
-    batch, pace = subject.draw(0, *loop.generators(0, 0, 0)), loop.Pace(40, (2e-3,), warmup_steps=5)
-    losses = [loop.take_step(state, subject, batch, pace, loop.Run(Path("unused"))) for _ in range(40)]
+    batch, pace = subject.draw(0, *loop.generators(0, 0, 0)), loop.TrainingPace(40, (2e-3,), warmup_steps=5)
+    losses = [
+        loop.take_step(state, subject, batch, pace, loop.TrainingRun(Path("unused"))) for _ in range(40)
+    ]
     assert losses[-1] < 0.5 * losses[0]
     assert all(torch.equal(tensor, before[name]) for name, tensor in subject.teacher.state_dict().items())
 
 
 def test_a_resumed_student_equals_one_that_never_stopped(tmp_path: Path) -> None:
-    run = loop.Run(tmp_path)
+    run = loop.TrainingRun(tmp_path)
 
     def go(state: checkpoints.TrainingState, subject: distillation.DistillationSubject, steps: int) -> None:
         drawn = loop.batches(subject, state.step, PACE, run)

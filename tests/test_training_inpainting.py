@@ -52,7 +52,7 @@ def test_hidden_latents_are_not_told(subject: inpainting.InpaintingSubject) -> N
 def test_it_begins_as_the_denoiser(tmp_path: Path) -> None:
     torch.manual_seed(1)
     teacher = small(CHANNELS + CLASSES)
-    pace = loop.Pace(1, (1e-3,))
+    pace = loop.TrainingPace(1, (1e-3,))
     state = checkpoints.start(teacher, loop.build_optimiser([teacher], pace))
     checkpoints.save(state, tmp_path / "denoiser.pt")
     variant = small()
@@ -93,9 +93,9 @@ def test_visible_places_count_a_tenth_of_hidden_ones_and_those_beside_them_three
 
 def test_its_loss_falls(subject: inpainting.InpaintingSubject) -> None:
     torch.manual_seed(0)
-    network, pace = small(), loop.Pace(40, (3e-3,), warmup_steps=5)
+    network, pace = small(), loop.TrainingPace(40, (3e-3,), warmup_steps=5)
     state = checkpoints.start(network, loop.build_optimiser([network], pace))
-    run = loop.Run(Path("unused"))
+    run = loop.TrainingRun(Path("unused"))
     batch = subject.draw(0, *loop.generators(0, 0, 0))
     losses = [loop.take_step(state, subject, batch, pace, run) for _ in range(pace.steps)]
     assert losses[-1] < 0.8 * losses[0]

@@ -26,7 +26,7 @@ def the_pca() -> latents.BlockPca:
 
 
 PHASES = (denoiser.Phase(0.5, 3, 8, 8), denoiser.Phase(1.0, 2, 8, 16))
-PACE = loop.Pace(6, (1e-3,), warmup_steps=2)
+PACE = loop.TrainingPace(6, (1e-3,), warmup_steps=2)
 HABITS = loop.Habits(1e9, 1e9)
 
 
@@ -41,7 +41,10 @@ def fresh_denoiser(autocast: torch.dtype = torch.float32) -> checkpoints.Trainin
 
 
 def steps_of(
-    state: checkpoints.TrainingState, subject: loop.Subject[loop.Batch], number: int, run: loop.Run
+    state: checkpoints.TrainingState,
+    subject: loop.TrainingSubject[loop.Batch],
+    number: int,
+    run: loop.TrainingRun,
 ) -> list[float]:
     drawn = loop.batches(subject, state.step, PACE, run)
     return [loop.take_step(state, subject, next(drawn), PACE, run) for _ in range(number)]
@@ -56,7 +59,7 @@ def assert_equal_states(one: checkpoints.TrainingState, other: checkpoints.Train
 def test_a_resumed_denoiser_equals_one_that_never_stopped(
     sets: crops.CropSets, pca: latents.BlockPca, tmp_path: Path
 ) -> None:
-    subject, run = denoiser_of(sets, pca), loop.Run(tmp_path)
+    subject, run = denoiser_of(sets, pca), loop.TrainingRun(tmp_path)
     whole, stopped = fresh_denoiser(), fresh_denoiser()
     losses = steps_of(whole, subject, 6, run)
     first = steps_of(stopped, subject, 2, run)
@@ -67,7 +70,7 @@ def test_a_resumed_denoiser_equals_one_that_never_stopped(
     assert not list(tmp_path.glob("*.part"))
 
 
-DECODER_PACE = loop.Pace(4, (1e-3, 3e-4), warmup_steps=1, average_decay=0.998)
+DECODER_PACE = loop.TrainingPace(4, (1e-3, 3e-4), warmup_steps=1, average_decay=0.998)
 
 
 def fresh_decoder() -> checkpoints.TrainingState:
@@ -79,7 +82,7 @@ def fresh_decoder() -> checkpoints.TrainingState:
 def test_a_resumed_decoder_with_critic_equals_one_that_never_stopped(
     sets: crops.CropSets, pca: latents.BlockPca, tmp_path: Path
 ) -> None:
-    run = loop.Run(tmp_path)
+    run = loop.TrainingRun(tmp_path)
     subject = autoencoder.DecoderSubject(sets, pca, "subpixel", steps=4, batch=1, side=4)
 
     def go(state: checkpoints.TrainingState, number: int) -> None:
@@ -127,7 +130,7 @@ def test_a_run_writes_its_checkpoint_figures_and_curve(
     monkeypatch.setattr(denoiser, "write_sheet", lambda *given, **named: None)
     monkeypatch.setattr(denoiser, "HELD_OUT_CROPS", 8)
     state = loop.train(
-        "denoiser", fresh_denoiser(), denoiser_of(sets, pca), PACE, loop.Run(tmp_path, habits=HABITS)
+        "denoiser", fresh_denoiser(), denoiser_of(sets, pca), PACE, loop.TrainingRun(tmp_path, habits=HABITS)
     )
     assert (state.step, [entry["step"] for entry in state.history]) == (6, [1, 2, 3, 4, 5, 6, 6])
     assert 0.1 < state.history[-1]["held_out"] < 10
@@ -140,7 +143,7 @@ def test_a_run_that_is_asked_to_stop_writes_a_checkpoint_first(
     sets: crops.CropSets, pca: latents.BlockPca, tmp_path: Path
 ) -> None:
     answers = iter([False, True])
-    run = loop.Run(tmp_path, habits=HABITS, stop=lambda: next(answers))
+    run = loop.TrainingRun(tmp_path, habits=HABITS, stop=lambda: next(answers))
     with pytest.raises(KeyboardInterrupt):
         loop.train("denoiser", fresh_denoiser(), denoiser_of(sets, pca), PACE, run)
     assert checkpoints.read(tmp_path / "denoiser.pt")["step"] == 2
@@ -156,9 +159,9 @@ def test_lower_precision_changes_the_losses_a_little(
     sets: crops.CropSets, pca: latents.BlockPca, tmp_path: Path, precision: torch.dtype
 ) -> None:
     subject = denoiser_of(sets, pca)
-    exact = steps_of(fresh_denoiser(), subject, 3, loop.Run(tmp_path))
+    exact = steps_of(fresh_denoiser(), subject, 3, loop.TrainingRun(tmp_path))
     state = fresh_denoiser(precision)
-    rough = steps_of(state, subject, 3, loop.Run(tmp_path, autocast=precision))
+    rough = steps_of(state, subject, 3, loop.TrainingRun(tmp_path, autocast=precision))
     assert rough != exact
     np.testing.assert_allclose(rough, exact, rtol=0.05)
     assert state.scaler.is_enabled() == (precision == torch.float16)

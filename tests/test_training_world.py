@@ -33,7 +33,7 @@ from storage.geometry import Box, Canvas
 
 ROWS = 180
 PHASES = (world.MapPhase(0.5, 4, 16), world.MapPhase(1.0, 2, 24))
-PACE = loop.Pace(steps=6, learning_rates=(2e-3,), warmup_steps=2, average_decay=0.9, seed=3)
+PACE = loop.TrainingPace(steps=6, learning_rates=(2e-3,), warmup_steps=2, average_decay=0.9, seed=3)
 
 
 def small_globe() -> world_globe.World:
@@ -77,7 +77,7 @@ def test_a_world_of_the_wrong_shape_is_refused() -> None:
 
 @pytest.mark.parametrize("bearing", [0.0, 1.0, 4.0])
 def test_views_keep_areas_and_centres(bearing: float) -> None:
-    view = world_globe.View(0.7, -2.0, bearing, False, 2.0)
+    view = world_globe.GlobeView(0.7, -2.0, bearing, False, 2.0)
     side, steps = 0.5, world_globe.centred(201, 0.5)
     latitude, longitude = world_globe.places(view, steps)
     assert latitude[100, 100] == pytest.approx(0.7)
@@ -96,7 +96,7 @@ def test_a_view_due_north_shows_the_map_as_it_lies() -> None:
     ids = np.arange(ROWS, dtype=np.uint8)[:, None].repeat(2 * ROWS, axis=1)
     globe = world_globe.World(ids % 12, np.zeros(ids.shape, dtype=np.bool_))
     step = globe.step
-    view = world_globe.View(0.0, 0.0, 0.0, False, 1.0)
+    view = world_globe.GlobeView(0.0, 0.0, 0.0, False, 1.0)
     seen = world_globe.looked_up(globe, view, world_globe.centred(10, 10 * step))
     np.testing.assert_array_equal(seen, globe.classes[85:95, 175:185])
     turned = world_globe.looked_up(
@@ -124,7 +124,7 @@ def test_training_never_depends_on_what_is_held_out(globe: world_globe.World) ->
 
 
 def test_cells_are_known_on_one_side_only(globe: world_globe.World) -> None:
-    view = world_globe.View(0.2, 0.3, 0.5, True, 3.0)
+    view = world_globe.GlobeView(0.2, 0.3, 0.5, True, 3.0)
     inside = world_globe.cells_of(globe, view, 24, held_out=True) != world_network.UNKNOWN
     outside = world_globe.cells_of(globe, view, 24) != world_network.UNKNOWN
     assert inside.any() and outside.any()
@@ -135,7 +135,7 @@ def test_a_wish_is_the_mix_around_the_view() -> None:
     ids = np.full((ROWS, 2 * ROWS), CLASS_ID["desert"], dtype=np.uint8)
     ids[:, ROWS:] = CLASS_ID["forest"]
     globe = world_globe.World(ids, np.zeros(ids.shape, dtype=np.bool_))
-    view = world_globe.View(0.0, 0.0, 0.0, False, 1.0)
+    view = world_globe.GlobeView(0.0, 0.0, 0.0, False, 1.0)
     corners = world_globe.surroundings(globe, view, 16, 1.0)
     assert corners.shape == (2, 2, 12)
     np.testing.assert_allclose(corners.sum(axis=-1), 1.0)
@@ -149,7 +149,7 @@ def test_a_wish_is_the_mix_around_the_view() -> None:
 
 def test_vague_mixes_are_mixes(globe: world_globe.World) -> None:
     random = np.random.default_rng(0)
-    corners = world_globe.surroundings(globe, world_globe.View(0.3, 1.0, 0.2, False, 4.0), 16, 1.5)
+    corners = world_globe.surroundings(globe, world_globe.GlobeView(0.3, 1.0, 0.2, False, 4.0), 16, 1.5)
     for _ in range(50):
         vague = world_globe.made_vague(corners, random)
         np.testing.assert_allclose(vague.sum(axis=-1), 1.0)
@@ -220,7 +220,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(globe: world_globe.World, t
     subject = subject_of(globe)
 
     def go(state: checkpoints.TrainingState, steps: int) -> list[float]:
-        run = loop.Run(out=tmp_path)
+        run = loop.TrainingRun(out=tmp_path)
         drawn = zip(range(steps), loop.batches(subject, state.step, PACE, run), strict=False)
         return [loop.take_step(state, subject, batch, PACE, run) for _, batch in drawn]
 
@@ -241,7 +241,7 @@ def test_a_little_training_lowers_the_held_out_loss(globe: world_globe.World, tm
     phases = (world.MapPhase(1.0, 4, 16),)
     subject = replace(subject_of(globe), judged=drawn, steps=40, phases=phases)
     before = world_evaluation.held_out_losses(tiny_network(), judged)
-    state = loop.train("map", fresh_state(), subject, pace, loop.Run(out=tmp_path))
+    state = loop.train("map", fresh_state(), subject, pace, loop.TrainingRun(out=tmp_path))
     after = world_evaluation.held_out_losses(state.model, judged)
     assert after["held_out_nats"] < 0.8 * before["held_out_nats"]
     assert after["held_out_v_loss"] < before["held_out_v_loss"]

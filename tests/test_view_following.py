@@ -95,7 +95,7 @@ def test_torn_lines_and_replaced_files_are_read_right(tmp_path: Path) -> None:
 
 def test_the_rate_is_that_of_the_latest_tasks() -> None:
     began = datetime(2026, 1, 1, tzinfo=UTC)
-    run = history.Run(began, began)
+    run = history.RunHistory(began, began)
     assert run.patches_per_second() is None
     for n in range(200):
         at = began + timedelta(seconds=10 * n if n < 100 else 1000 + (n - 100) * 2)
@@ -107,7 +107,7 @@ def test_the_rate_is_that_of_the_latest_tasks() -> None:
 def test_the_rate_is_no_more_than_workers_can_do() -> None:
     """Two tasks of two seconds each, told of in one moment."""
     began = datetime(2026, 1, 1, tzinfo=UTC)
-    run = history.Run(began, began, workers=1)
+    run = history.RunHistory(began, began, workers=1)
     for milliseconds in (4000, 4001):
         event = {"event": "TaskDone", "stage_name": "denoise 0", "seconds": 2.0, "evaluations": 8}
         run.hear(event, began + timedelta(milliseconds=milliseconds))

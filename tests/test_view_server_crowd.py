@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from cluster.viewing import JobTeller
 from viewer.gate import Gate
-from viewer.regions import Region, Source
+from viewer.regions import PixelSource, RegionQuery
 from viewer.server import build_app
 
 
@@ -60,7 +60,7 @@ def test_a_crowd_of_regions_leaves_tiles_alone(tmp_path: Path, monkeypatch: pyte
     job.paint(0, 0)
     go_on = threading.Event()
 
-    def cut(source: Source, region: Region) -> Image.Image:
+    def cut(source: PixelSource, region: RegionQuery) -> Image.Image:
         assert go_on.wait(10)
         return Image.new("RGB", region.size)
 

@@ -21,7 +21,7 @@ from storage.pyramid import PyramidLayout
 from storage.pyramid_writing import write_superblock
 from viewer import regions, tiles
 from viewer.page import Page, write_page
-from viewer.regions import LARGEST, Region, Source, cut
+from viewer.regions import LARGEST, PixelSource, RegionQuery, cut
 from viewer.server import build_app
 from viewer.tiles import Cache
 
@@ -193,10 +193,10 @@ def test_memory_is_that_of_the_answer_and_a_strip() -> None:
     def read(level: int, box: Box) -> NDArray[np.uint8]:
         return np.full((*box.shape, 3), level, np.uint8)
 
-    source = Source(layout, wraps_x=False, read=read, missing=lambda level, box: None)
+    source = PixelSource(layout, wraps_x=False, read=read, missing=lambda level, box: None)
     tracemalloc.start()
     try:
-        image = cut(source, Region(0, 0, 65_000, 65_000, 0.063))
+        image = cut(source, RegionQuery(0, 0, 65_000, 65_000, 0.063))
         peak = tracemalloc.get_traced_memory()[
             1
         ]  # NumPy's arrays are traced, Pillow's are four bytes a pixel

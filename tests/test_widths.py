@@ -17,7 +17,7 @@ from cluster.commands.app import app
 from cluster.commands.looking import headline, picture_of, progress_words
 from cluster.commands.making import rows_of, table_of
 from cluster.following.events import JobStarted, StageTotal, TaskDone
-from cluster.following.progress import Bars, Tally
+from cluster.following.progress import Bars, ProgressTally
 from cluster.following.status import GroupStatus, Status
 from cluster.jobs.report import PlanReport
 
@@ -113,7 +113,7 @@ def test_a_finished_job_is_not_so_far() -> None:
 
 def test_no_more_than_everything_is_done() -> None:
     """A task whose worker was thought dead may be told of twice."""
-    tally = Tally()
+    tally = ProgressTally()
     tally(JobStarted((StageTotal("denoise 0", 2, 0),), 1))
     for _ in range(3):
         tally(TaskDone(0, "denoise 0", 0, 1.0, 1, "a"))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from storage.files import replace_file
-from storage.formats.labels import Labels, Legend
+from storage.formats.labels import LabelPyramid, Legend
 from storage.geometry import Box
 
 LONGEST_SIDE = 4096
@@ -26,7 +26,7 @@ NO_CLASS = 255
 STRIP_ROWS = 512
 
 
-def write_class_layer(folder: Path, labels: Labels, grain: int) -> None:
+def write_class_layer(folder: Path, labels: LabelPyramid, grain: int) -> None:
     """Write the script from finished labels. grain: pixels, side of the squares on which a class is constant."""
     layout = labels.layout
     height, width = layer_size(layout.height, layout.width, grain)
@@ -54,7 +54,7 @@ def layer_size(height: int, width: int, grain: int) -> tuple[int, int]:
     return max(1, round(height / shrink)), max(1, round(width / shrink))
 
 
-def layer_ids(labels: Labels, height: int, width: int) -> NDArray[np.uint8]:
+def layer_ids(labels: LabelPyramid, height: int, width: int) -> NDArray[np.uint8]:
     """(height, width) class ids, NO_CLASS where there is none: the label under the centre of each pixel.
 
     Read strip by strip from the coarsest level that has as many pixels, so memory is that of the layer.

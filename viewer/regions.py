@@ -55,7 +55,7 @@ ReadLevel: TypeAlias = Callable[[int, Box], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class Region:
+class RegionQuery:
     """A rectangle in pixels of the full picture, and how many pixels of the answer there are for each of them."""
 
     x: int
@@ -76,7 +76,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Source:
+class PixelSource:
     """A picture that can be cut.
 
     missing: which file under a box of a level is not written yet, if any is; raises HTTPException 404 for links out.
@@ -89,7 +89,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Regions:
+class RegionAnswers:
     """Answers for regions of one folder."""
 
     masters: Masters
@@ -113,20 +113,20 @@ class Regions:
         return StreamingResponse(_pieces(file), media_type=KINDS[kind][1], headers=headers)
 
 
-def source_of(masters: Masters) -> Source:
+def source_of(masters: Masters) -> PixelSource:
     """The picture of a folder. Raises HTTPException 404 where there is none, or links lead out of the folder."""
     folder = masters.folder
     wraps_x = bool(description_of(folder).get("wrapsX"))
     master = masters.master()
     if master is not None:
-        return Source(master.layout, wraps_x, master.read, _missing_of(master))
+        return PixelSource(master.layout, wraps_x, master.read, _missing_of(master))
     _check_inside(folder, folder / INDEX, folder / "image_files")
     try:
         picture = Picture.open(folder)
     except (FileNotFoundError, DamagedData):
         raise HTTPException(404, "this folder holds no picture to cut from yet") from None
     assert picture.tiles is not None  # without a master it is read from its tiles
-    return Source(picture.layout, wraps_x, picture.read, _missing_tile_of(picture.tiles))
+    return PixelSource(picture.layout, wraps_x, picture.read, _missing_tile_of(picture.tiles))
 
 
 def _missing_of(master: Master) -> Callable[[int, Box], Path | None]:
@@ -164,10 +164,10 @@ def _check_inside(folder: Path, *paths: Path) -> None:
 # --- what is asked ---------------------------------------------------------------------------------------------------
 
 
-def asked_for(query: Mapping[str, str]) -> Region:
+def asked_for(query: Mapping[str, str]) -> RegionQuery:
     """The region that a query names. Raises HTTPException 400, in one line."""
     x, y, width, height = (_whole_number(query, name) for name in ("x", "y", "w", "h"))
-    return Region(x, y, width, height, _scale(query.get("scale", "1")))
+    return RegionQuery(x, y, width, height, _scale(query.get("scale", "1")))
 
 
 def _whole_number(query: Mapping[str, str], name: str) -> int:
@@ -193,7 +193,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 24 else f"{text[:21]}...")
 
 
-def checked(region: Region, layout: PyramidLayout, wraps_x: bool, folder: Path) -> Region:
+def checked(region: RegionQuery, layout: PyramidLayout, wraps_x: bool, folder: Path) -> RegionQuery:
     """The region, its x within the picture. Raises HTTPException 400 or 413, in one line."""
     if region.width < 1 or region.height < 1:
         raise HTTPException(400, f"a region of {region.width} x {region.height} pixels is empty")
@@ -205,12 +205,12 @@ def checked(region: Region, layout: PyramidLayout, wraps_x: bool, folder: Path) 
             f"{region.width} x {region.height} pixels at ({region.x}, {region.y}) leave the picture of "
             f"{layout.width} x {layout.height}",
         )
-    inside = Region(region.x % layout.width, region.y, region.width, region.height, region.scale)
+    inside = RegionQuery(region.x % layout.width, region.y, region.width, region.height, region.scale)
     _check_size(inside, layout, folder)
     return inside
 
 
-def _check_size(region: Region, layout: PyramidLayout, folder: Path) -> None:
+def _check_size(region: RegionQuery, layout: PyramidLayout, folder: Path) -> None:
     width, height = region.size
     if width * height > LARGEST or max(width, height) > LONGEST:
         by_area = math.sqrt(LARGEST / (region.width * region.height))
@@ -231,7 +231,7 @@ def _check_size(region: Region, layout: PyramidLayout, folder: Path) -> None:
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def _encoded(source: Source, region: Region, kind: str, folder: Path) -> IO[bytes]:
+def _encoded(source: PixelSource, region: RegionQuery, kind: str, folder: Path) -> IO[bytes]:
     """The region in a file that is gone when it is closed; it says what an export of the folder would say."""
     image = cut(source, region)
     encoder, _, settings = KINDS[kind]
@@ -246,7 +246,7 @@ def _encoded(source: Source, region: Region, kind: str, folder: Path) -> IO[byte
     return file
 
 
-def cut(source: Source, region: Region) -> Image.Image:
+def cut(source: PixelSource, region: RegionQuery) -> Image.Image:
     """The region's pixels. Raises HTTPException 409 where some of them are not written yet."""
     level = min(region.level, source.layout.deep_levels - 1)
     height, width = source.layout.size(level)
@@ -283,7 +283,7 @@ def _scaled(
 
 
 def _strip(
-    source: Source, level: int, rows: tuple[int, int], columns: tuple[int, int], width: int
+    source: PixelSource, level: int, rows: tuple[int, int], columns: tuple[int, int], width: int
 ) -> NDArray[np.uint8]:
     """Rows of a level from one column to another, which on a ring may lie beyond the right edge."""
     boxes = [Box(*rows, columns[0], min(columns[1], width))]

@@ -42,14 +42,14 @@ from viewer.gallery import Gallery, Jobs, Registry
 from viewer.gate import Gate
 from viewer.own_page import OwnPage, layout_of
 from viewer.parquet import Tables
-from viewer.regions import Regions
+from viewer.regions import RegionAnswers
 from viewer.safety import HOST, NAMES, SafeAnswers
 from viewer.sheet import Sheets
 from viewer.shelf import Shelf
 from viewer.smalls import Smalls
 from viewer.tiles import Cache, Masters, TilesOfImage, is_current, reading
 from viewer.told import NothingTold, Teller
-from viewer.zooms import Drawn, Zooms
+from viewer.zooms import DrawnPictures, Zooms
 
 NOTHING_TOLD = NothingTold()
 MOST_CONNECTIONS = 512
@@ -87,7 +87,7 @@ def sheet_routes(folder: Path, shared: Workshop) -> list[Route | Mount]:
     sheets = Sheets(
         folder, shared.teller, shared.cache, shared.asking, shared.opening, shared.tables, shared.gallery
     )
-    drawn = replace(shared, teller=Drawn(), gallery="../../../")
+    drawn = replace(shared, teller=DrawnPictures(), gallery="../../../")
     zooms = Zooms(sheets, shared.opening, lambda picture: Router(picture_routes(picture, drawn)))
 
     async def status(request: Request) -> Response:
@@ -121,7 +121,7 @@ def picture_routes(folder: Path, shared: Workshop) -> list[Route | Mount]:
             "/tiles/{level:int}/{column:int}_{row:int}.jpg",
             TilesOfImage(masters, shared.cache, shared.decoding).answer,
         ),
-        Route("/region.{kind}", Regions(masters, shared.cutting, shared.shelf).answer),
+        Route("/region.{kind}", RegionAnswers(masters, shared.cutting, shared.shelf).answer),
         Route("/preview.png", smalls.preview),
         Route("/thumbnail.jpg", smalls.thumbnail),
         Route("/api/status.json", status),

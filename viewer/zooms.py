@@ -41,7 +41,7 @@ ABOUT = {
 ABOUT |= {"guidance_scale": "guidanceScale", "id": "id", "fingerprint": "fingerprint"}
 
 
-class Drawn(NothingTold):
+class DrawnPictures(NothingTold):
     """What is told of pictures that are there, whole."""
 
     def status(self, folder: Path) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from cluster.commands.helping import Group
+from cluster.commands.helping import CommandGroup
 from cluster.commands.session import Session, say, session_of
 from cluster.machine import hush
 from cluster.wording import LONGEST_OF_OURS, one_line
@@ -29,7 +29,7 @@ EXPECTED_NAMES = {"TaskFailed", "OutOfMemoryError", "RayError"}
 """Errors of modules that the command line does not import before it must."""
 
 
-class Boundary(Group):
+class Boundary(CommandGroup):
     """A group whose commands may raise anything: what comes out is a line on standard error and an exit code."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:

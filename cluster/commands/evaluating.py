@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from cluster.commands.helping import Command, Group
+from cluster.commands.helping import Command, CommandGroup
 from cluster.commands.making import Json
 from cluster.commands.seams import seams
 from cluster.commands.streams import console
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from generation.training.evaluation.judging import Evaluation
 
 
-class ModelFirst(Group):
+class ModelFirst(CommandGroup):
     """A group whose first word may be left out: what names none of its commands is a model, or a flag about one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -75,7 +75,7 @@ def evaluate(
     loaded = load(model)
     features = lite0_features(settings.threads)
     sets = open_sets(settings, max(loaded.info.patch * loaded.info.scale, judging.PATCH))
-    subject = judging.Subject(loaded, sets, about(settings), cache_of(settings), run)
+    subject = judging.JudgedSubject(loaded, sets, about(settings), cache_of(settings), run)
     found = judging.evaluate(subject, features, model, judging.QUICK if quick else judging.FULL)
     judging.write_evaluation(found, out)
     if as_json:

@@ -28,7 +28,7 @@ class Command(TyperCommand):
         write_sections(formatter, sections_of(self.get_params(ctx), ctx))
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """A group of commands with such a help."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

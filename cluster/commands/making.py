@@ -25,7 +25,7 @@ from cluster.spec.settings import RUN
 from cluster.wording import duration, gigabytes
 
 if TYPE_CHECKING:
-    from cluster.engine.executors.contract import Executor, Work
+    from cluster.engine.executors.contract import Executor, Workload
     from cluster.jobs.job import Job
     from cluster.jobs.report import PlanReport
 
@@ -146,10 +146,10 @@ def finish(context: typer.Context, job: Job, *, thorough: bool = False) -> None:
     print(result.page)
 
 
-def announced(session: Session) -> Callable[[Work], Executor]:
+def announced(session: Session) -> Callable[[Workload], Executor]:
     """Makes the executor of a job, or of its map's, after a line about what that waits for."""
 
-    def make(work: Work) -> Executor:
+    def make(work: Workload) -> Executor:
         from cluster.engine import executors
 
         session.announce(waited_for(work.spec))

@@ -17,7 +17,7 @@ from cluster.following.showing import counted
 from cluster.spec.fields import SpecError
 
 if TYPE_CHECKING:
-    from cluster.results.seams import Row, Seams
+    from cluster.results.seams import SeamReport, SeamRow
     from generation.seams.ratios import Seam
 
 
@@ -49,7 +49,7 @@ def seams(
     output.print(said(found), highlight=False, soft_wrap=True)
 
 
-def fitting(found: Seams, console: Console) -> Table:
+def fitting(found: SeamReport, console: Console) -> Table:
     """The most telling table that a terminal has room for: nothing in it is cut."""
     tables = (table_of(found, directions, about) for directions, about in ((3, True), (3, False), (1, False)))
     *_, narrowest = held = list(tables)
@@ -58,7 +58,7 @@ def fitting(found: Seams, console: Console) -> Table:
     return next(fit, narrowest)
 
 
-def table_of(found: Seams, directions: int, about: bool) -> Table:
+def table_of(found: SeamReport, directions: int, about: bool) -> Table:
     """A row for each kind of border. directions: 3, or 1: the worst; about: with how far apart its lines are."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("borders")
@@ -81,14 +81,14 @@ def figure(seam: Seam) -> str:
     return f"{seam.ratio:.3f} ± {seam.error:.3f}" if seam.error < 10 else f"{seam.ratio:.3f}"
 
 
-def style_of(row: Row) -> str:
+def style_of(row: SeamRow) -> str:
     """The colour in which rich writes a row: red for a seam, yellow where it is unclear."""
     if row.is_seam:
         return "bold red"
     return "yellow" if row.verdict == "unclear" else "green"
 
 
-def said(found: Seams) -> str:
+def said(found: SeamReport) -> str:
     """What was measured, and what comes of the table."""
     from generation.seams.ratios import GATE
 

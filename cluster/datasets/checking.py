@@ -23,8 +23,8 @@ from cluster.datasets.plan import (
     MOST_ROWS,
     SCHEMA,
     UNCLAIMED,
-    Asked,
     Batch,
+    CheckedRequest,
     Extent,
     Sizes,
     facts_of,
@@ -96,7 +96,7 @@ def _map_info(settings: JobSpec, info: ModelInfo) -> ModelInfo | None:
     return None if name is None else identified(describe(name))
 
 
-def identity_of(row: Asked) -> dict[str, Any]:
+def identity_of(row: CheckedRequest) -> dict[str, Any]:
     """What of a request belongs to the identity of its batch.
 
     A setting that is told where it is given is left out elsewhere, so that older batches stay what they are.
@@ -110,8 +110,8 @@ def identity_of(row: Asked) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in ("classes_hash", *unsaid)}
 
 
-def _shards(rows: Iterator[Asked], limit: int, masked: bool) -> Iterator[list[Asked]]:
-    shard: list[Asked] = []
+def _shards(rows: Iterator[CheckedRequest], limit: int, masked: bool) -> Iterator[list[CheckedRequest]]:
+    shard: list[CheckedRequest] = []
     filled = 0
     for row in rows:
         size = worst_bytes(row.width, row.height, masked)
@@ -127,7 +127,7 @@ def _shards(rows: Iterator[Asked], limit: int, masked: bool) -> Iterator[list[As
 # --- one request after another ---------------------------------------------------------------------------------------
 
 
-def _checked(batch: Batch, table: Table, given: set[str]) -> Iterator[Asked]:
+def _checked(batch: Batch, table: Table, given: set[str]) -> Iterator[CheckedRequest]:
     seen: dict[bytes, str] = {}
     schedules: set[int] = set()
     known: Known = set()
@@ -157,7 +157,7 @@ def _check_present(placed: Placed, given: set[str]) -> None:
             raise SpecError(f"the {name} is empty; give one, or {flag} for all")
 
 
-def _asked(batch: Batch, index: int, placed: Placed, folder: Path, known: Known) -> Asked:
+def _asked(batch: Batch, index: int, placed: Placed, folder: Path, known: Known) -> CheckedRequest:
     """Raises SpecError or ValueError for a request that cannot be drawn."""
     values = dict(placed.values)
     name = values.pop("id")
@@ -187,7 +187,7 @@ def _asked(batch: Batch, index: int, placed: Placed, folder: Path, known: Known)
         prepare_described(spec, batch.info, check_fit=True, map_info=batch.map_info)
     rows, columns = (_along(length, batch.info.patch, spec) for length in (canvas.height, canvas.width))
     told = {field: _told(getattr(spec, field)) for field in OF_ROWS}
-    return Asked(index, name, told, content, giant, rows * columns)
+    return CheckedRequest(index, name, told, content, giant, rows * columns)
 
 
 def _told(value: Any) -> Any:

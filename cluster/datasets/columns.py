@@ -18,9 +18,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from cluster.datasets.plan import Asked, Batch
+from cluster.datasets.plan import Batch, CheckedRequest
 from cluster.datasets.requests import OF_ROWS
-from cluster.datasets.small import NO_CLASS, Picture
+from cluster.datasets.small import NO_CLASS, SmallPicture
 from cluster.spec.fields import INPUTS, SETTINGS
 from storage.formats.labels import Legend
 
@@ -64,7 +64,9 @@ def features(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def drawn_row(row: Asked, picture: Picture, fingerprint: str, score: float | None) -> dict[str, Any]:
+def drawn_row(
+    row: CheckedRequest, picture: SmallPicture, fingerprint: str, score: float | None
+) -> dict[str, Any]:
     """A request's row of a part."""
     values: dict[str, Any] = {"index": row.index, "id": row.id, "fingerprint": fingerprint, "score": score}
     values |= {name: row.told[name] for name in SCALARS if name != "fingerprint"}
@@ -77,7 +79,7 @@ def drawn_row(row: Asked, picture: Picture, fingerprint: str, score: float | Non
     return values | {"size": size}
 
 
-def missing_row(row: Asked, kind: str, error: str) -> dict[str, Any]:
+def missing_row(row: CheckedRequest, kind: str, error: str) -> dict[str, Any]:
     """The row of a part of a request without a picture."""
     line = " ".join(error.split())[:500]
     return {"index": row.index, "id": row.id, "kind": kind, "error": line, "size": 0}

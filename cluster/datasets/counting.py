@@ -19,24 +19,24 @@ DRAWN = "drawn"
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardPart:
     """The requests of one task. rows: their indices; kinds: what became of how many of them."""
 
     rows: tuple[int, ...]
     kinds: Counter[str]
 
 
-def read_part(path: Path) -> Part:
+def read_part(path: Path) -> ShardPart:
     """What a finished part holds; its pictures are not read."""
     table = pq.read_table(path, columns=["index", "kind"])
-    return Part(
+    return ShardPart(
         tuple(table["index"].to_pylist()), Counter(kind or DRAWN for kind in table["kind"].to_pylist())
     )
 
 
-def part_at(path: Path) -> Part | None:
+def part_at(path: Path) -> ShardPart | None:
     """A part that is there and can be read; None otherwise, for its requests can be drawn again."""
-    found: list[Part] = []
+    found: list[ShardPart] = []
 
     def is_read() -> bool:
         try:
@@ -50,7 +50,7 @@ def part_at(path: Path) -> Part | None:
 
 
 @dataclass
-class Counts:
+class RequestCounts:
     """Requests that are done, by what became of them, and whole shards; of all runs."""
 
     kinds: Counter[str] = field(default_factory=Counter)

@@ -14,16 +14,16 @@ from PIL import Image
 
 from cluster.datasets.columns import drawn_row, missing_row
 from cluster.datasets.faults import is_of_rows, told
-from cluster.datasets.filters import FilterError, Judge, Verdict, judged, load_filter
+from cluster.datasets.filters import FilterError, FilterVerdict, Judge, judged, load_filter
 from cluster.datasets.giants import giant_job, giant_worker
 from cluster.datasets.names import FAILED, FILTERED
-from cluster.datasets.packing import Group, groups_of
-from cluster.datasets.plan import Asked, Batch
+from cluster.datasets.packing import RequestGroup, groups_of
+from cluster.datasets.plan import Batch, CheckedRequest
 from cluster.datasets.shards import assemble, write_part, write_row
-from cluster.datasets.small import Picture, SmallPictures
+from cluster.datasets.small import SmallPicture, SmallPictures
 from cluster.datasets.tasks import ASSEMBLE, GiantTask, RowTask
-from cluster.engine.executors.contract import Runs
-from cluster.engine.outcomes import Begun, Outcome
+from cluster.engine.executors.contract import TaskRunner
+from cluster.engine.outcomes import Outcome, StartedTask
 from cluster.jobs.job import Job
 from cluster.jobs.stages import Task
 from cluster.machine import give_back_memory
@@ -34,7 +34,7 @@ from storage.fingerprint import FormatError
 
 
 class BatchWorker:
-    """A batch in one process; its model is loaded with the first task, for small requests and large. Satisfies Runs.
+    """A batch in one process, whose model is loaded with the first task, small or large. Satisfies TaskRunner.
 
     Threads may run two tasks of a large request at once, as of any job; all other tasks go one by one.
     """
@@ -43,11 +43,11 @@ class BatchWorker:
         self.batch = batch
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._small = small
-        self._shard: tuple[int, list[Group]] = (-1, [])
-        self._giant: tuple[tuple[Task, bool], Runs] | None = None
+        self._shard: tuple[int, list[RequestGroup]] = (-1, [])
+        self._giant: tuple[tuple[Task, bool], TaskRunner] | None = None
         self._alone = threading.Lock()
 
-    def begin(self, task: Task) -> Begun:
+    def begin(self, task: Task) -> StartedTask:
         """Do one task; only those of large requests leave something to wait for.
 
         Raises what is not the fault of a single request.
@@ -85,13 +85,13 @@ class BatchWorker:
         except SpecError as error:
             raise FormatError(str(error)) from None
 
-    def _groups(self, shard: int) -> list[Group]:
+    def _groups(self, shard: int) -> list[RequestGroup]:
         """The groups of the shard at work; its requests are read once."""
         if self._shard[0] != shard:
             self._shard = (shard, groups_of(self.batch.shard(shard), self.batch.budget))
         return self._shard[1]
 
-    def _giant_worker(self, task: GiantTask) -> Runs:
+    def _giant_worker(self, task: GiantTask) -> TaskRunner:
         """The worker of the large request at work."""
         with self._alone:
             key = (task.giant, task.of_map)
@@ -107,10 +107,10 @@ class BatchWorker:
 
     # --- small requests
 
-    def _draw(self, rows: Sequence[Asked]) -> tuple[dict[int, dict[str, Any]], Spent]:
+    def _draw(self, rows: Sequence[CheckedRequest]) -> tuple[dict[int, dict[str, Any]], Spent]:
         """What became of each request, by its index, and what all of them took."""
         jobs: list[Job] = []
-        asked: list[Asked] = []
+        asked: list[CheckedRequest] = []
         found: dict[int, dict[str, Any]] = {}
         for row in rows:
             try:
@@ -123,7 +123,7 @@ class BatchWorker:
             found[row.index] = self.row_of(row, picture, job.fingerprint)
         return found, spent
 
-    def _pictures(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], Spent]:
+    def _pictures(self, jobs: Sequence[Job]) -> tuple[list[SmallPicture | Exception], Spent]:
         """Drawn together; where that fails as a whole, one by one, so that only those fail that fail alone."""
         self._small = self._small or SmallPictures(jobs[0])
         try:
@@ -136,7 +136,9 @@ class BatchWorker:
         alone = [self._pictures([job]) for job in jobs]
         return [pictures[0] for pictures, _ in alone], sum((spent for _, spent in alone), Spent())
 
-    def row_of(self, row: Asked, picture: Picture | Exception, fingerprint: str) -> dict[str, Any]:
+    def row_of(
+        self, row: CheckedRequest, picture: SmallPicture | Exception, fingerprint: str
+    ) -> dict[str, Any]:
         """What becomes of a drawn request: a row of the table, or one that says why there is none."""
         if isinstance(picture, Exception):
             return missing_row(row, FAILED, told(picture))
@@ -148,9 +150,9 @@ class BatchWorker:
             return missing_row(row, FILTERED, f"filter {self.batch.filter} returned False")
         return drawn_row(row, picture, fingerprint, verdict.score if self.batch.filter else None)
 
-    def _judge(self, image: Image.Image) -> Verdict:
+    def _judge(self, image: Image.Image) -> FilterVerdict:
         if self.batch.filter is None:
-            return Verdict(True, 1.0)
+            return FilterVerdict(True, 1.0)
         return judged(self._filter, self.batch.filter, image)
 
     @cached_property

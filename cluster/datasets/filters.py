@@ -39,7 +39,7 @@ def check_sendable(judge: Judge) -> None:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FilterVerdict:
     """score: the function's number; None where it said True or False."""
 
     keep: bool
@@ -71,7 +71,7 @@ def load_filter(name: str, folder: str) -> Judge:
     return judge
 
 
-def judged(judge: Judge, name: str, image: Image.Image) -> Verdict:
+def judged(judge: Judge, name: str, image: Image.Image) -> FilterVerdict:
     """Ask it about one picture. Raises FilterError."""
     try:
         said = judge(image)
@@ -79,7 +79,7 @@ def judged(judge: Judge, name: str, image: Image.Image) -> Verdict:
         reason = str(error).partition("\n")[0]
         raise FilterError(f"filter {name} raised {type(error).__name__}: {reason}") from error
     if isinstance(said, bool) or type(said).__name__ in ("bool", "bool_"):
-        return Verdict(bool(said), None)
+        return FilterVerdict(bool(said), None)
     if isinstance(said, numbers.Real) and math.isfinite(said):
-        return Verdict(True, float(said))
+        return FilterVerdict(True, float(said))
     raise FilterError(f"filter {name} returned {str(said)[:40]!r}; return True, False or a finite number")

@@ -19,12 +19,12 @@ import numpy as np
 from cluster.datasets.columns import missing_row
 from cluster.datasets.faults import is_of_rows, told
 from cluster.datasets.names import FAILED, GIANTS
-from cluster.datasets.packing import Group
-from cluster.datasets.plan import Asked, Batch
+from cluster.datasets.packing import RequestGroup
+from cluster.datasets.plan import Batch, CheckedRequest
 from cluster.datasets.shards import write_part
-from cluster.datasets.small import Picture, legend_of_job
+from cluster.datasets.small import SmallPicture, legend_of_job
 from cluster.datasets.tasks import GiantTask
-from cluster.engine.executors.contract import Executor, Look, Runs, Work
+from cluster.engine.executors.contract import Executor, Look, TaskRunner, Workload
 from cluster.engine.outcomes import Outcome
 from cluster.engine.outputs import outputs_for
 from cluster.engine.running import run
@@ -44,12 +44,12 @@ from generation.models.contracts import Model
 from storage.damage import DamagedData
 from storage.fingerprint import FormatError
 
-RowOf = Callable[[Asked, Picture | Exception, str], dict[str, Any]]
+RowOf = Callable[[CheckedRequest, SmallPicture | Exception, str], dict[str, Any]]
 """What becomes of a drawn request, from its picture and its fingerprint."""
 
 
 def draw_giant(
-    batch: Batch, task: Task, group: Group, executor: Executor, row_of: RowOf, on_event: OnEvent
+    batch: Batch, task: Task, group: RequestGroup, executor: Executor, row_of: RowOf, on_event: OnEvent
 ) -> Outcome:
     """Make the picture of a group's one request and write its part; goes on where an earlier run stopped.
 
@@ -83,7 +83,7 @@ def draw_giant(
     return Outcome(task, time.perf_counter() - began, evaluations, seats, tasks.worker)
 
 
-def _drawn(job: Job, on_event: OnEvent, tasks: GiantTasks) -> Picture:
+def _drawn(job: Job, on_event: OnEvent, tasks: GiantTasks) -> SmallPicture:
     """The picture of a request's job, once that is finished. What rots before it is read is made again, once."""
     run(job, resume=True, on_event=waits_alone(on_event), make=tasks.of)
     try:
@@ -93,24 +93,24 @@ def _drawn(job: Job, on_event: OnEvent, tasks: GiantTasks) -> Picture:
         return _picture(job)
 
 
-def give_up(batch: Batch, task: Task, group: Group, error: Exception) -> Outcome:
+def give_up(batch: Batch, task: Task, group: RequestGroup, error: Exception) -> Outcome:
     """The request fails for good."""
     (row,) = group.rows
     _write(batch, task, row, _failed(row, error))
     return Outcome(task)
 
 
-def _write(batch: Batch, task: Task, row: Asked, values: dict[str, Any]) -> None:
+def _write(batch: Batch, task: Task, row: CheckedRequest, values: dict[str, Any]) -> None:
     write_part(batch, *task, [values])
     shutil.rmtree(_folder(batch, row), ignore_errors=True)
 
 
-def asked_job(batch: Batch, row: Asked) -> Job:
+def asked_job(batch: Batch, row: CheckedRequest) -> Job:
     """The job of a request, in a folder of its own. Raises SpecError where it cannot be."""
     return row.job(batch, out=_folder(batch, row), outputs=("ome-zarr",), preview_every=0)
 
 
-def giant_job(batch: Batch, row: Asked) -> Job:
+def giant_job(batch: Batch, row: CheckedRequest) -> Job:
     """The job of a request as its folder tells it, once it has begun: it reads copies that lie there."""
     saved = job_file.load(_folder(batch, row)).spec
     spec = saved.model_copy(update={"allow_pickle": batch.spec.allow_pickle})
@@ -119,7 +119,7 @@ def giant_job(batch: Batch, row: Asked) -> Job:
     return job
 
 
-def giant_worker(job: Job, model: Model) -> Runs:
+def giant_worker(job: Job, model: Model) -> TaskRunner:
     """Runs the tasks of a request's job, or of its map's, with a model that is loaded already."""
     from cluster.engine.worker import build_sampler, labels_of
 
@@ -139,7 +139,7 @@ class GiantTasks:
     worker: str = ""
     under_way: set[Task] = field(default_factory=set)
 
-    def of(self, work: Work) -> GiantTasks:
+    def of(self, work: Workload) -> GiantTasks:
         """The executor of the request's job, or of its map's, which has no map."""
         self.of_map = isinstance(work, JobWork) and work.spec.out.parent.name != GIANTS
         return self
@@ -182,18 +182,18 @@ class GiantTasks:
         """The workers go on with what the batch has for them."""
 
 
-def _folder(batch: Batch, row: Asked) -> Path:
+def _folder(batch: Batch, row: CheckedRequest) -> Path:
     return batch.work / GIANTS / f"{row.index:08d}"
 
 
-def _failed(row: Asked, error: Exception) -> dict[str, Any]:
+def _failed(row: CheckedRequest, error: Exception) -> dict[str, Any]:
     return missing_row(row, FAILED, told(error))
 
 
-def _picture(job: Job) -> Picture:
+def _picture(job: Job) -> SmallPicture:
     """The picture of a finished job, and its classes."""
     outputs = outputs_for(job)
     whole = job.plan.layout.whole(0).box
     labels = outputs.labels
     classes = None if labels is None else (labels.read_level(0, whole).astype(np.int16) - 1).astype(np.uint8)
-    return Picture(outputs.master.read_level(0, whole), classes, legend_of_job(job))
+    return SmallPicture(outputs.master.read_level(0, whole), classes, legend_of_job(job))

@@ -9,29 +9,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.datasets.plan import Asked
+from cluster.datasets.plan import CheckedRequest
 
 
 @dataclass(frozen=True)
-class Group:
+class RequestGroup:
     """Requests of one task, in order. giant: a single one, which is a job of its own."""
 
-    rows: tuple[Asked, ...]
+    rows: tuple[CheckedRequest, ...]
     giant: bool = False
 
 
-def groups_of(rows: Sequence[Asked], budget: int) -> list[Group]:
+def groups_of(rows: Sequence[CheckedRequest], budget: int) -> list[RequestGroup]:
     """Every request in one group. budget: patches of a step that a group of small ones holds, or one request."""
-    groups: list[Group] = []
-    open_groups: dict[tuple[int, bool], list[Asked]] = {}
+    groups: list[RequestGroup] = []
+    open_groups: dict[tuple[int, bool], list[CheckedRequest]] = {}
     for row in rows:
         if row.giant:
-            groups.append(Group((row,), giant=True))
+            groups.append(RequestGroup((row,), giant=True))
             continue
         key = (row.steps, row.told["guidance_scale"] > 1)
         packed = open_groups.setdefault(key, [])
         if packed and sum(other.patches for other in packed) + row.patches > budget:
-            groups.append(Group(tuple(packed)))
+            groups.append(RequestGroup(tuple(packed)))
             packed = open_groups[key] = []
         packed.append(row)
-    return groups + [Group(tuple(packed)) for packed in open_groups.values()]
+    return groups + [RequestGroup(tuple(packed)) for packed in open_groups.values()]

@@ -56,7 +56,7 @@ SCHEMA = pa.schema(list({**OWN, **TOLD, **FOUND}.items()))
 
 
 @dataclass(frozen=True)
-class Asked:
+class CheckedRequest:
     """One checked request. patches: of one step, at most. giant: of more than one block, a job of its own.
 
     told: what rows may say, by field of JobSpec, made definite; files as text. classes_hash: the SHA-256 of what was in
@@ -71,7 +71,7 @@ class Asked:
     patches: int
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Asked:
+    def of(cls, row: Mapping[str, Any]) -> CheckedRequest:
         """The request of a row of SCHEMA."""
         own = {name: row[name] for name in (*OWN, *FOUND)}
         return cls(**own, told={name: row[name] for name in TOLD})
@@ -130,7 +130,7 @@ class Extent:
     largest_shard: int = 0
     largest_giant: int = 0
 
-    def with_shard(self, rows: list[Asked]) -> Extent:
+    def with_shard(self, rows: list[CheckedRequest]) -> Extent:
         """The extent with the requests of one more shard."""
         shard = sum(row.width * row.height for row in rows)
         giants = [row.width * row.height for row in rows if row.giant]
@@ -141,7 +141,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class Batch:
-    """What workers and driver need to know: small, whatever the number of requests. Satisfies Work.
+    """What workers and driver need to know: small, whatever the number of requests. Satisfies Workload.
 
     spec: the settings of the flags, its device and batch size made definite, its prompt and size perhaps not those
     of any request. budget: patches of a step that a group is packed to. filter: "module:function" or None;
@@ -171,10 +171,10 @@ class Batch:
     def work(self) -> Path:
         return self.spec.out / WORK
 
-    def shard(self, number: int) -> list[Asked]:
+    def shard(self, number: int) -> list[CheckedRequest]:
         """The requests of one shard, in order."""
         with pq.ParquetFile(self.work / REQUESTS) as file:
-            return [Asked.of(row) for row in file.read_row_group(number).to_pylist()]
+            return [CheckedRequest.of(row) for row in file.read_row_group(number).to_pylist()]
 
     def shard_name(self, number: int) -> str:
         return f"train-{number:05d}-of-{self.shards:05d}"

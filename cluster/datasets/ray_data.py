@@ -29,7 +29,7 @@ from PIL import Image
 from cluster.datasets.columns import mask_image, png
 from cluster.datasets.entry import UNSAID
 from cluster.datasets.requests import ALIASES, COLUMNS
-from cluster.datasets.small import Picture, SmallPictures
+from cluster.datasets.small import SmallPicture, SmallPictures
 from cluster.jobs.job import Job, prepare_described
 from cluster.jobs.models import described
 from cluster.spec.fields import JobSpec, SpecError
@@ -89,7 +89,7 @@ class Draw:
             )
         return prepare_described(JobSpec(**{**self._fields, **own}), self._info, check_fit=False)
 
-    def _told(self, job: Job, picture: Picture | Exception) -> dict[str, Any]:
+    def _told(self, job: Job, picture: SmallPicture | Exception) -> dict[str, Any]:
         if isinstance(picture, Exception):
             return {"error": str(picture)}
         told = {"image": png(Image.fromarray(picture.pixels)), "fingerprint": job.fingerprint}

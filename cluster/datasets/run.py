@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from cluster.datasets.card import write_card
 from cluster.datasets.columns import ERRORS
-from cluster.datasets.counting import DRAWN, Counts, Part, part_at, read_part
+from cluster.datasets.counting import DRAWN, RequestCounts, ShardPart, part_at, read_part
 from cluster.datasets.drawing import BatchWorker
 from cluster.datasets.extras import Extras
 from cluster.datasets.giants import draw_giant, give_up
@@ -35,7 +35,7 @@ from cluster.datasets.names import (
     TIMINGS,
     WRITE,
 )
-from cluster.datasets.packing import Group, groups_of
+from cluster.datasets.packing import RequestGroup, groups_of
 from cluster.datasets.plan import Batch
 from cluster.datasets.seconds import write_seconds
 from cluster.datasets.shards import Manifest, is_finished, manifest_path, part_path, read_manifest
@@ -45,7 +45,7 @@ from cluster.datasets.work import BatchWork
 from cluster.datasets.written import tell
 from cluster.engine import executors
 from cluster.engine.driver import ATTEMPTS, Interrupted
-from cluster.engine.executors.contract import Executor, Work
+from cluster.engine.executors.contract import Executor, Workload
 from cluster.engine.outcomes import Outcome
 from cluster.engine.queueing import Line
 from cluster.engine.recovery import DamagedInputs
@@ -68,7 +68,7 @@ from storage.files import replace_by, replace_file
 
 log = logging.getLogger(__name__)
 
-MakeExecutor = Callable[[Work], Executor]
+MakeExecutor = Callable[[Workload], Executor]
 Done = Callable[[Outcome, str], None]
 """Told of each task that is done, and of its kind."""
 
@@ -123,17 +123,17 @@ def _ray_held(batch: Batch) -> Iterator[None]:
 
 
 @dataclass
-class Left:
+class LeftOfBatch:
     """Tasks that are not done. waiting: groups of each shard without a part; counts: requests that are done.
 
     group_seconds: how long the longest group should take. damage: what a shard could not be put together for, last.
     """
 
-    giants: list[tuple[Task, Group]]
+    giants: list[tuple[Task, RequestGroup]]
     draws: deque[Task]
     waiting: Counter[int]
     done: dict[str, int]
-    counts: Counts
+    counts: RequestCounts
     group_seconds: float = 0.0
     damage: DamagedInputs | None = None
 
@@ -143,9 +143,9 @@ class Left:
         return ((shard, ASSEMBLE) for shard, groups in self.waiting.items() if groups == 0)
 
 
-def left_of(batch: Batch) -> Left:
+def left_of(batch: Batch) -> LeftOfBatch:
     """By manifests, then by parts; requests are read a shard at a time and forgotten, but for giants."""
-    left = Left([], deque(), Counter(), {DRAW: 0, GIANT: 0, WRITE: 0}, Counts())
+    left = LeftOfBatch([], deque(), Counter(), {DRAW: 0, GIANT: 0, WRITE: 0}, RequestCounts())
     for shard in range(batch.shards):
         groups = groups_of(batch.shard(shard), batch.budget)
         finished = is_finished(batch, shard)
@@ -171,7 +171,7 @@ def left_of(batch: Batch) -> Left:
     return left
 
 
-def _seconds(batch: Batch, group: Group) -> float:
+def _seconds(batch: Batch, group: RequestGroup) -> float:
     """How long a group of small requests should take."""
     evaluations = sum(2 * row.patches * row.steps for row in group.rows)
     return evaluations * guessed_evaluation(batch.info, batch.spec.device or "cpu")
@@ -217,7 +217,7 @@ def _draw_all(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> DamagedInp
             here, tasks = BatchWorker(batch), BatchTasks(left.group_seconds)
             supervisor = Supervisor(executor, tasks, on_event, LIMITS)
             alone = Supervisor(executor, tasks, on_event, replace(LIMITS, attempts=TRIES))
-            deadly: list[tuple[Task, Group, TaskFailed]] = []
+            deadly: list[tuple[Task, RequestGroup, TaskFailed]] = []
             for task, group in left.giants:
                 try:
                     done(draw_giant(batch, task, group, executor, here.row_of, on_event), GIANT)
@@ -237,7 +237,7 @@ def _draw_all(batch: Batch, on_event: OnEvent, make: MakeExecutor) -> DamagedInp
     return left.damage
 
 
-def _with_workers_for(batch: Batch, left: Left) -> Batch:
+def _with_workers_for(batch: Batch, left: LeftOfBatch) -> Batch:
     """The batch with no more workers than have something to do; large requests keep them all busy."""
     if batch.spec.workers is None or left.giants:
         return batch
@@ -245,7 +245,7 @@ def _with_workers_for(batch: Batch, left: Left) -> Batch:
     return replace(batch, spec=batch.spec.model_copy(update={"workers": workers}))
 
 
-def _loop(left: Left, draws: Iterable[Task], supervisor: Supervisor, done: Done) -> list[Task]:
+def _loop(left: LeftOfBatch, draws: Iterable[Task], supervisor: Supervisor, done: Done) -> list[Task]:
     """Groups shard by shard; a shard is put together as soon as its last group is drawn.
 
     Returns the groups whose worker died each time.
@@ -287,7 +287,7 @@ class BatchTasks:
         return 0.0 if task[1] == ASSEMBLE else self.group_seconds
 
 
-def _started(left: Left, workers: int) -> Event:
+def _started(left: LeftOfBatch, workers: int) -> Event:
     totals = {
         GIANT: len(left.giants) + left.done[GIANT],
         DRAW: len(left.draws) + left.done[DRAW],
@@ -297,7 +297,7 @@ def _started(left: Left, workers: int) -> Event:
     return JobStarted(stages, workers)
 
 
-def _counted(counts: Counts, batch: Batch, outcome: Outcome) -> Part | None:
+def _counted(counts: RequestCounts, batch: Batch, outcome: Outcome) -> ShardPart | None:
     """Count what a task did; the part that it wrote, where it drew."""
     if outcome.task[1] == ASSEMBLE:
         counts.shards += 1
@@ -307,7 +307,7 @@ def _counted(counts: Counts, batch: Batch, outcome: Outcome) -> Part | None:
     return part
 
 
-def _timing(outcome: Outcome, name: str, part: Part | None) -> dict[str, object]:
+def _timing(outcome: Outcome, name: str, part: ShardPart | None) -> dict[str, object]:
     shard, number = outcome.task
     return {
         "task": name,

@@ -34,7 +34,7 @@ REMEMBERED_PROMPTS = 32
 
 
 @dataclass(frozen=True)
-class Picture:
+class SmallPicture:
     """pixels: (height, width, 3) sRGB. classes: (height, width) ids of classes or regions, 255 for none; None where the
     model knows no classes and the picture has no regions. legend: their names and colours."""
 
@@ -67,11 +67,11 @@ class SmallPictures:
         self._map_model = self._map_model or loaded(job.spec, job.info)
         return self._map_model
 
-    def draw(self, jobs: Sequence[Job]) -> tuple[list[Picture | Exception], Spent]:
+    def draw(self, jobs: Sequence[Job]) -> tuple[list[SmallPicture | Exception], Spent]:
         """Each job's picture, or what is wrong with it; all jobs have the same steps, and guidance or none."""
         compute_with(self._first.spec.threads)
         model, maps = self._model, self._maps(jobs)
-        found: list[Picture | Exception] = [ValueError("not drawn")] * len(jobs)
+        found: list[SmallPicture | Exception] = [ValueError("not drawn")] * len(jobs)
         ready: list[tuple[int, Job, Any, ClassMap | None]] = []
         for place, (job, planes) in enumerate(zip(jobs, maps, strict=True)):
             if isinstance(planes, Exception):
@@ -98,7 +98,7 @@ class SmallPictures:
             except (NumericalError, SpecError) as error:  # of this picture alone
                 found[place] = error
                 continue
-            found[place] = Picture(pixels, ids, legend_of_job(job))
+            found[place] = SmallPicture(pixels, ids, legend_of_job(job))
         return found, drawn.spent
 
     def _maps(self, jobs: Sequence[Job]) -> list[Held | Exception | None]:

@@ -11,13 +11,13 @@ from cluster.spec.fields import JobSpec
 
 @dataclass(frozen=True)
 class BatchWork:
-    """The tasks of a batch. Satisfies Work.
+    """The tasks of a batch. Satisfies Workload.
 
-    at_once: tasks of a large request; of others a worker does one after another.
+    tasks_in_flight: tasks of a large request; of others a worker does one after another.
     """
 
     batch: Batch
-    at_once: int = 2
+    tasks_in_flight: int = 2
 
     @property
     def spec(self) -> JobSpec:

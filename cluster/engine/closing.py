@@ -48,14 +48,14 @@ def read_ledger(job: Job) -> LedgerRecord:
 
 
 @dataclass(frozen=True)
-class Left:
+class LeftToDo:
     """Whether something is left to do, and the names of what is damaged among it."""
 
     work: bool
     damaged: tuple[str, ...] = ()
 
 
-def left_to_do(job: Job, ledger: Ledger, *, thorough: bool) -> Left:
+def left_to_do(job: Job, ledger: Ledger, *, thorough: bool) -> LeftToDo:
     """What is missing or damaged is forgotten, so that it is to be done again. Says so in a line.
 
     thorough: by reading all that should be there. Otherwise by the sizes of a finished job; the tasks of one that is
@@ -64,7 +64,7 @@ def left_to_do(job: Job, ledger: Ledger, *, thorough: bool) -> Left:
     closing = Closing(job, ledger)
     finished = closing.is_finished()
     if not (finished or thorough):
-        return Left(work=True)
+        return LeftToDo(work=True)
     tasks, files = closing.changed(thorough=thorough)
     damaged = tuple(closing.named(tasks, files))
     if damaged:
@@ -72,7 +72,7 @@ def left_to_do(job: Job, ledger: Ledger, *, thorough: bool) -> Left:
         ledger.forget(tasks)
     elif finished:
         closing.remove_leftovers()
-    return Left(not finished or bool(damaged), damaged)
+    return LeftToDo(not finished or bool(damaged), damaged)
 
 
 class Closing:

@@ -32,10 +32,10 @@ class Outcome:
     """The worker went away under the task, which can be given to another."""
 
 
-Begun: TypeAlias = Outcome | Callable[[], Outcome]
+StartedTask: TypeAlias = Outcome | Callable[[], Outcome]
 """A task that has been done; or one that has been begun, and what does the rest until its output is durable."""
 
 
-def finished(begun: Begun) -> Outcome:
+def finished(begun: StartedTask) -> Outcome:
     """The outcome, waited for where it must be. Raises what the task raises."""
     return begun if isinstance(begun, Outcome) else begun()

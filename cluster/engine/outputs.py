@@ -20,7 +20,7 @@ from storage.exports import metadata
 from storage.files import replace_file
 from storage.formats import FORMATS
 from storage.formats.contract import PyramidFormat
-from storage.formats.labels import Labels
+from storage.formats.labels import LabelPyramid
 from storage.formats.ome_zarr import OmeZarr, image_root
 from storage.pyramid import PyramidTask
 from viewer.class_layer import layer_path, write_class_layer
@@ -46,7 +46,7 @@ class Outputs:
     folder: Path
     master: OmeZarr
     formats: tuple[PyramidFormat, ...]
-    labels: Labels | None
+    labels: LabelPyramid | None
     grain: int
     page: Page
     keeps_master: bool
@@ -147,7 +147,7 @@ def outputs_for(job: Job) -> Outputs:
         folder=folder,
         master=master,
         formats=(master, *others),
-        labels=Labels(folder, layout, legend) if legend else None,
+        labels=LabelPyramid(folder, layout, legend) if legend else None,
         grain=job.info.scale,
         page=page,
         keeps_master="ome-zarr" in spec.outputs,

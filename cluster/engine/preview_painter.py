@@ -20,7 +20,7 @@ def no_sketch() -> None:
     """Draws nothing."""
 
 
-class Painter:
+class PreviewPainter:
     """Shows blocks after the first step, every `preview_every` steps from there, and after the last; or never."""
 
     def __init__(self, job: Job, schedule: Schedule, codec: Codec) -> None:

@@ -22,7 +22,7 @@ from storage.files import is_leftover, remove_leftovers
 from storage.fingerprint import FormatError
 
 if TYPE_CHECKING:
-    from cluster.engine.executors.contract import Executor, Work
+    from cluster.engine.executors.contract import Executor, Workload
     from cluster.jobs.job import Job
     from storage.ledger import Ledger
 
@@ -44,7 +44,7 @@ class Result:
     before: bool = False
 
 
-def _executor(work: Work) -> Executor:
+def _executor(work: Workload) -> Executor:
     from cluster.engine import executors
 
     return executors.make(work)
@@ -55,7 +55,7 @@ def run(
     *,
     resume: bool,
     on_event: OnEvent,
-    make: Callable[[Work], Executor] = _executor,
+    make: Callable[[Workload], Executor] = _executor,
     thorough: bool = False,
     on_begun: Callable[[], None] = lambda: None,
 ) -> Result:
@@ -115,7 +115,7 @@ def _tell_that_it_is_finished(folder: Path) -> None:
             log(JobFinished(0.0))
 
 
-def _execute(job: Job, ledger: Ledger, on_event: OnEvent, make: Callable[[Work], Executor]) -> None:
+def _execute(job: Job, ledger: Ledger, on_event: OnEvent, make: Callable[[Workload], Executor]) -> None:
     from cluster.engine import driver
     from cluster.engine.work import JobWork
 

@@ -17,9 +17,9 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.engine.outcomes import Begun, Outcome
+from cluster.engine.outcomes import Outcome, StartedTask
 from cluster.engine.outputs import Outputs
-from cluster.engine.preview_painter import Painter, no_sketch
+from cluster.engine.preview_painter import PreviewPainter, no_sketch
 from cluster.engine.recovery import damaged_inputs
 from cluster.engine.written import TaskOutputs
 from cluster.jobs.job import Job
@@ -52,7 +52,7 @@ TASKS_BETWEEN_RETURNS_OF_MEMORY = 4
 
 
 class Worker:
-    """A loaded job: begin() its tasks in any order. Satisfies Runs.
+    """A loaded job: begin() its tasks in any order. Satisfies TaskRunner.
 
     Threads may begin several: one computes, others read or wait for the disk.
     """
@@ -69,7 +69,7 @@ class Worker:
         self.plan = job.plan
         self.sampler = sampler
         self.codec = codec
-        self.painter = Painter(job, sampler.schedule, codec)
+        self.painter = PreviewPainter(job, sampler.schedule, codec)
         self.outputs = outputs.formats
         self.master = outputs.master
         self.labels = outputs.labels
@@ -80,14 +80,14 @@ class Worker:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._computing = threading.Lock()
         self._tasks = 0
-        self._kinds: Mapping[str, Callable[[Task], Begun]] = {
+        self._kinds: Mapping[str, Callable[[Task], StartedTask]] = {
             DENOISE: self._begin_denoising,
             PASS: self._begin_pass,
             DECODE: partial(self._begin_pixels, self._decode),
             REDUCE: partial(self._begin_pixels, self._reduce),
         }
 
-    def begin(self, task: Task) -> Begun:
+    def begin(self, task: Task) -> StartedTask:
         """Compute a denoising task and leave its way to the disk; leave all of a task of pixels.
 
         Raises what the task raises, as does what comes back: DamagedInputs where it cannot read what others wrote.
@@ -108,7 +108,7 @@ class Worker:
 
     # --- denoise
 
-    def _begin_denoising(self, task: Task) -> Begun:
+    def _begin_denoising(self, task: Task) -> StartedTask:
         """Compute at once; what comes back writes."""
         k, block = self.plan.stages[task[0]].number, task[1]
         rest = self._naming_damage(task, partial(self._denoise, task, k, block))
@@ -186,7 +186,7 @@ class Worker:
 
     # --- latents
 
-    def _begin_pass(self, task: Task) -> Begun:
+    def _begin_pass(self, task: Task) -> StartedTask:
         """Nothing yet: what comes back does it all."""
         return partial(self._naming_damage, task, partial(self._pass, task))
 
@@ -208,7 +208,7 @@ class Worker:
 
     # --- pixels
 
-    def _begin_pixels(self, act: Callable[[PyramidTask], None], task: Task) -> Begun:
+    def _begin_pixels(self, act: Callable[[PyramidTask], None], task: Task) -> StartedTask:
         """Nothing yet: what comes back does it all."""
         return partial(self._naming_damage, task, partial(self._pixels, act, task))
 

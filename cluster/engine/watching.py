@@ -10,16 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cluster.engine.outcomes import Begun, Outcome, finished
+from cluster.engine.outcomes import Outcome, StartedTask, finished
 from cluster.spec.identity import check_inputs
 
 if TYPE_CHECKING:
-    from cluster.engine.executors.contract import Runs
+    from cluster.engine.executors.contract import TaskRunner
     from cluster.jobs.job import Job
     from cluster.jobs.stages import Task
 
 
-def watching(worker: Runs, job: Job) -> Runs:
+def watching(worker: TaskRunner, job: Job) -> TaskRunner:
     """The worker itself where there is no such file."""
     paths = {name: getattr(job.spec, name) for name in job.inputs}
     watched = {
@@ -30,9 +30,9 @@ def watching(worker: Runs, job: Job) -> Runs:
 
 @dataclass(frozen=True)
 class Watching:
-    """Does what its worker does, and looks. watched: fields of the job's spec. Satisfies Runs."""
+    """Does what its worker does, and looks. watched: fields of the job's spec. Satisfies TaskRunner."""
 
-    worker: Runs
+    worker: TaskRunner
     job: Job
     watched: frozenset[str]
 
@@ -40,7 +40,7 @@ class Watching:
     def name(self) -> str:
         return self.worker.name
 
-    def begin(self, task: Task) -> Begun:
+    def begin(self, task: Task) -> StartedTask:
         """Raises what the worker raises; what comes back raises SpecError where a file has changed, too."""
         begun = self.worker.begin(task)
 

@@ -9,21 +9,21 @@ from cluster.jobs.job import Job
 from cluster.spec.fields import JobSpec
 
 if TYPE_CHECKING:
-    from cluster.engine.executors.contract import Runs
+    from cluster.engine.executors.contract import TaskRunner
 
 
 @dataclass(frozen=True)
 class JobWork:
-    """The tasks of a job. Satisfies Work."""
+    """The tasks of a job. Satisfies Workload."""
 
     job: Job
-    at_once: int = 2
+    tasks_in_flight: int = 2
 
     @property
     def spec(self) -> JobSpec:
         return self.job.spec
 
-    def worker(self) -> Runs:
+    def worker(self) -> TaskRunner:
         """Load what its tasks need, here."""
         from cluster.engine.watching import watching
         from cluster.engine.worker import build_worker

@@ -121,7 +121,7 @@ class DoneTasks:
 
 
 @dataclass
-class Run:
+class RunHistory:
     """One run of a job, from its start on.
 
     spent: (tasks, seconds) of each group; recent: (time, patches, seconds) of its latest tasks.
@@ -183,7 +183,7 @@ class Events:
 
     def _clear(self) -> None:
         self.stages: tuple[tuple[str, int], ...] = ()
-        self.run: Run | None = None
+        self.run: RunHistory | None = None
         self.earlier_seconds = 0.0
         self.retried = 0
 
@@ -212,7 +212,7 @@ class Events:
         at = datetime.fromisoformat(str(event["time"]))
         if event["event"] == "JobStarted" or self.run is None:
             self.earlier_seconds += self.run.seconds if self.run else 0.0
-            self.run = Run(at, at)
+            self.run = RunHistory(at, at)
         if event["event"] == "JobStarted":
             self.stages = tuple((str(stage["name"]), int(stage["total"])) for stage in event["stages"])
         if event["event"] == "TaskRetried":

@@ -85,7 +85,7 @@ def _ends_in_a_line(path: Path) -> bool:
 
 
 @dataclass
-class Group:
+class StageGroup:
     """The stages of one kind, added up. ends: when its first task of this run began and the latest ended."""
 
     name: str
@@ -103,11 +103,11 @@ class Group:
         return pace * (self.total - self.done)
 
 
-class Tally:
+class ProgressTally:
     """Counts events by group."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.groups: dict[str, Group] = {}
+        self.groups: dict[str, StageGroup] = {}
         self.retried = 0
         self._clock = clock
 
@@ -129,14 +129,14 @@ class Tally:
     def _start(self, event: JobStarted) -> None:
         """Counts begin anew: a run that makes something again says once more what is done."""
         for name in dict.fromkeys(group_of(stage.name) for stage in event.stages):
-            group = self.groups.setdefault(name, Group(name))
+            group = self.groups.setdefault(name, StageGroup(name))
             stages = [stage for stage in event.stages if group_of(stage.name) == name]
             group.total, group.done = (
                 sum(stage.total for stage in stages),
                 sum(stage.done for stage in stages),
             )
 
-    def current(self) -> Group | None:
+    def current(self) -> StageGroup | None:
         """The first group with tasks left."""
         return next((group for group in self.groups.values() if group.done < group.total), None)
 
@@ -144,7 +144,7 @@ class Tally:
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
-class Lines:
+class ProgressLines:
     """A line every few seconds, for logs and pipes: `denoise 120/340 (35 %), about 2 min 10 s left`."""
 
     def __init__(
@@ -153,7 +153,7 @@ class Lines:
         self._stream = stream
         self._between = seconds_between
         self._clock = clock
-        self._tally = Tally(clock)
+        self._tally = ProgressTally(clock)
         self._last = clock()
 
     def __call__(self, event: Event) -> None:
@@ -183,7 +183,7 @@ class Lines:
         self._last = self._clock()
 
 
-def started(groups: Iterable[Group], workers: int) -> str:
+def started(groups: Iterable[StageGroup], workers: int) -> str:
     """ "340 denoise, 4 decode tasks; 2 workers": what is left; and how many tasks earlier runs did."""
     groups = tuple(groups)
     left = {group.name: group.total - group.done for group in groups if group.done < group.total}
@@ -238,7 +238,7 @@ class Bars:
     """A bar with the time left for each group of stages, while used as a context."""
 
     def __init__(self, console: Console) -> None:
-        self._tally = Tally()
+        self._tally = ProgressTally()
         self._rows: dict[str, TaskID] = {}
         self._progress = Narrower(
             TextColumn("{task.description:<8}"),
@@ -263,7 +263,7 @@ class Bars:
     def _say(self, text: str) -> None:
         self._progress.console.print(text, style="yellow", markup=False, highlight=False)
 
-    def _show(self, group: Group) -> None:
+    def _show(self, group: StageGroup) -> None:
         if group.name not in self._rows:
             self._rows[group.name] = self._progress.add_task(
                 group.name, total=group.total, left="", start=False

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from cluster.following.events import Event, JobFailed, JobInterrupted, OnEvent, unheard
-from cluster.following.progress import Bars, Lines, Narrower
+from cluster.following.progress import Bars, Narrower, ProgressLines
 
 SECONDS_BETWEEN_LINES = 5.0
 OnCount = Callable[[int, int], None]
@@ -32,7 +32,7 @@ def shown(wanted: bool | None = True) -> Iterator[OnEvent]:
         with Bars(console) as bars:
             yield unless_it_fails(bars)
     else:
-        yield unless_it_fails(Lines(sys.stderr)) if wanted else unheard
+        yield unless_it_fails(ProgressLines(sys.stderr)) if wanted else unheard
 
 
 @contextmanager

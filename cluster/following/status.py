@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.following.events import group_of
-from cluster.following.history import DoneTasks, Events, Run
+from cluster.following.history import DoneTasks, Events, RunHistory
 from cluster.following.progress import EVENTS
 from cluster.spec import job_file
 from storage.claim import is_abandoned
@@ -121,7 +121,7 @@ class Follower:
         return tuple(GroupStatus(name, *count) for name, count in counts.items())
 
 
-def state_of(run: Run | None, now: datetime, folder: Path) -> State:
+def state_of(run: RunHistory | None, now: datetime, folder: Path) -> State:
     """By the last run's last event, whether anybody works in its folder, and how long ago the event was."""
     ends: dict[str, State] = {
         "JobFinished": "finished",
@@ -139,7 +139,7 @@ def state_of(run: Run | None, now: datetime, folder: Path) -> State:
     return "running" if silent < patience else "silent"
 
 
-def _seconds_left(run: Run, groups: Iterable[GroupStatus]) -> float | None:
+def _seconds_left(run: RunHistory, groups: Iterable[GroupStatus]) -> float | None:
     """Seconds that all groups will take, by the mean time of their tasks in this run; None while one that has tasks
     left has not begun.
 

@@ -37,7 +37,7 @@ DENOISE, PASS, DECODE, REDUCE = "denoise", "pass", "decode", "reduce"
 """Kinds of stages."""
 
 
-class Counts(Protocol):
+class CountsParts(Protocol):
     """Regions, as far as a plan wants to know."""
 
     def count(self, step: int, patch: Patch) -> tuple[int, int]:
@@ -99,7 +99,7 @@ class Plan:
     parameters_bytes: int
     batching: Batching
     guided: bool
-    regions: Counts | None = None
+    regions: CountsParts | None = None
     observed: int = 1
     passes: tuple[LatentPass, ...] = ()
 

@@ -45,7 +45,7 @@ class Margin:
         return Margin(self.bottom, self.top, self.right, self.left)
 
 
-class Region(Protocol):
+class ReadRegion(Protocol):
     """Which places of an array the tasks of a stage read."""
 
     def boxes(self, block: int) -> Iterable[Box]:
@@ -57,7 +57,7 @@ class Region(Protocol):
 
 @dataclass(frozen=True)
 class Grown:
-    """Each task reads its own block, grown by a margin. Satisfies Region."""
+    """Each task reads its own block, grown by a margin. Satisfies ReadRegion."""
 
     grid: Grid
     margin: Margin
@@ -71,7 +71,7 @@ class Grown:
 
 @dataclass(frozen=True)
 class Listed:
-    """A function says what each task reads. Satisfies Region."""
+    """A function says what each task reads. Satisfies ReadRegion."""
 
     of: Callable[[int], Iterable[Box]]
 
@@ -87,7 +87,7 @@ class Read:
     """An array, and what of it the tasks of a stage read."""
 
     array: str
-    region: Region
+    region: ReadRegion
 
 
 @dataclass(frozen=True)

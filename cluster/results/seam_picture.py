@@ -20,7 +20,7 @@ from storage.files import replace_file
 from storage.geometry import Box, Canvas
 
 if TYPE_CHECKING:
-    from cluster.results.seams import Kind, Row, Seams
+    from cluster.results.seams import BorderKind, SeamReport, SeamRow
     from generation.seams.ratios import Seam
 
 Floats = NDArray[np.float64]
@@ -43,7 +43,7 @@ BLURS = np.array([GREY, (120, 205, 255), (50, 140, 255), (90, 70, 255)], np.floa
 VERDICTS: dict[str, Colour] = {"inside": (110, 205, 140), "unclear": (226, 196, 110)}
 
 
-def write_picture(found: Seams, path: Path) -> None:
+def write_picture(found: SeamReport, path: Path) -> None:
     """Write the PNG. Raises OSError."""
     encoded = io.BytesIO()
     picture_of(found).save(encoded, "PNG")
@@ -51,7 +51,7 @@ def write_picture(found: Seams, path: Path) -> None:
     replace_file(path, encoded.getvalue())
 
 
-def picture_of(found: Seams) -> Image.Image:
+def picture_of(found: SeamReport) -> Image.Image:
     """The map, and under it the plot."""
     drawn = map_of(found)
     plot = plot_of(found, max(SHORTEST, drawn.width))
@@ -64,7 +64,7 @@ def picture_of(found: Seams) -> Image.Image:
 # --- the map ---------------------------------------------------------------------------------------------------------
 
 
-def map_of(found: Seams) -> Image.Image:
+def map_of(found: SeamReport) -> Image.Image:
     """The picture, dimmed, and its lines; of the strongest seam's in any case, if they are not too close."""
     ground = reduced(Picture.open(found.folder))
     scale = ground.width / found.width
@@ -100,13 +100,15 @@ def dimmed(image: Image.Image) -> Floats:
     return np.asarray(0.45 * (0.75 * grey + 0.25 * pixels) + 0.1 * np.array(NIGHT))
 
 
-def gap(found: Seams, kind: Kind) -> float:
+def gap(found: SeamReport, kind: BorderKind) -> float:
     """The mean distance of a kind's lines, in pixels."""
     longest = max(float(found.tallies[kind.name].length[way].sum()) for way in (HORIZONTAL, VERTICAL))
     return found.width * found.height / max(1.0, longest)
 
 
-def _draw_lines(found: Seams, kind: Kind, scale: float, told: Floats, lines: NDArray[np.bool_]) -> None:
+def _draw_lines(
+    found: SeamReport, kind: BorderKind, scale: float, told: Floats, lines: NDArray[np.bool_]
+) -> None:
     """Mark the lines of a kind, and the strength of each piece; where kinds share a line the strongest counts."""
     canvas, cell = Canvas(found.height, found.width), found.cell
     part, strengths = Parts(canvas).side, strength_of(found.tallies[kind.name])
@@ -206,7 +208,7 @@ class Plot:
     | name          |      .    | --+-- |   .       | 1.02 +- 0.01  verdict
     """
 
-    def __init__(self, found: Seams, width: int) -> None:
+    def __init__(self, found: SeamReport, width: int) -> None:
         self.unit = width / SHORTEST
         self.row = round(30 * self.unit)
         self.reach = max([0.12, *(min(abs(row.worst.ratio - 1) * 1.25, 0.6) for row in found.rows)])
@@ -230,7 +232,7 @@ class Plot:
         self.draw.line((x0, y0, x1, y1), fill=ink, width=max(1, round(width * self.unit)))
 
 
-def plot_of(found: Seams, width: int) -> Image.Image:
+def plot_of(found: SeamReport, width: int) -> Image.Image:
     """Title, colour scale, a row for each kind, the axis."""
     plot = Plot(found, width)
     margin, strongest = 20 * plot.unit, found.strongest
@@ -267,7 +269,7 @@ def _scale(plot: Plot, right: float) -> None:
         )
 
 
-def _row(plot: Plot, row: Row, y: float) -> None:
+def _row(plot: Plot, row: SeamRow, y: float) -> None:
     ink = VERDICTS.get(row.verdict, colour_of(row.worst))
     plot.text(20 * plot.unit, y, row.name)
     tick = 6 * plot.unit

@@ -34,7 +34,7 @@ JPEG_BLOCK = 8
 
 
 @dataclass(frozen=True)
-class Kind:
+class BorderKind:
     """A kind of border: its lattices are added up. about: how far apart its lines are, for people.
 
     shown: whether a picture of the seams has its lines. encoded: looked for in the Deep Zoom tiles, not in the image.
@@ -48,7 +48,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Row:
+class SeamRow:
     """What was found of a kind of border, by the direction of its lines and altogether."""
 
     name: str
@@ -85,7 +85,7 @@ def surely_off(seam: Seam) -> float:
 
 
 @dataclass(frozen=True)
-class Seams:
+class SeamReport:
     """The seams of a picture. absent: kinds of which the picture has no line. source: what was read.
     cell: pixels of a latent."""
 
@@ -94,13 +94,13 @@ class Seams:
     height: int
     cell: int
     source: str
-    rows: tuple[Row, ...]
+    rows: tuple[SeamRow, ...]
     absent: tuple[str, ...]
-    kinds: tuple[Kind, ...] = field(repr=False)
+    kinds: tuple[BorderKind, ...] = field(repr=False)
     tallies: Mapping[str, Tally] = field(repr=False)
 
     @property
-    def strongest(self) -> Row | None:
+    def strongest(self) -> SeamRow | None:
         """The strongest of the kinds that are a seam: the one that surely is farthest from 1: where lattices share
         lines, the one whose lines they are. What encoding did counts where the picture itself has no seam.
         """
@@ -129,7 +129,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and isinf(value) else value
 
 
-def find_seams(folder: Path, on_progress: OnProgress = lambda done, total: None) -> Seams:
+def find_seams(folder: Path, on_progress: OnProgress = lambda done, total: None) -> SeamReport:
     """Measure all borders of a finished job's picture.
 
     Raises SpecError where there is no finished job or no border in its picture, FormatError where it cannot be read.
@@ -158,7 +158,7 @@ def find_seams(folder: Path, on_progress: OnProgress = lambda done, total: None)
             f"the picture in {folder}, {picture.width} x {picture.height} pixels, has no border inside: it is smaller "
             "than a patch, a tile and a block; evaluate a larger one"
         )
-    return Seams(
+    return SeamReport(
         folder=folder,
         width=picture.width,
         height=picture.height,
@@ -192,40 +192,40 @@ def _source(picture: Picture) -> str:
     return f"image_files ({picture.tiles.encoding})"
 
 
-def row_of(kind: Kind, tally: Tally) -> Row:
+def row_of(kind: BorderKind, tally: Tally) -> SeamRow:
     """A row of the table."""
     from generation.seams.lattices import HORIZONTAL, VERTICAL
 
-    return Row(kind.name, kind.about, tally.seam(HORIZONTAL), tally.seam(VERTICAL), tally.seam())
+    return SeamRow(kind.name, kind.about, tally.seam(HORIZONTAL), tally.seam(VERTICAL), tally.seam())
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------
 
 
-def kinds_of(spec: JobSpec, plan: Plan, canvas: Canvas, picture: Picture) -> Iterator[Kind]:
+def kinds_of(spec: JobSpec, plan: Plan, canvas: Canvas, picture: Picture) -> Iterator[BorderKind]:
     """All kinds of borders that the picture may have."""
     from generation.seams.lattices import every, joins, latent_lines
 
     scale, layout = plan.tiling.scale, plan.layout
     yield from _patches(spec, plan)
     side = plan.grid.block * scale
-    yield Kind("blocks", _pixels(side), (every(canvas, side, scale),))
+    yield BorderKind("blocks", _pixels(side), (every(canvas, side, scale),))
     yield from _decode_tiles(plan, canvas)
-    yield Kind("superblocks", _pixels(layout.superblock), (every(canvas, layout.superblock, scale),))
+    yield BorderKind("superblocks", _pixels(layout.superblock), (every(canvas, layout.superblock, scale),))
     tiles = every(canvas, layout.tile, scale)
-    yield Kind("output tiles", _pixels(layout.tile), (tiles,))
+    yield BorderKind("output tiles", _pixels(layout.tile), (tiles,))
     if picture.has_master and picture.tiles is not None:
         encoding = picture.tiles.encoding
         tiles = every(canvas, layout.tile, lcm(scale, JPEG_BLOCK) if encoding == "jpg" else scale)
         name = f"output tiles as {encoding}"
-        yield Kind(name, _pixels(layout.tile), (tiles,), shown=False, encoded=True)
+        yield BorderKind(name, _pixels(layout.tile), (tiles,), shown=False, encoded=True)
     if canvas.topology.wraps_x or canvas.topology.wraps_y:
-        yield Kind("joined sides", f"of the {canvas.topology.name}", (joins(canvas, scale),))
+        yield BorderKind("joined sides", f"of the {canvas.topology.name}", (joins(canvas, scale),))
     if scale > 1:
-        yield Kind("latents", _pixels(scale), (latent_lines(canvas, scale),), shown=False)
+        yield BorderKind("latents", _pixels(scale), (latent_lines(canvas, scale),), shown=False)
 
 
-def _patches(spec: JobSpec, plan: Plan) -> Iterator[Kind]:
+def _patches(spec: JobSpec, plan: Plan) -> Iterator[BorderKind]:
     """Those of the last steps one by one, and of all; where patches never move, one kind for all steps."""
     from cluster.jobs.job import method_of
     from generation.sampling.methods import OVERLAPPING
@@ -234,11 +234,11 @@ def _patches(spec: JobSpec, plan: Plan) -> Iterator[Kind]:
     steps, scale = plan.steps, plan.tiling.scale
     borders = tuple(PatchBorders(plan.cover, step, scale) for step in range(steps))
     if spec.method in OVERLAPPING:
-        yield Kind("patches", f"the same at all {steps} steps", borders[:1])
+        yield BorderKind("patches", f"the same at all {steps} steps", borders[:1])
         return
     blended = steps - method_of(spec).begins_to_blend(steps)
     if blended:
-        yield Kind(
+        yield BorderKind(
             f"patches of the last {blended} steps" if blended > 1 else "patches of the last step",
             "they blend",
             borders[-1:],
@@ -246,18 +246,18 @@ def _patches(spec: JobSpec, plan: Plan) -> Iterator[Kind]:
     for step in range(steps - 1 - blended, max(-1, steps - 1 - blended - LAST_STEPS), -1):
         last = step == steps - 1
         about = "the last" if last else "painted over since"
-        yield Kind(f"patches of step {step + 1}", about, (borders[step],), shown=last)
-    yield Kind("patches of all steps", f"mean of {steps} steps", borders, shown=False)
+        yield BorderKind(f"patches of step {step + 1}", about, (borders[step],), shown=last)
+    yield BorderKind("patches of all steps", f"mean of {steps} steps", borders, shown=False)
 
 
-def _decode_tiles(plan: Plan, canvas: Canvas) -> Iterator[Kind]:
+def _decode_tiles(plan: Plan, canvas: Canvas) -> Iterator[BorderKind]:
     from generation.seams.lattices import decode_borders
 
     in_place = decode_borders(plan.tiling, canvas)
     side = _pixels(_apart(in_place, plan.tiling.tile * plan.tiling.scale))
-    yield Kind("decode tiles", side, (in_place,))
+    yield BorderKind("decode tiles", side, (in_place,))
     if plan.tiling.passes > 1:
-        yield Kind("decode tiles, moved", side, (decode_borders(plan.tiling, canvas, moved=True),))
+        yield BorderKind("decode tiles, moved", side, (decode_borders(plan.tiling, canvas, moved=True),))
 
 
 def _apart(lines: StraightLines, usual: int) -> int:

@@ -58,7 +58,7 @@ MOST_VECTORS = 4
 
 
 @dataclass(frozen=True)
-class Kind:
+class FileKind:
     """name: "checkpoint", "LoRA", "VAE", ...; whole: with an article, as the end of a sentence."""
 
     name: str
@@ -70,37 +70,37 @@ class Kind:
         return f"{'an' if self.name[0] in 'AEIOaeio' else 'a'} {self.name}"
 
 
-CHECKPOINT, LORA_KIND, VAE = Kind("checkpoint"), Kind("LoRA"), Kind("VAE")
+CHECKPOINT, LORA_KIND, VAE = FileKind("checkpoint"), FileKind("LoRA"), FileKind("VAE")
 
 
-def kind_of(path: Path) -> Kind:
+def kind_of(path: Path) -> FileKind:
     """What a file is; of safetensors by its header. Raises ModelError for a safetensors file that is not whole."""
     with path.open("rb") as file:
         beginning = _beginning(file.read(32))
     if beginning is not None:
         return beginning
     if path.suffix != ".safetensors":
-        return Kind("file", f"no safetensors file ({path.suffix or 'without a suffix'})")
+        return FileKind("file", f"no safetensors file ({path.suffix or 'without a suffix'})")
     return kind_by_names(shapes_in(path))
 
 
-def _beginning(first: bytes) -> Kind | None:
+def _beginning(first: bytes) -> FileKind | None:
     """By the first bytes; those of a safetensors file are the length of its header, which is JSON."""
     if first[8:9] == b"{":
         return None
-    return next((Kind(name) for start, name in BEGINNINGS if first.lstrip().startswith(start)), None)
+    return next((FileKind(name) for start, name in BEGINNINGS if first.lstrip().startswith(start)), None)
 
 
-def kind_by_names(shapes: Shapes) -> Kind:
+def kind_by_names(shapes: Shapes) -> FileKind:
     """What a safetensors file with these tensors is."""
     update = next((name for part, name in OTHER_UPDATES.items() if _any(shapes, part)), None)
     if update is not None:
-        return Kind(update, f"a {update} (LyCORIS)")
+        return FileKind(update, f"a {update} (LyCORIS)")
     if any(_any(shapes, part) for part in LORA):
-        return next((Kind(name) for start, name in STARTS.items() if _starts(shapes, start)), LORA_KIND)
+        return next((FileKind(name) for start, name in STARTS.items() if _starts(shapes, start)), LORA_KIND)
     for found, name in (*((_starts(shapes, s), n) for s, n in STARTS.items()), *_within(shapes)):
         if found:
-            return Kind(name)
+            return FileKind(name)
     return _network(shapes)
 
 
@@ -108,7 +108,7 @@ def _within(shapes: Shapes) -> Iterable[tuple[bool, str]]:
     return ((_any(shapes, part), name) for part, name in INSIDE.items())
 
 
-def _network(shapes: Shapes) -> Kind:
+def _network(shapes: Shapes) -> FileKind:
     """A whole checkpoint, one of its parts, or an embedding."""
     bare = {name.removeprefix(LDM) for name in shapes}
     if _starts(shapes, LDM) or any(name.startswith(("joint_blocks.", "double_blocks.")) for name in bare):
@@ -116,15 +116,15 @@ def _network(shapes: Shapes) -> Kind:
     if any(name.endswith("decoder.conv_in.weight") for name in shapes):
         return VAE
     if _starts(shapes, "input_blocks.") or _starts(shapes, "down_blocks."):
-        return Kind("UNet", "a UNet alone")
+        return FileKind("UNet", "a UNet alone")
     if _starts(shapes, "transformer_blocks."):
-        return Kind("transformer", "a transformer alone, in diffusers' names")
+        return FileKind("transformer", "a transformer alone, in diffusers' names")
     if any(part in name for name in shapes for part in ("text_model.", "token_embedding", "SelfAttention")):
-        return Kind("text encoder", "a text encoder alone")
+        return FileKind("text encoder", "a text encoder alone")
     if _is_embedding(shapes):
-        return Kind("embedding", "an embedding (textual inversion)")
+        return FileKind("embedding", "an embedding (textual inversion)")
     first = next(iter(sorted(shapes)), "nothing")
-    return Kind("file", f"of no kind that is known here (its first tensor is {first})")
+    return FileKind("file", f"of no kind that is known here (its first tensor is {first})")
 
 
 def _is_embedding(shapes: Shapes) -> bool:
@@ -140,7 +140,7 @@ def _starts(names: Iterable[str], start: str) -> bool:
     return any(name.startswith(start) for name in names)
 
 
-def misplaced(path: Path, kind: Kind, wanted: str) -> str:
+def misplaced(path: Path, kind: FileKind, wanted: str) -> str:
     """The refusal of a file that is given in place of another kind."""
     hints = {
         "LoRA": "; give it with --lora",

@@ -45,7 +45,7 @@ UNFIT = (
 
 
 @dataclass(frozen=True)
-class Pair:
+class LowRankPair:
     """The matrices A (r, in) and B (out, r) of one layer, and its alpha; convolutions have two axes more.
 
     magnitude: of a DoRA; as many numbers as the layer has outputs, whatever their axes.
@@ -67,11 +67,11 @@ class Halves:
     magnitude: torch.Tensor | None = None
 
     @property
-    def pair(self) -> Pair | None:
+    def pair(self) -> LowRankPair | None:
         """The pair, once both matrices are there."""
         if self.down is None or self.up is None:
             return None
-        return Pair(self.down, self.up, self.alpha, self.magnitude)
+        return LowRankPair(self.down, self.up, self.alpha, self.magnitude)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Update:
     """What one pair makes of one layer of a network."""
 
     layer: Any
-    pair: Pair
+    pair: LowRankPair
     scale: float
 
     def weights(self, weight: float) -> torch.Tensor:
@@ -148,7 +148,7 @@ def _fitted(networks: Any, kind: str, lora: Lora) -> tuple[list[Update], list[st
     return updates, [*unused, *others]
 
 
-def _check_size(lora: Lora, name: str, pair: Pair, layer: Any) -> None:
+def _check_size(lora: Lora, name: str, pair: LowRankPair, layer: Any) -> None:
     """Refuse matrices whose product has another size than the layer's weights."""
     rows, columns = pair.up.shape[0], math.prod(pair.down.shape[1:])
     if rows * columns != layer.weight.numel() or pair.up.shape[1] != pair.down.shape[0]:
@@ -228,7 +228,7 @@ class Settings:
             raise ValueError("its lora_adapter_metadata is no JSON object")
         return cls(told)
 
-    def scale(self, name: str, pair: Pair) -> float:
+    def scale(self, name: str, pair: LowRankPair) -> float:
         """alpha / r, or alpha / sqrt(r) where the adapter was trained so; 1 where nothing says alpha."""
         rank = pair.down.shape[0]
         network, _, layer = name.partition(".")

@@ -180,7 +180,7 @@ class MapDenoiser:
         return expected.to(latents.dtype)
 
 
-class Asked(Protocol):
+class AskedShares(Protocol):
     """What is asked for, place by place. Wish is one."""
 
     @property
@@ -195,7 +195,7 @@ class Asked(Protocol):
 class WishConditioner:
     """Each patch's part of the wish; no shares, but the same scale, for the guidance's other end."""
 
-    wish: Asked
+    wish: AskedShares
     scale: float
     device: torch.device
 

@@ -53,7 +53,7 @@ def phases_for(batch: int, side: int) -> tuple[Phase, ...]:
 
 
 @dataclass(frozen=True)
-class Batch:
+class DenoiserBatch:
     """Latents (N, C, h, w), what is told of them (N, K, h, w), noise like the latents, and a timestep for each."""
 
     latents: Tensor
@@ -61,10 +61,10 @@ class Batch:
     noise: Tensor
     steps: Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> DenoiserBatch:
         """These latents and planes on a device."""
         moved = (tensor.to(device) for tensor in (self.latents, self.classes, self.noise, self.steps))
-        return Batch(*moved)
+        return DenoiserBatch(*moved)
 
 
 def draw_pairs(
@@ -84,7 +84,7 @@ def channel_weights(pca: BlockPca) -> Tensor:
     return weights / weights.mean()
 
 
-def squared_errors(model: nn.Module, batch: Batch, schedule: Any) -> Tensor:
+def squared_errors(model: nn.Module, batch: DenoiserBatch, schedule: Any) -> Tensor:
     """|v - v_theta|^2 of each latent: (N, C, h, w)."""
     noisy = schedule.add_noise(batch.latents, batch.noise, batch.steps)
     target = schedule.get_velocity(batch.latents, batch.noise, batch.steps)
@@ -118,7 +118,7 @@ def held_out_loss(model: nn.Module, source: CropSource, pca: BlockPca, side: int
         place = torch.arange(HELD_OUT_BATCH) * HELD_OUT_CROPS // HELD_OUT_BATCH + index // HELD_OUT_BATCH
         steps = ((place + 0.5) * 1000 / HELD_OUT_CROPS).long()
         with torch.no_grad():
-            batch = Batch(latents, classes, noise, steps).to(device)
+            batch = DenoiserBatch(latents, classes, noise, steps).to(device)
             total += float(squared_errors(model, batch, schedule).mean(dim=(1, 2, 3)).sum())
     return total / HELD_OUT_CROPS
 
@@ -138,14 +138,14 @@ class DenoiserSubject:
         """The noise schedule of training."""
         return build_noise_schedule()
 
-    def draw(self, step: int, random: np.random.Generator, torch_random: torch.Generator) -> Batch:
+    def draw(self, step: int, random: np.random.Generator, torch_random: torch.Generator) -> DenoiserBatch:
         """Crops of the step's phase; noise of every strength."""
         phase = halved(phase_at(step, self.steps, self.phases), random)
         latents, classes = draw_pairs(self.sets.training, self.pca, phase, random)
         noise = torch.randn(latents.shape, generator=torch_random)
-        return Batch(latents, classes, noise, stratified_steps(len(latents), torch_random))
+        return DenoiserBatch(latents, classes, noise, stratified_steps(len(latents), torch_random))
 
-    def loss(self, state: TrainingState, batch: Batch) -> Tensor:
+    def loss(self, state: TrainingState, batch: DenoiserBatch) -> Tensor:
         """The weighted loss of the equation above."""
         batch = batch.to(next(state.model.parameters()).device)
         errors = squared_errors(state.model, batch, self.schedule)

@@ -41,15 +41,15 @@ JUDGED_PATCHES, JUDGED_BATCH, SHEET_ROWS = 32, 8, 6
 
 
 @dataclass(frozen=True)
-class Batch:
+class DistillationBatch:
     """What a path begins with: noise (N, C, h, w) and one-hot class maps (N, K, h, w)."""
 
     noise: Tensor
     classes: Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> DistillationBatch:
         """These targets on a device."""
-        return Batch(self.noise.to(device), self.classes.to(device))
+        return DistillationBatch(self.noise.to(device), self.classes.to(device))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def jumps_of(number: int) -> Jumps:
     return Jumps(solver.timesteps, (phi[:-1] - phi[1:]).float())
 
 
-def path(model: nn.Module, batch: Batch, solver: Any, steps: int, every: int = 1) -> Tensor:
+def path(model: nn.Module, batch: DistillationBatch, solver: Any, steps: int, every: int = 1) -> Tensor:
     """(steps / every + 1, N, C, h, w): the noise, and what a solver makes of it after each `every` of its steps."""
     solver.set_timesteps(steps)
     x = batch.noise * solver.init_noise_sigma
@@ -106,22 +106,24 @@ class DistillationSubject:
         """The student's steps."""
         return jumps_of(self.jumps)
 
-    def draw(self, step: int, random: np.random.Generator, torch_random: torch.Generator) -> Batch:
+    def draw(
+        self, step: int, random: np.random.Generator, torch_random: torch.Generator
+    ) -> DistillationBatch:
         """Class maps of random crops, noise of the same size."""
         del step
         return self._begin(self.sets.training, halved(self.phase, random), random, torch_random)
 
     def _begin(
         self, source: CropSource, phase: Phase, random: np.random.Generator, torch_random: torch.Generator
-    ) -> Batch:
+    ) -> DistillationBatch:
         latents, classes = draw_pairs(source, self.pca, phase, random)
-        return Batch(torch.randn(latents.shape, generator=torch_random), classes)
+        return DistillationBatch(torch.randn(latents.shape, generator=torch_random), classes)
 
-    def taught(self, batch: Batch) -> Tensor:
+    def taught(self, batch: DistillationBatch) -> Tensor:
         """(J + 1, N, C, h, w): the teacher's path, where the student's steps begin and end."""
         return path(self.teacher, batch, build_solver(), self.solver_steps, self.solver_steps // self.jumps)
 
-    def squared_errors(self, model: nn.Module, batch: Batch) -> Tensor:
+    def squared_errors(self, model: nn.Module, batch: DistillationBatch) -> Tensor:
         """|v* - v_theta|^2 at all jumps: (J, N, C, h, w)."""
         states = self.taught(batch)
         maps = batch.classes.expand(self.jumps, *batch.classes.shape)
@@ -131,7 +133,7 @@ class DistillationSubject:
         errors: Tensor = (predicted - jump_targets(states, self.course.angles)).square()
         return errors
 
-    def loss(self, state: TrainingState, batch: Batch) -> Tensor:
+    def loss(self, state: TrainingState, batch: DistillationBatch) -> Tensor:
         """The loss above, of all jumps of each path."""
         errors = self.squared_errors(state.model, batch.to(next(state.model.parameters()).device))
         return (channel_weights(self.pca).to(errors.device)[:, None, None] * errors).mean()
@@ -153,12 +155,12 @@ class DistillationSubject:
             theirs += roughness(self.taught(batch)[-1])
         return {"held_out": losses / JUDGED_PATCHES, "detail": ours / theirs}
 
-    def _judged(self, seed: int, number: int) -> Batch:
+    def _judged(self, seed: int, number: int) -> DistillationBatch:
         phase = Phase(1.0, number, self.phase.height, self.phase.width)
         random, torch_random = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
         return self._begin(self.sets.held_out, phase, random, torch_random)
 
-    def drawn(self, model: nn.Module, batch: Batch) -> Tensor:
+    def drawn(self, model: nn.Module, batch: DistillationBatch) -> Tensor:
         """(N, C, h, w): the student's samples."""
         return path(model, batch, build_jump_solver(), self.jumps)[-1]
 

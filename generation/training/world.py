@@ -34,7 +34,7 @@ from generation.training.export import (
     weight_bytes,
     write_json,
 )
-from generation.training.loop import Pace, Run, build_optimiser, stratified_steps, train
+from generation.training.loop import TrainingPace, TrainingRun, build_optimiser, stratified_steps, train
 from generation.training.networks import LIBRARY, build_map_solver, build_noise_schedule
 from generation.training.world_evaluation import Judged, held_out_losses, judged_views, write_report_sheet
 from generation.training.world_globe import MAX_SCALE, MIN_SCALE, GlobeSource, World
@@ -63,7 +63,7 @@ class MapPhase:
 
 
 PHASES = (MapPhase(0.7, 8, 64), MapPhase(1.0, 4, 96))
-PACE = Pace(steps=4_000, learning_rates=(1.5e-3,), average_decay=0.997, seed=12)
+PACE = TrainingPace(steps=4_000, learning_rates=(1.5e-3,), average_decay=0.997, seed=12)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class MapSubject:
 
 
 def train_world(
-    world: World, run: Run, pace: Pace = PACE, phases: tuple[MapPhase, ...] = PHASES
+    world: World, run: TrainingRun, pace: TrainingPace = PACE, phases: tuple[MapPhase, ...] = PHASES
 ) -> TrainingState:
     """Train on the globe until the last step, from run.out/map.pt where there is one."""
     torch.manual_seed(pace.seed)

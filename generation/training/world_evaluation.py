@@ -24,7 +24,7 @@ from generation.training.networks import build_noise_schedule
 from generation.training.world_globe import (
     Doubles,
     GlobeSource,
-    View,
+    GlobeView,
     World,
     axes,
     cells_of,
@@ -178,7 +178,7 @@ def build_bank(
         for longitude in np.arange(-np.pi, np.pi, gap / np.cos(latitude)):
             for turn in range(2 * bearings):
                 bearing = turn // 2 * 2 * np.pi / bearings
-                view = View(float(latitude), float(longitude), bearing, turn % 2 == 1, scale)
+                view = GlobeView(float(latitude), float(longitude), bearing, turn % 2 == 1, scale)
                 coarse = looked_up(world, view, offsets).ravel()
                 if (coarse == UNKNOWN).mean() <= 0.1:
                     ids.append(coarse)

@@ -59,7 +59,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class View:
+class GlobeView:
     """Cells of `scale` blocks around a place, turned by `bearing` radians, mirrored or not."""
 
     latitude: float
@@ -75,7 +75,7 @@ def load_world(cache: Path) -> World:
     return World(classes, held_out_cells(*classes.shape))
 
 
-def axes(view: View) -> tuple[Doubles, Doubles, Doubles]:
+def axes(view: GlobeView) -> tuple[Doubles, Doubles, Doubles]:
     """n, e1, e2 of the equation above."""
     lat, lon = view.latitude, view.longitude
     normal = np.array([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
@@ -86,7 +86,7 @@ def axes(view: View) -> tuple[Doubles, Doubles, Doubles]:
     return normal, down, -right if view.mirrored else right
 
 
-def places(view: View, offsets: Doubles) -> tuple[Doubles, Doubles]:
+def places(view: GlobeView, offsets: Doubles) -> tuple[Doubles, Doubles]:
     """(latitudes, longitudes) of a square of points, `offsets` radians from the view's centre on both axes."""
     normal, down, right = axes(view)
     u, v = offsets[:, None, None], offsets[None, :, None]
@@ -95,7 +95,7 @@ def places(view: View, offsets: Doubles) -> tuple[Doubles, Doubles]:
     return np.arcsin(np.clip(point[..., 2], -1.0, 1.0)), np.arctan2(point[..., 1], point[..., 0])
 
 
-def looked_up(world: World, view: View, offsets: Doubles, held_out: bool = False) -> Bytes:
+def looked_up(world: World, view: GlobeView, offsets: Doubles, held_out: bool = False) -> Bytes:
     """Classes at a square of points; UNKNOWN where held out (or, for `held_out`, where not) and at the poles."""
     latitude, longitude = places(view, offsets)
     height, width = world.classes.shape
@@ -111,7 +111,7 @@ def centred(count: int, extent: float) -> Doubles:
     return ((np.arange(count) + 0.5) / count - 0.5) * extent
 
 
-def cells_of(world: World, view: View, side: int, held_out: bool = False) -> Bytes:
+def cells_of(world: World, view: GlobeView, side: int, held_out: bool = False) -> Bytes:
     """(side, side) majority classes of the view's cells; UNKNOWN where any of the points looked at is."""
     points = 2 if view.scale < 2.0 else 3
     fine = looked_up(world, view, centred(side * points, side * view.scale * world.step), held_out)
@@ -126,7 +126,7 @@ def shares(ids: Bytes) -> Doubles:
     return parts
 
 
-def surroundings(world: World, view: View, side: int, reach: float) -> Doubles:
+def surroundings(world: World, view: GlobeView, side: int, reach: float) -> Doubles:
     """(2, 2, 12) shares in windows about the view's corners, `reach` times as wide as it where they can be."""
     inner = side * view.scale * world.step
     outer = min((1.0 + reach) * inner, MAX_REACH * 2**0.5)
@@ -173,17 +173,19 @@ class GlobeSource:
         ratio = np.divide(weights, totals, out=np.zeros_like(totals), where=totals > 0)
         self._cumulative = np.cumsum(area.ravel() * ratio[world.classes.ravel()])
 
-    def view(self, random: np.random.Generator, side: int) -> View:
+    def view(self, random: np.random.Generator, side: int) -> GlobeView:
         """A view of `side` cells that a block drawn by weight lies in, at any place in it."""
         index = int(np.searchsorted(self._cumulative, random.random() * self._cumulative[-1], side="right"))
         row, column = divmod(index, self.world.classes.shape[1])
         scale = MIN_SCALE * (MAX_SCALE / MIN_SCALE) ** random.random()
         step = self.world.step
         bearing, mirrored = random.random() * 2 * np.pi, bool(random.random() < 0.5)
-        block = View(np.pi / 2 - (row + 0.5) * step, (column + 0.5) * step - np.pi, bearing, mirrored, scale)
+        block = GlobeView(
+            np.pi / 2 - (row + 0.5) * step, (column + 0.5) * step - np.pi, bearing, mirrored, scale
+        )
         offsets = (random.random(2) - 0.5) * side * scale * step
         latitude, longitude = (float(place[0, 1]) for place in places(block, offsets))
-        return View(latitude, longitude, bearing, mirrored, scale)
+        return GlobeView(latitude, longitude, bearing, mirrored, scale)
 
     def draw(self, random: np.random.Generator, side: int) -> MapView:
         """A view that hides what is held out, and a wish that it would grant."""
@@ -191,14 +193,14 @@ class GlobeSource:
         return MapView(cells_of(self.world, view, side), draw_wish(self.world, view, side, random))
 
 
-def draw_wish(world: World, view: View, side: int, random: np.random.Generator) -> Floats:
+def draw_wish(world: World, view: GlobeView, side: int, random: np.random.Generator) -> Floats:
     """(13, side, side) a vague wish; NULL_SHARE of them ask for no mix."""
     corners = made_vague(surroundings(world, view, side, random.uniform(0.75, 2.5)), random)
     asked = 0.0 if random.random() < NULL_SHARE else 1.0
     return wish_planes(spread(corners, side) * np.float32(asked), view.scale)
 
 
-def exact_wish(world: World, view: View, side: int) -> Floats:
+def exact_wish(world: World, view: GlobeView, side: int) -> Floats:
     """(13, side, side) the mix of a window twice as wide as the view, the same all over."""
     mix = surroundings(world, view, side, 1.0).mean(axis=(0, 1), keepdims=True)
     mix = np.broadcast_to(mix / max(float(mix.sum()), 1e-6), (2, 2, len(CLASS_NAMES)))

@@ -32,7 +32,7 @@ Legend = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelPyramid:
     """The class labels in a job folder."""
 
     folder: Path

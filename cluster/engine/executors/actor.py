@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cluster.machine import collect_rarely, settled
 
 if TYPE_CHECKING:
-    from cluster.engine.executors.contract import Runs, Work
+    from cluster.engine.executors.contract import TaskRunner, Workload
     from cluster.engine.outcomes import Outcome
     from cluster.jobs.stages import Task
 
@@ -24,7 +24,7 @@ class Actor:
     def __init__(self, packed: bytes) -> None:
         collect_rarely()
         self._packed = packed
-        self._worker: Runs | None = None
+        self._worker: TaskRunner | None = None
         self._loading = threading.Lock()
 
     def name(self) -> str:
@@ -39,9 +39,9 @@ class Actor:
         except Exception as error:  # as a value: Ray would wrap it in one of its own
             return Outcome(task, error=error)
 
-    def _loaded(self) -> Runs:
+    def _loaded(self) -> TaskRunner:
         with self._loading:
             if self._worker is None:
-                work: Work = pickle.loads(self._packed)
+                work: Workload = pickle.loads(self._packed)
                 self._worker = settled(work.worker)
             return self._worker

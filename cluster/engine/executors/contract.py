@@ -7,26 +7,26 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
-from cluster.engine.outcomes import Begun, Outcome
+from cluster.engine.outcomes import Outcome, StartedTask
 from cluster.jobs.stages import Task
 from cluster.spec.fields import JobSpec
 
 
-class Runs(Protocol):
+class TaskRunner(Protocol):
     """Does tasks in one process, as many at once as its work allows."""
 
     @property
     def name(self) -> str:
         """The machine and process, as outcomes tell them."""
 
-    def begin(self, task: Task) -> Begun:
+    def begin(self, task: Task) -> StartedTask:
         """Do one, or what of it should not wait for others. Its output is durable when there is an outcome.
 
         Raises what the task raises, as does what comes back.
         """
 
 
-class Work(Protocol):
+class Workload(Protocol):
     """What has tasks: a job, or a batch of requests. Small, and sent to each worker once."""
 
     @property
@@ -34,10 +34,10 @@ class Work(Protocol):
         """Where it runs: device, threads, number of workers."""
 
     @property
-    def at_once(self) -> int:
+    def tasks_in_flight(self) -> int:
         """Tasks that one worker may have under way at once; more than one hides the wait for the disk."""
 
-    def worker(self) -> Runs:
+    def worker(self) -> TaskRunner:
         """Load, here, what its tasks need."""
 
 

@@ -12,36 +12,36 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 
-from cluster.engine.executors.contract import Look, Runs, Work
+from cluster.engine.executors.contract import Look, TaskRunner, Workload
 from cluster.engine.executors.hosts import Guest, Host
-from cluster.engine.outcomes import Begun, Outcome, finished
+from cluster.engine.outcomes import Outcome, StartedTask, finished
 from cluster.jobs.stages import Task
 
 
 class InProcess:
-    """Runs tasks when an outcome is asked for. at_once: tasks that may be under way, one of them computing.
+    """Runs tasks when an outcome is asked for. tasks_in_flight: tasks that may be under way, one of them computing.
 
     host: told when no more are asked for.
     """
 
     workers = 1
 
-    def __init__(self, worker: Runs, at_once: int = 2, host: Host | None = None) -> None:
+    def __init__(self, worker: TaskRunner, tasks_in_flight: int = 2, host: Host | None = None) -> None:
         self._worker = worker
-        self._at_once = at_once
+        self._tasks_in_flight = tasks_in_flight
         self._host = host or Guest()
         self._waiting: deque[Task] = deque()
-        self._begun: deque[Begun] = deque()
+        self._begun: deque[StartedTask] = deque()
 
     @classmethod
-    def of(cls, work: Work, host: Host | None = None) -> InProcess:
+    def of(cls, work: Workload, host: Host | None = None) -> InProcess:
         """Load its model in this process, which is somebody's unless `host` says otherwise."""
         host = host or Guest()
-        return cls(host.settle(work.worker), work.at_once, host)
+        return cls(host.settle(work.worker), work.tasks_in_flight, host)
 
     def capacity(self, ready: int) -> int:
         del ready
-        return self._at_once
+        return self._tasks_in_flight
 
     def submit(self, task: Task) -> None:
         self._waiting.append(task)
@@ -51,7 +51,7 @@ class InProcess:
         if not self._waiting and not self._begun:
             time.sleep(patience)
             return None
-        while self._waiting and len(self._begun) < self._at_once and not self._is_done():
+        while self._waiting and len(self._begun) < self._tasks_in_flight and not self._is_done():
             self._begun.append(self._begin(self._waiting.popleft()))
         return finished(self._begun.popleft())
 
@@ -59,7 +59,7 @@ class InProcess:
         """Whether the first of those begun has nothing to wait for."""
         return bool(self._begun) and isinstance(self._begun[0], Outcome)
 
-    def _begin(self, task: Task) -> Begun:
+    def _begin(self, task: Task) -> StartedTask:
         try:
             begun = self._worker.begin(task)
         except Exception as error:  # handed to the driver, which decides

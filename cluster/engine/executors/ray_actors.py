@@ -34,7 +34,7 @@ from ray.exceptions import (
 )
 
 from cluster.engine.executors.actor import Actor
-from cluster.engine.executors.contract import Look, Work
+from cluster.engine.executors.contract import Look, Workload
 from cluster.engine.executors.ray_tokens import NotLetIn, check_admission, what_to_set
 from cluster.engine.outcomes import Outcome
 from cluster.jobs.stages import Task
@@ -83,7 +83,7 @@ class RayActors:
     many as the cluster has room for, looked at again every few seconds.
     """
 
-    def __init__(self, work: Work, look_seconds: float = LOOK_SECONDS) -> None:
+    def __init__(self, work: Workload, look_seconds: float = LOOK_SECONDS) -> None:
         spec = work.spec
         self._gpus, self._cpus = (1, 0) if spec.device == "cuda" else (0, spec.threads)
         self._members: list[Member] = []
@@ -96,7 +96,7 @@ class RayActors:
             self.close()
             raise
 
-    def _begin(self, work: Work, look_seconds: float) -> None:
+    def _begin(self, work: Workload, look_seconds: float) -> None:
         spec = work.spec
         self._asked = spec.workers
         self.workers = self._wanted()
@@ -104,7 +104,7 @@ class RayActors:
             _check_gpus(self.workers)
         remote: Any = ray.remote(num_gpus=self._gpus, num_cpus=self._cpus)(Actor)
         variables = {name: os.environ.get(name, value) for name, value in OF_A_WORKER.items()}
-        actor = remote.options(max_concurrency=work.at_once, runtime_env={"env_vars": variables})
+        actor = remote.options(max_concurrency=work.tasks_in_flight, runtime_env={"env_vars": variables})
         # not unpacked before the actor has made its process ready, as Ray would
         packed = cloudpickle.dumps(work)  # type: ignore[no-untyped-call]  # Ray's is not annotated
         self._start: Callable[[], Any] = lambda: actor.remote(packed)

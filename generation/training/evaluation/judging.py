@@ -68,7 +68,7 @@ QUICK = Scope(patches=64, training_crops=256, asked=2, canvas=96, codec_crops=16
 
 
 @dataclass(frozen=True)
-class Subject:
+class JudgedSubject:
     """A model and the pictures that it learned from. about: names them in the cache. run: the training run's folder,
     which holds the exact latents, if it is there."""
 
@@ -90,7 +90,7 @@ class Distances:
 
 
 @dataclass(frozen=True)
-class Seams:
+class SeamScores:
     """Gradients across lattices over those beside them."""
 
     latents: Seam | None
@@ -110,7 +110,7 @@ class Evaluation:
     kid: Distances
     memorisation: Memorisation
     fidelity: Fidelity | None
-    seams: Seams
+    seams: SeamScores
     codec_decibels: float
     held_out_v_loss: float | None
 
@@ -132,7 +132,7 @@ def check(model: Model, sets: CropSets, name: str) -> None:
         )
 
 
-def evaluate(subject: Subject, features: Features, name: str, scope: Scope) -> Evaluation:
+def evaluate(subject: JudgedSubject, features: Features, name: str, scope: Scope) -> Evaluation:
     """All figures of a model."""
     check(subject.model, subject.sets, name)
     began = time.monotonic()
@@ -168,7 +168,7 @@ def evaluate(subject: Subject, features: Features, name: str, scope: Scope) -> E
     )  # fmt: skip
 
 
-def real_crops(subject: Subject, painter: Painter, scope: Scope, side: int) -> dict[str, Drawn]:
+def real_crops(subject: JudgedSubject, painter: Painter, scope: Scope, side: int) -> dict[str, Drawn]:
     """Crops of side x side pixels; class maps of those that samples are compared with."""
     latents, patch = side // painter.model.info.scale, painter.model.info.patch
     held_out = subject.sets.held_out
@@ -179,7 +179,7 @@ def real_crops(subject: Subject, painter: Painter, scope: Scope, side: int) -> d
     }
 
 
-def through_codec(subject: Subject, pictures: Tensor, scope: Scope) -> tuple[Tensor, float]:
+def through_codec(subject: JudgedSubject, pictures: Tensor, scope: Scope) -> tuple[Tensor, float]:
     """(decoded latents of pictures, PSNR); latents are exact where the run's are there, else the encoder's.
 
     Pictures are mirrored at their borders, so that the codec sees no border that whole pictures do not have.
@@ -197,7 +197,7 @@ def through_codec(subject: Subject, pictures: Tensor, scope: Scope) -> tuple[Ten
     return decoded, decibels(decoded[: scope.codec_crops], pictures[: scope.codec_crops])
 
 
-def judged_fidelity(subject: Subject, painter: Painter, scope: Scope, side: int) -> Fidelity | None:
+def judged_fidelity(subject: JudgedSubject, painter: Painter, scope: Scope, side: int) -> Fidelity | None:
     """How well classes are recognised; None where there are none."""
     names, scale = painter.model.info.class_names, painter.model.info.scale
     if not len(subject.sets.training.classes) or not names:
@@ -216,7 +216,7 @@ def judged_fidelity(subject: Subject, painter: Painter, scope: Scope, side: int)
     return fidelity.fidelity(classifier, held_out, fidelity.Labelled(seen(pictures), labels), names)
 
 
-def judged_seams(painter: Painter, scope: Scope) -> Seams:
+def judged_seams(painter: Painter, scope: Scope) -> SeamScores:
     """The lattices of one canvas."""
     info = painter.model.info
     side = max(scope.canvas, 2 * info.patch)
@@ -235,7 +235,7 @@ def judged_seams(painter: Painter, scope: Scope) -> Seams:
         },
     )
     found = {name: tally.seam() for name, tally in tallies.items()}
-    return Seams(*(found[name] if found[name].pixels else None for name in found))
+    return SeamScores(*(found[name] if found[name].pixels else None for name in found))
 
 
 class Velocity(nn.Module):
@@ -260,7 +260,7 @@ class Prediction:
     sample: Tensor
 
 
-def v_loss(subject: Subject) -> float | None:
+def v_loss(subject: JudgedSubject) -> float | None:
     """The unweighted v-loss on held-out crops; only where the run's latents are there and v is predicted."""
     if subject.run is None or not (subject.run / "latents.npz").exists():
         return None
