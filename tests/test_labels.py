@@ -14,7 +14,7 @@ from engine import run_here, tiny_job
 from labelled import LEGEND, NAMES, description_in, drawn, labelled_job, patchwork_of, spec_of
 from numpy.typing import NDArray
 from ome_zarr_models.v05 import Image as OmeImage
-from ome_zarr_models.v05 import LabelPyramid as OmeLabels
+from ome_zarr_models.v05 import Labels as OmeLabels
 from PIL import Image
 from test_engine import Shuffled
 

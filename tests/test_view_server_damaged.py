@@ -35,7 +35,7 @@ ENDLESS = json.dumps(STARTED | {"stages": [{"name": "denoise 0", "total": float(
         (f"job.yaml:{'[' * 2_000}", "nested more than 50 deep"),
         ("work/preview/layout.json:[]", "layout.json is damaged"),
         ('work/preview/layout.json:{"format_version": 1, "height": 20000, "width": 20000}', "20000 x 20000"),
-        ("job.yaml: [", "is not YAML"), ("job.yaml:", "holds null"), ("ledger.jsonl:{}", "version None"),
+        ("job.yaml: [", "is not YAML"), ("job.yaml:", "holds null"), ("ledger.jsonl:{}", "ledger.jsonl is damaged"),
         ("ledger.jsonl:nonsense", "ledger.jsonl is damaged"), ("ledger.jsonl:[]", "ledger.jsonl is damaged"),
         ("job.yaml:\0", "is not YAML"), ('events.jsonl:{"event": "TaskDone"}', "events.jsonl is damaged"),
     ],
