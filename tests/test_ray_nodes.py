@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
 STORE = 80 * 2**20
-STRIP = Strip(blocks=10, steps=20)
+STRIP = Strip(blocks=10, steps=40)
 LEAVES, COMES = 40, 100
 """Tasks done when a node goes, and when another comes."""
 
