@@ -12,6 +12,7 @@ from batches import GIANT, LARGE, ROWS, files_of_batch, made
 from tiny_class_models import build_class_map
 
 import cluster
+from cluster.datasets.names import PARTS
 from cluster.datasets.tasks import ASSEMBLE
 from cluster.engine import executors
 from cluster.engine.driver import Interrupted
@@ -30,6 +31,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files_of_batch(made(model, tmp_path_factory.mktemp("batch") / "set", WANTED, **LARGE).folder)
+
+
+def parts_of(folder: Path) -> Path:
+    """Where a batch under way keeps the parts of its first shard."""
+    return folder / "work" / PARTS / "00000"
 
 
 def flip(path: Path) -> None:
@@ -70,7 +76,7 @@ def test_a_part_that_is_lost_or_damaged_is_drawn_again(
     harm: Callable[[Path], Any], part: str, model: Path, tmp_path: Path, harmed: type[Harmed],
     undisturbed: dict[str, bytes], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    path = tmp_path / "set/work/parts/00000" / f"{part}.parquet"
+    path = parts_of(tmp_path / "set") / f"{part}.parquet"
     harmed.times, harmed.act = 1, lambda: harm(path)
     result = made(model, tmp_path / "set", WANTED, **LARGE)
     assert harmed.times == 0 and files_of_batch(result.folder) == undisturbed
@@ -80,7 +86,7 @@ def test_a_part_that_is_lost_or_damaged_is_drawn_again(
 def test_parts_that_are_damaged_again_and_again_end_the_batch(
     model: Path, tmp_path: Path, harmed: type[Harmed]
 ) -> None:
-    path = tmp_path / "set/work/parts/00000/00001.parquet"
+    path = parts_of(tmp_path / "set") / "00001.parquet"
     harmed.times, harmed.act = 100, lambda: flip(path)
     with pytest.raises(DamagedData, match=r"missing or damaged, 4 times; is the disk in order\?"):
         made(model, tmp_path / "set", WANTED, **LARGE)
@@ -100,7 +106,7 @@ def test_a_batch_goes_on_from_damaged_parts(
     harmed.times, harmed.act = 1, stop
     with pytest.raises(Interrupted):
         made(model, tmp_path / "set", WANTED, **LARGE)
-    for path in (tmp_path / "set/work/parts/00000").glob("*.parquet"):
+    for path in parts_of(tmp_path / "set").glob("*.parquet"):
         harm(path)
     assert files_of_batch(made(model, tmp_path / "set", WANTED, resume=True, **LARGE).folder) == undisturbed
 

@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 
 from cluster.commands.app import app
 from cluster.datasets.checking import planned
+from cluster.datasets.names import PARTS
 from cluster.datasets.plan import Sizes
 from cluster.datasets.requests import Table, rows_at_hand, table_at
 from cluster.spec.fields import JobSpec, SpecError
@@ -270,8 +271,9 @@ def test_other_files_in_the_folder_are_left_alone(model: Path, tmp_path: Path) -
 def test_two_at_once_in_a_folder_are_refused(model: Path, tmp_path: Path) -> None:
     """And the second changes nothing, of a batch that is under way least of all."""
     with Claim(tmp_path / "out"):
-        (tmp_path / "out/work/parts").mkdir(parents=True)
-        (tmp_path / "out/work/parts/0.parquet").write_bytes(b"drawn")
+        parts = tmp_path / "out" / "work" / PARTS
+        parts.mkdir(parents=True)
+        (parts / "0.parquet").write_bytes(b"drawn")
         before = hash_of(tmp_path)
         with pytest.raises(BlockingIOError, match="belongs to another process"):
             made(model, tmp_path / "out")
